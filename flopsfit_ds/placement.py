@@ -70,6 +70,36 @@ class Placement:
             self.predicted_step_seconds,
         )
 
+    def moved_to(self, candidate: Candidate, memory: MemoryEstimate, why: tuple[str, ...]) -> Placement:
+        """The placement in another layout, or in the same one with its memory known better.
+
+        Args:
+            candidate: The layout; the chosen one, a fallback or an alternative.
+            memory: Of the layout.
+            why: What keeps the run from the layout that was chosen before; empty where it stays.
+        """
+        ratio = candidate.predicted_step_seconds / self.predicted_step_seconds
+        gpus = ratio * candidate.strategy.num_gpus / self.strategy.num_gpus
+        sharing = self.device_memory_bytes // max(1, memory.device_total_bytes)
+        position = self.fallbacks.index(candidate) + 1 if candidate in self.fallbacks else 0
+        same_gpus = candidate.strategy.num_gpus == self.strategy.num_gpus
+        return replace(
+            self,
+            strategy=candidate.strategy,
+            gradient_accumulation_steps=candidate.gradient_accumulation_steps,
+            memory=memory,
+            predicted_step_seconds=candidate.predicted_step_seconds,
+            predicted_seconds=self.predicted_seconds * ratio,
+            predicted_gpu_hours=self.predicted_gpu_hours * gpus,
+            predicted_cost=None if self.predicted_cost is None else self.predicted_cost * gpus,
+            points_per_gpu=max(1, min(self.points_per_gpu, sharing)),
+            reason=f"{candidate.strategy.label}: {'; '.join(why)}" if why else self.reason,
+            alternatives=tuple(
+                c for c in self.alternatives if not why or c.strategy.num_gpus > candidate.strategy.num_gpus
+            ),
+            fallbacks=self.fallbacks[position:] if same_gpus else (),
+        )
+
 
 def place_run(
     profile: ModelProfile,

@@ -17,7 +17,7 @@ from flopsfit_ds.errors import PlanError, SpecError
 from flopsfit_ds.hardware import resolve_cluster
 from flopsfit_ds.memory import MemoryEstimate, estimate_memory, profile_decoder
 from flopsfit_ds.spec import PlacementRules
-from flopsfit_ds.units import format_bytes, format_count
+from flopsfit_ds.units import format_count
 
 if TYPE_CHECKING:
     from flopsfit_ds.simulate.results import RankMemory
@@ -183,6 +183,7 @@ def _answering(quick: bool, as_json: bool, num_points: int) -> Iterator[Callable
 
     from flopsfit_ds.simulate import SimulationError, Simulator
     from flopsfit_ds.simulate.case import LanguageModelCase
+    from flopsfit_ds.simulate.decide import decide_layout
 
     console = Console(stderr=True)
     shown = Progress(console=console, transient=True, disable=as_json or not console.is_terminal)
@@ -190,25 +191,20 @@ def _answering(quick: bool, as_json: bool, num_points: int) -> Iterator[Callable
         task = shown.add_task("simulating the engine", total=num_points)
 
         def answer(point: Point) -> Answer:
-            case = LanguageModelCase(point.shape, point.frozen_parameters)
-            tried: list[str] = []
+            proposed = (point.chosen, *point.search.fallbacks(point.chosen)) if point.run_ids else (point.chosen,)
             try:
-                for candidate in (point.chosen, *point.search.fallbacks(point.chosen)):
-                    memory, rank = simulator.estimate(
-                        case,
-                        point.profile.num_params,
-                        point.profile.num_params_trainable,
-                        candidate.strategy,
-                        candidate.gradient_accumulation_steps,
-                        point.search.cluster,
-                        point.search.rules.memory_margin,
-                    )
-                    if memory.device_total_bytes <= point.search.cluster.device_memory_bytes or not point.run_ids:
-                        return _answer(replace(point, chosen=candidate), memory, rank, None, tried)
-                    tried.append(
-                        f"{candidate.strategy.label} needs {format_bytes(memory.device_total_bytes)} simulated"
-                    )
-                return _answer(point, None, None, "; ".join(tried))
+                decision = decide_layout(
+                    simulator,
+                    LanguageModelCase(point.shape, point.frozen_parameters),
+                    point.profile,
+                    proposed,
+                    point.search.cluster,
+                    point.search.rules.memory_margin,
+                )
+                if point.run_ids and not decision.fits:
+                    return _answer(point, None, None, "; ".join(decision.passed_over))
+                settled = replace(point, chosen=decision.candidate)
+                return _answer(settled, decision.memory, decision.rank, None, decision.passed_over)
             except SimulationError as error:
                 return _answer(point, None, None, f"the simulation stopped at {error}; {_TRUST}")
             finally:
@@ -222,10 +218,10 @@ def _answer(
     memory: MemoryEstimate | None,
     rank: RankMemory | None,
     problem: str | None,
-    tried: list[str] | None = None,
+    passed_over: tuple[str, ...] = (),
 ) -> Answer:
     rows = tuple((candidate, _closed(point, candidate)) for candidate in point.search.survey())
-    reason = "; ".join([*(tried or ()), point.reason])
+    reason = "; ".join([*passed_over, point.reason])
     return Answer(point, rows, point.chosen, memory or _closed(point, point.chosen), reason, rank, problem)
 
 

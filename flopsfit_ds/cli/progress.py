@@ -36,6 +36,7 @@ class SweepDisplay:
         )
         self._bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._overall: TaskID | None = None
+        self._review: TaskID | None = None
         self._tasks: dict[str, TaskID] = {}
         self._runs: dict[str, RunPlan] = {}
         self._steps: dict[str, tuple[int, float | None]] = {}
@@ -56,6 +57,16 @@ class SweepDisplay:
     def began(self) -> bool:
         """Whether anything was left to train."""
         return self._overall is not None
+
+    def on_review(self, done: int, total: int) -> None:
+        """Placements are checked by simulation."""
+        if self._review is None:
+            if not self._console.is_terminal:
+                self._console.print(f"simulating the memory of {total} points that nearly fill a GPU")
+            self._review = self._bars.add_task("checking memory", total=total, note="")
+        self._bars.update(self._review, completed=done, note=f"{done}/{total} placements simulated")
+        if done == total:
+            self._bars.remove_task(self._review)
 
     def on_sweep(self, runs: Sequence[RunPlan], records: Sequence[RunRecord], slots: Sequence[Slot]) -> None:
         """The sweep begins."""

@@ -15,10 +15,12 @@ from pydantic import TypeAdapter, ValidationError
 from flopsfit_ds.engine.attempts import leftover_processes, newest_outcome, read_attempts, settle_open_attempts
 from flopsfit_ds.engine.lease import Right
 from flopsfit_ds.engine.processes import end_leftovers
+from flopsfit_ds.engine.progress import Progress
 from flopsfit_ds.engine.recording import Recorder
 from flopsfit_ds.errors import RecordError
 from flopsfit_ds.plan import RunPlan, SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder, records_csv
+from flopsfit_ds.simulate.decide import review_placements
 from flopsfit_ds.storage import JsonLines, atomic_write, read_json, write_json
 
 _log = logging.getLogger(__name__)
@@ -36,6 +38,22 @@ def write_plan(plan: SweepPlan, folder: SweepFolder) -> None:
         run_folder = folder.run(run.run_id)
         run_folder.path.mkdir(exist_ok=True)
         write_json(run_folder.plan, run.to_json_dict(), durable=False)
+
+
+def review_plan(plan: SweepPlan, folder: SweepFolder, progress: Progress) -> SweepPlan:
+    """The plan with the placements of what is still to be trained checked by simulation, if the spec has it so.
+
+    Raises:
+        PlanError: Nothing that was planned for a run fits.
+    """
+    missing = runs_to_do(plan.runs, folder)
+    if not (missing and plan.spec.execution.simulate_memory):
+        return plan
+    reviewed = review_placements(plan, missing, progress.on_review)
+    for before, after in zip(plan.runs, reviewed.runs, strict=True):
+        if before.placement.strategy != after.placement.strategy:
+            folder.log_event("moved", run_id=after.run_id, reason=after.placement.reason)
+    return reviewed
 
 
 def read_plan(path: Path) -> SweepPlan:
@@ -122,14 +140,22 @@ def conclude(
 
 
 def settle(folder: SweepFolder, runs: Sequence[RunPlan]) -> None:
-    """End what a dead driver's workers still do, and note how far their attempts came.
+    """End what a dead driver's workers still do, note how far their attempts came, and say which lines are damaged.
 
     Raises:
         SweepFolderError: The folder cannot be written.
     """
+    _say_what_is_damaged(folder.events)
     for run in runs:
         run_folder = folder.run(run.run_id)
+        _say_what_is_damaged(run_folder.metrics)
         for process in end_leftovers(leftover_processes(run_folder)):
             folder.log_event("leftover", run_id=run.run_id, pid=process.pid)
         for attempt in settle_open_attempts(run_folder):
             folder.log_event("settled", run_id=run.run_id, attempt=attempt.number, outcome=attempt.outcome)
+
+
+def _say_what_is_damaged(lines: JsonLines) -> None:
+    lines.read()
+    if lines.num_damaged:
+        _log.warning("%s: %d damaged lines are passed over", lines.path, lines.num_damaged)

@@ -13,6 +13,10 @@ from flopsfit_ds.records import Attempt, RunRecord
 class Progress(Protocol):
     """Hears what happens; called from the driver's thread, and must return quickly."""
 
+    def on_review(self, done: int, total: int) -> None:
+        """Placements are checked by simulation before anything is trained: so many of so many."""
+        ...
+
     def on_sweep(self, runs: Sequence[RunPlan], records: Sequence[RunRecord], slots: Sequence[Slot]) -> None:
         """The sweep begins: all its runs, the records that exist already, and the slots (none under SLURM)."""
         ...
@@ -36,6 +40,9 @@ class Progress(Protocol):
 
 class Silence:
     """Shows nothing."""
+
+    def on_review(self, done: int, total: int) -> None:
+        """See `Progress`."""
 
     def on_sweep(self, runs: Sequence[RunPlan], records: Sequence[RunRecord], slots: Sequence[Slot]) -> None:
         """See `Progress`."""

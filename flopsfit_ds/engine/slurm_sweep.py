@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flopsfit_ds.engine.driver import Driver
 from flopsfit_ds.engine.executor import Assignment
-from flopsfit_ds.engine.folder import conclude, record_measured, runs_to_do, settle, write_plan
+from flopsfit_ds.engine.folder import conclude, record_measured, review_plan, runs_to_do, settle, write_plan
 from flopsfit_ds.engine.jobs import job_of
 from flopsfit_ds.engine.lease import Lease
 from flopsfit_ds.engine.progress import Progress
@@ -68,14 +68,15 @@ def drive_jobs(
     folder.prepare()
     (folder.path / "slurm").mkdir(exist_ok=True)
     lease = Lease.acquire(folder.path / "leases")
-
-    def work_of(submission: Submission) -> Bin:
-        return Bin(_absolute(plan), tasks, submission.run_ids, submission.slots_per_node, program)
-
-    def plan_jobs(run_ids: Sequence[str]) -> tuple[Submission, ...]:
-        return plan_submissions(plan, run_ids, partition.max_minutes)
-
     try:
+        plan = review_plan(plan, folder, progress)
+
+        def work_of(submission: Submission) -> Bin:
+            return Bin(_absolute(plan), tasks, submission.run_ids, submission.slots_per_node, program)
+
+        def plan_jobs(run_ids: Sequence[str]) -> tuple[Submission, ...]:
+            return plan_submissions(plan, run_ids, partition.max_minutes)
+
         with Signals() as signals:
             write_plan(plan, folder)
             executor = SlurmExecutor(

@@ -6,14 +6,14 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from flopsfit_ds.engine.agent import NodeAgent
 from flopsfit_ds.engine.control import RemoteNode, open_control_store, rendezvous_address
 from flopsfit_ds.engine.driver import Driver
-from flopsfit_ds.engine.folder import conclude, record_measured, runs_to_do, settle, write_plan
+from flopsfit_ds.engine.folder import conclude, record_measured, review_plan, runs_to_do, settle, write_plan
 from flopsfit_ds.engine.jobs import fitting, job_of
 from flopsfit_ds.engine.launch import LaunchedRank, Waiters, launched_rank, wait_for_agent
 from flopsfit_ds.engine.launched import LaunchedExecutor
@@ -142,16 +142,17 @@ class Sweep:
         folder.prepare()
         lease = Lease.acquire(folder.path / "leases")
         try:
-            write_plan(self.plan, folder)
+            plan = review_plan(self.plan, folder, self.progress)
+            write_plan(plan, folder)
             store = None
             if place is not None and place.num_nodes > 1:
                 address = rendezvous_address(os.environ)
                 store = (open_control_store(place, address), address[0])
-            recorder = Recorder(self.plan, git_commit(Path.cwd()))
+            recorder = Recorder(plan, git_commit(Path.cwd()))
             try:
-                self.carry_out(self.plan.runs, place, store, signals, lease, folder.events)
+                replace(self, plan=plan).carry_out(plan.runs, place, store, signals, lease, folder.events)
             finally:
-                records, left = conclude(self.plan, folder, recorder, lease)
+                records, left = conclude(plan, folder, recorder, lease)
             if left:
                 raise RecordError(f"{folder.path}: {len(left)} runs lost their records; start the sweep again")
         except OSError as error:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from flopsfit_ds.architecture import ClassShape, ModelShape
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Case(Protocol):
@@ -67,6 +68,8 @@ class LanguageModelCase:
 
     def batch(self, num_sequences: int) -> Any:
         """Inputs and targets, each [num_sequences, context_length]."""
+        import torch
+
         shape = (num_sequences, self.shape.context_length)
         return torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
 

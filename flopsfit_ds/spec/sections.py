@@ -326,6 +326,8 @@ class Execution(Section):
     """How often a point is tried before it counts as failed."""
     hang_timeout: Seconds = 600.0
     """A run that reports no step for this long is ended and tried again."""
+    simulate_memory: bool = True
+    """Points that nearly fill a GPU are simulated before they are trained, and moved where they are too big."""
     slurm_partition: str | None = None
     """SLURM partition of the jobs."""
     slurm_account: str | None = None
