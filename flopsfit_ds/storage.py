@@ -6,6 +6,7 @@ import json
 import os
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def atomic_write(path: Path, content: str | bytes, *, durable: bool = True) -> N
         if durable:
             fsync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that has turned read-only does not even allow this
+            temporary.unlink(missing_ok=True)
         raise SweepFolderError(
             f"{path}: cannot be written: {error.strerror}; free space or change output_root"
         ) from None

@@ -11,8 +11,11 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))  # for the helpers, from whatever folder the tests are started
 
+from fault_table import faults, pytest_terminal_summary
 from hypothesis import settings
 from sweeps import write_bytes_corpus
+
+__all__ = ["faults", "pytest_terminal_summary"]
 
 settings.register_profile("flopsfit-ds", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("flopsfit-ds")

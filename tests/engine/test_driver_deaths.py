@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+from toy import CHECKPOINT_STEPS, steps_trained_twice, undisturbed_loss
 
+from flopsfit_ds.engine.processes import identify
 from flopsfit_ds.records import SweepFolder
+from flopsfit_ds.storage import write_json
 
 SCRIPT = Path(__file__).parent / "toy_sweep.py"
-
-
-def undisturbed_loss():
-    loss = 1.0
-    for step in range(1, 21):
-        loss = (loss * 31 + step) % 1009
-    return loss / 1000
 
 
 def start(folder, *arguments, launcher=(sys.executable,), **environment):
@@ -66,11 +66,13 @@ def finish(folder, *arguments, **environment):
     return records
 
 
-def test_workers_die_with_their_driver_and_the_sweep_goes_on(tmp_path):
+def test_workers_die_with_their_driver_and_the_sweep_goes_on(tmp_path, faults):
+    faults.inject("SIGKILL of the driver")
     arguments = (3, "[1]", 2, 0.2)
     process = start(tmp_path, *arguments)
     wait_for_steps(tmp_path, 10)
     assert len(processes_of(tmp_path)) == 2
+    time.sleep(0.5)  # steps that are going to be lost
     process.kill()
     process.wait()
     deadline = time.monotonic() + 2
@@ -80,7 +82,33 @@ def test_workers_die_with_their_driver_and_the_sweep_goes_on(tmp_path):
     records = finish(tmp_path, 3, "[1]", 2, 0.01)
     assert sum(attempt.outcome == "interrupted" for record in records for attempt in record.attempts) == 2
     resumed = [record.attempts[1].start_step for record in records if len(record.attempts) == 2]
-    assert resumed == [5, 5], "at most one checkpoint interval is lost"
+    assert resumed == [5, 5], "from the last checkpoint"
+    cost = steps_trained_twice(sweep_folder(tmp_path).path)
+    faults.cost("SIGKILL of the driver", cost, allowed=2 * CHECKPOINT_STEPS)
+
+
+def test_leftovers_of_a_dead_driver_are_ended_and_a_reused_pid_is_left_alone(make_plan, run_toys, faults):
+    """Two processes with the pids that a dead driver's workers noted: one is the worker, the other came later."""
+    faults.inject("leftovers of a dead driver")
+    plan = make_plan(1)
+    worker, stranger = (subprocess.Popen(["sleep", "600"], start_new_session=True) for _ in range(2))
+    try:
+        for number, (process, age) in enumerate(((worker, 0), (stranger, 100)), start=1):
+            attempt = SweepFolder(plan.folder).run(plan.runs[0].run_id).attempt(number)
+            attempt.mkdir(parents=True)
+            noted = replace(identify(process.pid), start_time=identify(process.pid).start_time - age)
+            write_json(attempt / "process.0.json", noted.to_json_dict())
+        (record,) = run_toys(plan)
+        assert record.loss == undisturbed_loss()
+        assert worker.wait(1) == -signal.SIGKILL
+        assert stranger.poll() is None
+    finally:
+        worker.kill()
+        stranger.kill()
+        stranger.wait()
+    ended = [event["pid"] for event in SweepFolder(plan.folder).events.read() if event["event"] == "leftover"]
+    assert ended == [worker.pid]
+    faults.cost("leftovers of a dead driver", steps_trained_twice(plan.folder), allowed=0)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +120,8 @@ def test_workers_die_with_their_driver_and_the_sweep_goes_on(tmp_path):
         pytest.param(signal.SIGUSR2, marks=pytest.mark.slow),
     ],
 )
-def test_a_signal_checkpoints_and_asks_for_a_requeue(tmp_path, number):
+def test_a_signal_checkpoints_and_asks_for_a_requeue(tmp_path, faults, number):
+    faults.inject("SIGTERM, SIGUSR1, SIGUSR2 or SIGINT")
     arguments = (2, "[1]", 2, 0.2)
     process = start(tmp_path, *arguments)
     wait_for_steps(tmp_path, 10)
@@ -109,15 +138,19 @@ def test_a_signal_checkpoints_and_asks_for_a_requeue(tmp_path, number):
         first, second = record.attempts
         assert first.outcome == "preempted"
         assert second.start_step > 5, "the checkpoint was written when the signal came, not at an interval"
+    cost = steps_trained_twice(sweep_folder(tmp_path).path)
+    faults.cost("SIGTERM, SIGUSR1, SIGUSR2 or SIGINT", cost, allowed=0)
 
 
-def test_a_second_driver_refuses_and_names_the_first(tmp_path):
+def test_a_second_driver_refuses_and_names_the_first(tmp_path, faults):
+    faults.inject("two drivers on one folder")
     process = start(tmp_path, 1, "[1]", 2, 0.3)
     wait_for_steps(tmp_path, 5)
     second = start(tmp_path, 1, "[1]", 2, 0.3)
     assert second.wait(60) == 2
     assert f"the driver with pid {process.pid} on" in (tmp_path / "log.txt").read_text()
     assert process.wait(60) == 0
+    faults.cost("two drivers on one folder", steps_trained_twice(sweep_folder(tmp_path).path), allowed=0)
 
 
 def test_a_driver_that_lost_its_lease_stops(tmp_path):
@@ -130,7 +163,8 @@ def test_a_driver_that_lost_its_lease_stops(tmp_path):
     assert processes_of(tmp_path) == []
 
 
-def test_the_lease_of_a_stopped_driver_is_taken_over(tmp_path):
+def test_the_lease_of_a_stopped_driver_is_taken_over(tmp_path, faults):
+    faults.inject("a stale lease")
     process = start(tmp_path, 1, "[1]", 2, 0.5)
     wait_for_steps(tmp_path, 5)
     process.send_signal(signal.SIGSTOP)
@@ -138,21 +172,37 @@ def test_the_lease_of_a_stopped_driver_is_taken_over(tmp_path):
     process.send_signal(signal.SIGCONT)
     assert process.wait(30) == 2
     assert "this driver stops" in (tmp_path / "log.txt").read_text()
+    faults.cost("a stale lease", steps_trained_twice(sweep_folder(tmp_path).path), allowed=CHECKPOINT_STEPS)
 
 
-def test_killed_at_random_moments(tmp_path):
+def test_killed_at_random_moments(tmp_path, faults):
     """Everything is killed at once, again and again, from the start of the driver to its end."""
-    kill_at_moments(tmp_path, count=4, seed=0)
+    kill_at_moments(tmp_path, faults, count=4, seed=0)
 
 
 @pytest.mark.slow
-def test_killed_at_fifty_moments(tmp_path):
-    kill_at_moments(tmp_path, count=50, seed=1)
+def test_killed_at_fifty_moments(tmp_path, faults):
+    """Two sweeps at a time, 25 moments each."""
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir()
+    with ThreadPoolExecutor(len(folders)) as threads:
+        ends = [
+            threads.submit(kill_at_moments, folder, faults, count=25, seed=seed)
+            for seed, folder in enumerate(folders, start=1)
+        ]
+    for end in ends:
+        end.result()
 
 
-def kill_at_moments(folder, count, seed):
-    import random
+def kill_everything(driver):
+    """The driver, its server and all workers."""
+    for process in [*psutil.Process(driver.pid).children(recursive=True), driver]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
+
+def kill_at_moments(folder, faults, count, seed):
     draw = random.Random(seed)
     arguments = (4, "[1]", 2, 0.02)
     kills = 0
@@ -163,7 +213,8 @@ def kill_at_moments(folder, count, seed):
             assert process.returncode == 0, (folder / "log.txt").read_text()
             (folder / "outputs").rename(folder / f"outputs-{kills}-{time.monotonic_ns()}")
             continue
-        os.killpg(process.pid, signal.SIGKILL)
+        faults.inject("SIGKILL of everything")
+        kill_everything(process)
         process.wait()
         kills += 1
     records = finish(folder, *arguments)
@@ -174,3 +225,5 @@ def kill_at_moments(folder, count, seed):
     for record in records:
         ends = [event for event in events if event["event"] == "end" and event["run_id"] == record.run_id]
         assert sum(event["outcome"] == "completed" for event in ends) <= 1, "no completed point is repeated"
+    cost = sum(steps_trained_twice(outputs / "toy") for outputs in folder.glob("outputs*"))
+    faults.cost("SIGKILL of everything", cost, allowed=count * 2 * CHECKPOINT_STEPS)

@@ -2,52 +2,50 @@
 
 from __future__ import annotations
 
+import socket
+import time
+
 import pytest
+from toy import CHECKPOINT_STEPS, NUM_STEPS, steps_trained_twice, undisturbed_loss
 
 from flopsfit_ds.records import SweepFolder
 
 
-@pytest.fixture
-def undisturbed_loss():
-    """What a toy run ends with, computed here step by step."""
-    loss = 1.0
-    for step in range(1, 21):
-        loss = (loss * 31 + step) % 1009
-    return loss / 1000
-
-
-def test_a_sweep_completes_and_is_not_repeated(make_plan, run_toys, undisturbed_loss):
+def test_a_sweep_completes_and_is_not_repeated(make_plan, run_toys):
     plan = make_plan(3)
     records = run_toys(plan)
     assert [record.status for record in records] == ["completed"] * 3
-    assert [record.loss for record in records] == [undisturbed_loss] * 3
+    assert [record.loss for record in records] == [undisturbed_loss()] * 3
     before = (plan.folder / "events.jsonl").read_bytes()
     assert run_toys(plan) == records
     assert (plan.folder / "events.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize(
-    ("fault", "outcome", "words"),
+    ("fault", "row", "outcome", "words"),
     [
-        ("kill", "killed", "rank 1 was ended by SIGKILL"),
-        ("server", "killed", "was lost with the server that forks workers"),
-        ("raise", "failed", "ValueError: the toy breaks"),
-        ("exit", "failed", "rank 1 exited with 13"),
-        ("hang", "hung", "rank 1 at 7"),
-        ("stop", "hung", "stopped by a signal: rank 1"),
+        ("kill", "SIGKILL of one rank", "killed", "rank 1 was ended by SIGKILL"),
+        ("group", "SIGKILL of a worker group", "killed", "was ended by SIGKILL"),
+        ("server", "SIGKILL of the fork server", "killed", "was lost with the server that forks workers"),
+        ("raise", "a rank that raises or exits", "failed", "ValueError: the toy breaks"),
+        ("exit", "a rank that raises or exits", "failed", "rank 1 exited with 13"),
+        ("hang", "a hung rank", "hung", "rank 1 at 7"),
+        ("stop", "a stopped rank (SIGSTOP)", "hung", "stopped by a signal: rank 1"),
     ],
 )
-def test_a_failing_rank_costs_one_attempt_of_one_point(make_plan, run_toys, undisturbed_loss, fault, outcome, words):
+def test_a_failing_rank_costs_one_attempt_of_one_point(make_plan, run_toys, faults, fault, row, outcome, words):
+    faults.inject(row)
     plan = make_plan(2, num_gpus="[2]")
     fault_task = {"fault": fault, "fault_rank": 1, "fault_attempts": 1, "fault_step": 7, "step_seconds": 0.01}
     records = run_toys(plan, {1: fault_task})
-    assert [record.loss for record in records] == [undisturbed_loss] * 2
+    assert [record.loss for record in records] == [undisturbed_loss()] * 2
     assert [attempt.outcome for attempt in records[0].attempts] == ["completed"]
     first, second = records[1].attempts
     assert first.outcome == outcome
     assert words in first.reason
     assert second.outcome == "completed"
-    assert second.start_step >= 5, "resumed from the last checkpoint, not from the start"
+    assert second.start_step >= CHECKPOINT_STEPS, "resumed from the last checkpoint, not from the start"
+    faults.cost(row, steps_trained_twice(plan.folder), allowed=CHECKPOINT_STEPS)
 
 
 def test_a_hung_rank_leaves_its_stack_in_the_log(make_plan, run_toys):
@@ -57,12 +55,13 @@ def test_a_hung_rank_leaves_its_stack_in_the_log(make_plan, run_toys):
     assert "_go_wrong" in log.read_text()
 
 
-def test_out_of_memory_halves_the_micro_batch_and_keeps_the_global_one(make_plan, run_toys, undisturbed_loss):
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_global_one(make_plan, run_toys, faults):
+    faults.inject("out of memory", times=2)
     plan = make_plan(1, num_gpus="[2]")
     planned = plan.runs[0].placement.strategy.micro_batch_size_per_gpu
     assert planned >= 4
     (record,) = run_toys(plan, {0: {"max_micro_batch": planned // 4}})
-    assert record.loss == undisturbed_loss
+    assert record.loss == undisturbed_loss()
     assert [attempt.outcome for attempt in record.attempts] == ["oom", "oom", "completed"]
     sizes = [attempt.micro_batch_size_per_gpu for attempt in record.attempts]
     assert sizes == [planned, planned // 2, planned // 4]
@@ -70,23 +69,27 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_global_one(make_plan
         a.micro_batch_size_per_gpu * a.gradient_accumulation_steps * a.world_size for a in record.attempts
     }
     assert global_batches == {plan.runs[0].global_batch_sequences}
+    faults.cost("out of memory", steps_trained_twice(plan.folder), allowed=0)
 
 
-def test_out_of_memory_in_every_layout_is_recorded_as_such(make_plan, run_toys):
+def test_out_of_memory_in_every_layout_is_recorded_as_such(make_plan, run_toys, faults):
     plan = make_plan(2)
     records = run_toys(plan, {0: {"max_micro_batch": 0}})
     assert [record.status for record in records] == ["oom", "completed"]
     assert "OutOfMemoryError" in records[0].reason
     tried = [(a.zero_stage, a.micro_batch_size_per_gpu, a.gradient_accumulation_steps) for a in records[0].attempts]
     assert len(tried) > 2
+    faults.inject("out of memory", times=len(tried))
 
 
-def test_a_diverged_point_is_final(make_plan, run_toys):
+def test_a_diverged_point_is_final(make_plan, run_toys, faults):
+    faults.inject("NaN or a diverging loss")
     plan = make_plan(2)
     records = run_toys(plan, {0: {"fault": "nan", "fault_attempts": 99}})
     assert [record.status for record in records] == ["diverged", "completed"]
     assert records[0].loss is None
     assert len(records[0].attempts) == 1
+    faults.cost("NaN or a diverging loss", steps_trained_twice(plan.folder), allowed=0)
 
 
 def test_a_point_that_always_fails_is_given_up_and_the_others_complete(make_plan, run_toys):
@@ -97,8 +100,49 @@ def test_a_point_that_always_fails_is_given_up_and_the_others_complete(make_plan
     assert "the toy breaks" in records[1].reason
 
 
-def test_a_point_that_gets_further_each_time_is_not_given_up(make_plan, run_toys, undisturbed_loss):
+def test_a_point_that_gets_further_each_time_is_not_given_up(make_plan, run_toys, faults):
+    faults.inject("SIGKILL of one rank", times=4)
     plan = make_plan(1)
     (record,) = run_toys(plan, {0: {"fault": "kill", "fault_attempts": 4, "fault_step": 1, "checkpoint_steps": 1}})
-    assert record.loss == undisturbed_loss
+    assert record.loss == undisturbed_loss()
     assert [attempt.start_step for attempt in record.attempts] == [0, 1, 2, 3, 4]
+    faults.cost("SIGKILL of one rank", steps_trained_twice(plan.folder), allowed=4)
+
+
+def test_a_slow_rank_is_left_alone(make_plan, run_toys, faults):
+    """It takes ten times as long as its peer for each step, and all together longer than `hang_timeout`."""
+    faults.inject("one rank slow")
+    plan = make_plan(1, num_gpus="[2]")
+    (record,) = run_toys(plan, {0: {"fault": "slow", "fault_rank": 1, "fault_attempts": 1, "step_seconds": 0.02}})
+    assert record.loss == undisturbed_loss()
+    assert [attempt.outcome for attempt in record.attempts] == ["completed"]
+    assert record.attempts[0].seconds > plan.spec.execution.hang_timeout
+    faults.cost("one rank slow", steps_trained_twice(plan.folder), allowed=0)
+
+
+def test_a_taken_port_is_nobodys_concern(make_plan, run_toys, faults, monkeypatch):
+    """Another program listens on the port that launchers and PyTorch would take."""
+    faults.inject("port taken")
+    plan = make_plan(2, num_gpus="[2]")
+    with socket.create_server(("", 0)) as taken:
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        records = run_toys(plan)
+    assert [record.loss for record in records] == [undisturbed_loss()] * 2
+    assert [len(record.attempts) for record in records] == [1, 1]
+    faults.cost("port taken", steps_trained_twice(plan.folder), allowed=0)
+
+
+def test_a_clock_that_jumps_back_in_the_middle_changes_nothing(make_plan, run_toys, faults, monkeypatch):
+    faults.inject("clock set back")
+    plan = make_plan(2)
+    true_time, began = time.time, time.monotonic()
+    monkeypatch.setattr(time, "time", lambda: true_time() - (86_400 if time.monotonic() - began > 0.5 else 0))
+    records = run_toys(plan, common={"step_seconds": 0.1})
+    assert [record.loss for record in records] == [undisturbed_loss()] * 2
+    assert [attempt.outcome for record in records for attempt in record.attempts] == ["completed"] * 2
+    seconds = NUM_STEPS * 0.1
+    assert all(seconds < record.attempts[0].seconds < seconds + 60 for record in records)
+    finish = SweepFolder(plan.folder).events.read()[-1]
+    assert seconds < finish["makespan_seconds"] < seconds + 60
+    faults.cost("clock set back", steps_trained_twice(plan.folder), allowed=0)

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from test_driver_deaths import SCRIPT, finish, processes_of, start, sweep_folder, undisturbed_loss, wait_for_steps
+from test_driver_deaths import SCRIPT, finish, processes_of, start, sweep_folder, wait_for_steps
+from toy import CHECKPOINT_STEPS, steps_trained_twice, undisturbed_loss
 
 
 def free_port():
@@ -20,9 +21,9 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start_nodes(folder, num_nodes, ranks_per_node, *arguments, **environment):
+def start_nodes(folder, num_nodes, ranks_per_node, *arguments, port=None):
     """Ranks as launchers set them up, each node at an address of its own."""
-    port, processes = free_port(), []
+    port, processes = port or free_port(), []
     for node in range(num_nodes):
         for local_rank in range(ranks_per_node):
             variables = {
@@ -39,7 +40,7 @@ def start_nodes(folder, num_nodes, ranks_per_node, *arguments, **environment):
                     [sys.executable, str(SCRIPT), str(folder / "outputs"), *map(str, arguments)],
                     stdout=log,
                     stderr=log,
-                    env={**os.environ, **environment, **{key: str(value) for key, value in variables.items()}},
+                    env={**os.environ, **{key: str(value) for key, value in variables.items()}},
                 )
             )
     return processes
@@ -84,22 +85,37 @@ def test_a_node_that_cannot_take_part_is_named(tmp_path):
     second.wait(60)
 
 
-def test_the_other_node_leaves_when_the_driver_is_killed(tmp_path):
+def test_the_other_node_leaves_when_the_driver_is_killed(tmp_path, faults):
+    faults.inject("SIGKILL of the driver")
     processes = start_nodes(tmp_path, 2, 1, 1, "[2]", 1, 0.3, "hardware.num_nodes=2")
     wait_for_steps(tmp_path, 10)
     processes[0].send_signal(signal.SIGKILL)
     assert exit_codes(processes, 20) == [-9, 1]
     assert processes_of(tmp_path) == []
     finish(tmp_path, 1, "[2]", 2, 0.01)
+    faults.cost("SIGKILL of the driver", steps_trained_twice(sweep_folder(tmp_path).path), allowed=CHECKPOINT_STEPS)
 
 
-def test_a_signal_to_a_waiting_rank_stops_the_sweep_with_checkpoints(tmp_path):
+def test_a_signal_to_a_waiting_rank_stops_the_sweep_with_checkpoints(tmp_path, faults):
+    faults.inject("SIGTERM, SIGUSR1, SIGUSR2 or SIGINT")
     processes = start_nodes(tmp_path, 1, 2, 2, "[1]", 2, 0.3)
     wait_for_steps(tmp_path, 10)
     processes[1].send_signal(signal.SIGTERM)
     assert exit_codes(processes, 30) == [75, 75], logs(tmp_path)
     records = finish(tmp_path, 2, "[1]", 2, 0.01)
     assert {record.attempts[0].outcome for record in records} == {"preempted"}
+    cost = steps_trained_twice(sweep_folder(tmp_path).path)
+    faults.cost("SIGTERM, SIGUSR1, SIGUSR2 or SIGINT", cost, allowed=0)
+
+
+def test_a_launch_whose_port_is_taken(tmp_path, faults):
+    """Of one node: nobody needs the launcher's port."""
+    faults.inject("port taken")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        processes = start_nodes(tmp_path, 1, 2, 2, "[2]", 2, 0.01, port=taken.getsockname()[1])
+        assert exit_codes(processes) == [0, 0], logs(tmp_path)
+    assert [record.loss for record in sweep_folder(tmp_path).records()] == [undisturbed_loss()] * 2
+    faults.cost("port taken", steps_trained_twice(sweep_folder(tmp_path).path), allowed=0)
 
 
 def test_waiting_ranks_leave_when_the_working_one_dies(tmp_path):

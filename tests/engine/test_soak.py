@@ -18,7 +18,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_driver_deaths import processes_of, start, sweep_folder, undisturbed_loss
+from test_driver_deaths import kill_everything, processes_of, start, sweep_folder
+from toy import steps_trained_twice, undisturbed_loss
 
 
 def one_worker(folder, draw):
@@ -48,18 +49,11 @@ def kill_driver(folder, driver, draw):
     driver.kill()
 
 
-def kill_everything(folder, driver, draw):
-    for process in [*psutil.Process(driver.pid).children(recursive=True), driver]:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-
-
-def ask_driver_to_stop(folder, driver, draw):
-    driver.send_signal(draw.choice([signal.SIGTERM, signal.SIGUSR1, signal.SIGINT]))
-
-
-def ask_worker_to_stop(folder, driver, draw):
-    os.kill(one_worker(folder, draw), signal.SIGTERM)
+def ask_to_stop(folder, driver, draw):
+    if draw.random() < 0.5:
+        driver.send_signal(draw.choice([signal.SIGTERM, signal.SIGUSR1, signal.SIGINT]))
+    else:
+        os.kill(one_worker(folder, draw), signal.SIGTERM)
 
 
 def damage_record(folder, driver, draw):
@@ -74,23 +68,22 @@ def tear_events(folder, driver, draw):
         stream.write(b'deadbeef {"event": "torn"')
 
 
-FAULTS = (
-    kill_worker,
-    stop_worker,
-    kill_group,
-    kill_server,
-    kill_driver,
-    kill_everything,
-    ask_driver_to_stop,
-    ask_worker_to_stop,
-    damage_record,
-    tear_events,
-)
+FAULTS = {
+    "SIGKILL of one rank": kill_worker,
+    "a stopped rank (SIGSTOP)": stop_worker,
+    "SIGKILL of a worker group": kill_group,
+    "SIGKILL of the fork server": kill_server,
+    "SIGKILL of the driver": kill_driver,
+    "SIGKILL of everything": lambda folder, driver, draw: kill_everything(driver),
+    "SIGTERM, SIGUSR1, SIGUSR2 or SIGINT": ask_to_stop,
+    "damaged record": damage_record,
+    "damaged events line": tear_events,
+}
 
 
-def soak(folder: Path, num_points: int, every_seconds: float, seed: int) -> Counter:
+def soak(folder: Path, num_points: int, every_seconds: float, seed: int) -> Counter[str]:
     """Run a sweep to its end under faults; how often each was injected."""
-    draw, injected = random.Random(seed), Counter()
+    draw, injected = random.Random(seed), Counter[str]()
     arguments = (num_points, "[1, 2]", 2, 0.02, "execution.max_attempts=20")
     driver, next_fault = start(folder, *arguments), time.monotonic() + 4
     while True:
@@ -103,10 +96,10 @@ def soak(folder: Path, num_points: int, every_seconds: float, seed: int) -> Coun
             driver = start(folder, *arguments)
             next_fault = max(next_fault, time.monotonic() + draw.uniform(0, 8))
         if time.monotonic() > next_fault:
-            fault = draw.choice(FAULTS)
+            fault = draw.choice(list(FAULTS))
             with suppress(ProcessLookupError, psutil.NoSuchProcess, TypeError, IndexError):  # nobody there to hit
-                fault(folder, driver, draw)
-                injected[fault.__name__] += 1
+                FAULTS[fault](folder, driver, draw)
+                injected[fault] += 1
             next_fault = time.monotonic() + draw.uniform(0.5, 1.5) * every_seconds
         time.sleep(0.05)
     return injected
@@ -123,12 +116,14 @@ def check(folder: Path, num_points: int) -> dict[str, int]:
         completed = [attempt for attempt in record.attempts if attempt.outcome == "completed"]
         assert len(completed) == 1, "no completed point is trained again"
     outcomes = Counter(attempt.outcome for record in records for attempt in record.attempts)
-    return {**outcomes, "points": num_points}
+    return {**outcomes, "points": num_points, "steps trained twice": steps_trained_twice(sweep_folder(folder).path)}
 
 
 @pytest.mark.slow
-def test_a_small_soak(tmp_path):
-    soak(tmp_path, 25, 1.5, seed=0)
+def test_a_small_soak(tmp_path, faults):
+    for fault, times in soak(tmp_path, 25, 1.5, seed=0).items():
+        faults.inject(fault, times)
+        faults.cost_unknown(fault, "in the soak, where faults hit one another")
     check(tmp_path, 25)
 
 

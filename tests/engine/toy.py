@@ -15,9 +15,29 @@ from pathlib import Path
 from flopsfit_ds.engine.sweep import Program
 from flopsfit_ds.plan import RunPlan
 from flopsfit_ds.records import RunFolder
-from flopsfit_ds.storage import atomic_write, write_json
+from flopsfit_ds.storage import atomic_write, read_json, write_json
+from flopsfit_ds.train.metrics import MetricsLog
 
 PROGRAM = Program("toy:run_worker", ("torch.distributed", "torch._C._distributed_c10d"))
+NUM_STEPS = 20
+CHECKPOINT_STEPS = 5
+
+
+def undisturbed_loss() -> float:
+    """What a toy run ends with, computed here step by step."""
+    loss = 1.0
+    for step in range(1, NUM_STEPS + 1):
+        loss = (loss * 31 + step) % 1009
+    return loss / 1000
+
+
+def steps_trained_twice(folder: Path) -> int:
+    """Steps of all toys of a sweep's folder that were trained again; of a run, those of the rank with most."""
+    worst: dict[Path, int] = {}
+    for path in folder.glob("runs/*/toy-steps.*.bin"):
+        again = sum(max(0, times - 1) for times in path.read_bytes())
+        worst[path.parent] = max(again, worst.get(path.parent, 0))
+    return sum(worst.values())
 
 
 @dataclass(frozen=True)
@@ -39,7 +59,7 @@ class ToyTask:
     fault_rank: int = 0
     fault_attempts: int = 0
     fault_step: int = 3
-    checkpoint_steps: int = 5
+    checkpoint_steps: int = CHECKPOINT_STEPS
     max_micro_batch: int = 10**9
 
 
@@ -59,18 +79,24 @@ def run_worker(order, task) -> int:
     if order.micro_batch_size_per_gpu > task.max_micro_batch:
         write_json(attempt / f"error.{order.rank}.json", {"kind": "oom", "message": "OutOfMemoryError: too much"})
         return 76
-    num_steps = 20
-    while step < num_steps:
+    metrics = MetricsLog(folder.path, keep_steps=step, enabled=order.rank == 0)
+    counts = os.open(folder.path / f"toy-steps.{order.rank}.bin", os.O_RDWR | os.O_CREAT, 0o644)
+    if os.fstat(counts).st_size == 0:
+        os.write(counts, bytes(NUM_STEPS))
+    while step < NUM_STEPS:
         time.sleep(task.step_seconds)
+        os.pwrite(counts, bytes([os.pread(counts, 1, step)[0] + 1]), step)
         step += 1
         loss = (loss * 31 + step) % 1009
         store.set(f"heartbeat/{order.rank}", str(step))
+        metrics.log(step, loss, 0.0, None, 0.0)
         if stop or step % task.checkpoint_steps == 0:
+            metrics.flush()
             atomic_write(state, json.dumps([step, loss]))
         if stop:
             return 75
         if order.rank == task.fault_rank and order.attempt <= task.fault_attempts and step >= task.fault_step:
-            outcome = _go_wrong(task.fault, attempt, order.rank)
+            outcome = _go_wrong(task.fault, attempt, order.world_size)
             if outcome is not None:
                 return outcome
     store.set(f"end/{order.rank}", "1")
@@ -82,11 +108,18 @@ def run_worker(order, task) -> int:
     return 0
 
 
-def _go_wrong(fault: str, attempt: Path, rank: int) -> int | None:
+def _go_wrong(fault: str, attempt: Path, world_size: int) -> int | None:
     if fault == "raise":
         raise ValueError("the toy breaks")
     if fault == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "group":
+        while len(notes := list(attempt.glob("process.*.json"))) < world_size:
+            time.sleep(0.01)
+        for pid in sorted((read_json(note)["pid"] for note in notes), key=lambda pid: pid == os.getpid()):
+            os.kill(pid, signal.SIGKILL)
+    if fault == "slow":
+        time.sleep(0.2)
     if fault == "server":
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(10)
