@@ -159,9 +159,3 @@ def _say_what_is_damaged(lines: JsonLines) -> None:
     lines.read()
     if lines.num_damaged:
         _log.warning("%s: %d damaged lines are passed over", lines.path, lines.num_damaged)
-
-
-def _say_what_is_damaged(lines: JsonLines) -> None:
-    lines.read()
-    if lines.num_damaged:
-        _log.warning("%s: %d damaged lines are passed over", lines.path, lines.num_damaged)
