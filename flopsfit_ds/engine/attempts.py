@@ -177,7 +177,7 @@ def judge(path: Path, exits: Exits) -> tuple[AttemptOutcome, str | None]:
     """
     outcome = read_outcome(path)
     if outcome is not None:
-        return outcome["status"], outcome["reason"]
+        return outcome["status"], outcome["reason"] or outcome.get("restarted")
     errors = _read_errors(path)
     oom = [rank for rank, error in errors.items() if error["kind"] == "oom"]
     oom += [rank for rank, code in exits.codes.items() if code == EXIT_OUT_OF_MEMORY and rank not in oom]

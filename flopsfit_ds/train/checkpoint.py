@@ -10,7 +10,8 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,12 @@ from typing import Any
 from flopsfit_ds.errors import RecordError
 from flopsfit_ds.storage import fsync_folder, read_json, write_json
 
+TAG = "state"
+"""Folder of DeepSpeed's own files inside a checkpoint."""
+
 _log = logging.getLogger(__name__)
 _KEPT = 2
+_HASHING_THREADS = 4
 _MANIFEST = "manifest.json"
 
 
@@ -54,23 +59,31 @@ def temporary_folder(folder: Path, step: int) -> Path:
 def commit_checkpoint(folder: Path, state: SavedState) -> None:
     """Make a written checkpoint the newest: called on one rank, after all ranks have written.
 
+    Of the others the one before it is kept. Later ones than it are of a line that the run has left (they were damaged,
+    or of a layout that could not be read), and go too: they would shadow it.
+
     Args:
         folder: The run's checkpoint folder.
         state: Its `path` is the temporary folder.
     """
-    files = {}
-    for path in _files(state.path):
-        files[str(path.relative_to(state.path))] = {"bytes": path.stat().st_size, "sha256": _sha256(path, sync=True)}
+    paths = list(_files(state.path))
+    files = {
+        str(path.relative_to(state.path)): {"bytes": path.stat().st_size, "sha256": digest}
+        for path, digest in zip(paths, _sha256_of_all(paths, sync=True), strict=True)
+    }
+    for inner in (path for path in state.path.rglob("*") if path.is_dir()):
+        fsync_folder(inner)
     fields: dict[str, Any] = asdict(state)
     del fields["path"]
     write_json(state.path / _MANIFEST, {"state": fields, "files": files})
     final = folder / f"step-{state.step}"
     if final.exists():
-        shutil.rmtree(final)
+        discard(final)
     state.path.rename(final)
     fsync_folder(folder)
-    for old in _folders(folder)[_KEPT:]:
-        shutil.rmtree(old, ignore_errors=True)
+    kept = [path for path in _folders(folder) if _step_of(path) <= state.step][:_KEPT]
+    for old in set(_folders(folder)) - set(kept):
+        discard(old)
 
 
 def newest_checkpoint(folder: Path, run_id: str) -> SavedState | None:
@@ -93,22 +106,42 @@ def verify_checkpoint(path: Path, run_id: str) -> SavedState:
         manifest = read_json(path / _MANIFEST)
     except FileNotFoundError:
         raise RecordError("it has no manifest") from None
-    state = SavedState(path=path, **manifest["state"])
+    try:
+        state, files = SavedState(path=path, **manifest["state"]), manifest["files"]
+    except (KeyError, TypeError):
+        raise RecordError("its manifest is of another version") from None
     if state.run_id != run_id:
         raise RecordError(f"it belongs to run {state.run_id}")
     found = {str(file.relative_to(path)) for file in _files(path)} - {_MANIFEST}
-    if found != set(manifest["files"]):
-        raise RecordError(f"its files are not those of its manifest: {sorted(found ^ set(manifest['files']))}")
-    for name, expected in manifest["files"].items():
-        if _sha256(path / name) != expected["sha256"]:
+    if found != set(files):
+        raise RecordError(f"its files are not those of its manifest: {sorted(found ^ set(files))}")
+    for name, expected in files.items():
+        if (path / name).stat().st_size != expected["bytes"]:
+            raise RecordError(f"{name} has changed since it was written: {expected['bytes']} bytes are expected")
+    for name, digest in zip(files, _sha256_of_all([path / name for name in files]), strict=True):
+        if digest != files[name]["sha256"]:
             raise RecordError(f"{name} has changed since it was written")
     return state
 
 
 def clear_leftovers(folder: Path) -> None:
     """Remove what a killed attempt left half-written."""
-    for path in folder.glob(".step-*.tmp"):
+    for path in folder.glob(".*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def discard(path: Path) -> None:
+    """Remove a folder so that a kill leaves it whole or out of sight."""
+    hidden = path.with_name(f".{path.name.removeprefix('.').removesuffix('.tmp')}.gone.tmp")
+    if hidden.exists():
+        shutil.rmtree(hidden)
+    path.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _sha256_of_all(paths: Sequence[Path], sync: bool = False) -> list[str]:
+    with ThreadPoolExecutor(_HASHING_THREADS) as pool:  # hashing and waiting for a disk both leave the interpreter free
+        return list(pool.map(lambda path: _sha256(path, sync), paths))
 
 
 def _sha256(path: Path, sync: bool = False) -> str:
@@ -127,4 +160,8 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _folders(folder: Path) -> list[Path]:
     """Committed checkpoints, newest first."""
-    return sorted(folder.glob("step-*"), key=lambda path: -int(path.name.removeprefix("step-")))
+    return sorted(folder.glob("step-*"), key=lambda path: -_step_of(path))
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))

@@ -14,21 +14,16 @@ import torch.distributed as dist
 
 from flopsfit_ds.plan import RunPlan
 from flopsfit_ds.train.batches import to_device
-from flopsfit_ds.train.checkpoint import (
-    SavedState,
-    clear_leftovers,
-    commit_checkpoint,
-    newest_checkpoint,
-    temporary_folder,
-)
+from flopsfit_ds.train.checkpoint import TAG, SavedState, commit_checkpoint, temporary_folder
 from flopsfit_ds.train.metrics import MetricsLog
 from flopsfit_ds.train.order import WorkerOrder, WorkerTask
+from flopsfit_ds.train.resume import ResumePoint, load
 from flopsfit_ds.train.sampling import samples_of_step, share_of_rank
 from flopsfit_ds.train.schedule import learning_rate_at
 from flopsfit_ds.train.session import Session
+from flopsfit_ds.train.universal import client_state
 
 _log = logging.getLogger(__name__)
-_TAG = "state"
 _SMOOTHING_STEPS = 20
 _DIVERGED_FACTOR = 2.0
 
@@ -59,6 +54,7 @@ class Progress:
         seconds: Time of the training loop up to here, over all attempts.
         first_loss: Training loss of the first step; None before it.
         smoothed_loss: Moving average of the training loss, of this attempt.
+        restarted: Why a whole checkpoint was not used; None where there was none, or where it was.
     """
 
     step: int
@@ -66,18 +62,20 @@ class Progress:
     seconds: float
     first_loss: float | None = None
     smoothed_loss: float | None = None
+    restarted: str | None = None
 
 
 def train(
     session: Session,
     order: WorkerOrder,
     task: WorkerTask,
+    start: ResumePoint,
     *,
     heartbeat: Callable[[str], None],
     resumed: Callable[[int], None],
     stop_requested: Callable[[], bool],
 ) -> Progress:
-    """Train a run to its last step, from its newest checkpoint or from the start.
+    """Train a run to its last step, from a checkpoint or from the start.
 
     The loss does not depend on stage, GPUs or micro-batch: a step's samples are a function of (seed, step), every
     window of gradient accumulation is full, and gradients are averaged over the global batch.
@@ -86,6 +84,7 @@ def train(
         session: The engine.
         order: Which rank this is, and how the global batch is split.
         task: What is trained.
+        start: Where the ranks agreed to begin.
         heartbeat: Told the number of steps done, or a phase.
         resumed: Told the step at which this attempt begins.
         stop_requested: Asked after each step; a yes on one rank stops all of them at the same step.
@@ -96,7 +95,7 @@ def train(
     """
     run, workload, engine = task.plan, task.workload, session.engine
     checkpoints = Path(order.run_folder) / "checkpoint"
-    progress = _resume(session, order, run, checkpoints)
+    progress = _begin(load(session, order, start))
     resumed(progress.start_step)
     metrics = MetricsLog(Path(order.run_folder), keep_steps=progress.step, enabled=order.rank == 0)
     seconds_before = progress.seconds
@@ -182,28 +181,17 @@ def _check_divergence(progress: Progress) -> None:
         )
 
 
-def _resume(session: Session, order: WorkerOrder, run: RunPlan, folder: Path) -> Progress:
-    """Load the newest whole checkpoint that this engine can read."""
-    if order.rank == 0:
-        folder.mkdir(exist_ok=True)
-        clear_leftovers(folder)
-    saved = newest_checkpoint(folder, run.run_id) if folder.exists() else None
+def _begin(point: ResumePoint) -> Progress:
+    saved = point.saved
     if saved is None:
-        return Progress(step=0, start_step=0, seconds=0.0)
-    if (saved.zero_stage, saved.world_size) != (order.zero_stage, order.world_size):
-        _log.warning(
-            "%s was written by ZeRO-%d on %d ranks and cannot be read by ZeRO-%d on %d: starting over",
-            saved.path, saved.zero_stage, saved.world_size, order.zero_stage, order.world_size,
-        )  # fmt: skip
-        return Progress(step=0, start_step=0, seconds=0.0)
-    session.engine.load_checkpoint(str(saved.path), tag=_TAG)
+        return Progress(step=0, start_step=0, seconds=0.0, restarted=point.refused)
     _log.info("resumed at step %d from %s", saved.step, saved.path)
     return Progress(saved.step, start_step=saved.step, seconds=saved.seconds, first_loss=saved.first_loss)
 
 
 def _save(session: Session, order: WorkerOrder, run: RunPlan, progress: Progress, folder: Path) -> None:
     temporary = temporary_folder(folder, progress.step)
-    session.engine.save_checkpoint(str(temporary), tag=_TAG)
+    session.engine.save_checkpoint(str(temporary), tag=TAG, client_state=client_state(session))
     _wait(order)
     if order.rank == 0:
         assert progress.first_loss is not None

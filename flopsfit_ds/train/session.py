@@ -51,8 +51,14 @@ class Session:
             group["lr"] = learning_rate
 
 
-def open_session(order: WorkerOrder, run: RunPlan, workload: Workload) -> Session:
+def open_session(order: WorkerOrder, run: RunPlan, workload: Workload, *, load_universal: bool = False) -> Session:
     """Build the model and hand it to DeepSpeed through Accelerate.
+
+    Args:
+        order: Which rank this is, and the layout.
+        run: What is trained.
+        workload: Its model.
+        load_universal: Whether the engine's `load_checkpoint` will be given a universal checkpoint.
 
     Raises:
         AssertionError: The engine is not what the order asked for.
@@ -65,6 +71,8 @@ def open_session(order: WorkerOrder, run: RunPlan, workload: Workload) -> Sessio
         micro_batch_size_per_gpu=order.micro_batch_size_per_gpu,
         gradient_accumulation_steps=order.gradient_accumulation_steps,
     )
+    if load_universal:
+        config["checkpoint"] = {"load_universal": True}
     accelerator = _start_accelerate(order, config)
     torch.manual_seed(run.seed)
     model = build_model(workload, order, config, accelerator.device)

@@ -38,6 +38,7 @@ from flopsfit_ds.train.order import (
     WorkerOrder,
     WorkerTask,
 )
+from flopsfit_ds.train.resume import ResumePoint, agree_on_resume_point
 from flopsfit_ds.train.session import Session, open_session
 
 _log = logging.getLogger(__name__)
@@ -45,10 +46,14 @@ _HEARTBEAT_EVERY_SECONDS = 0.2
 
 
 class Heartbeat:
-    """Tells the engine, through the rendezvous store, how far this rank is."""
+    """Tells the engine, through the rendezvous store, how far this rank is.
+
+    Attributes:
+        store: That store.
+    """
 
     def __init__(self, order: WorkerOrder) -> None:
-        self._store = TCPStore(order.store_host, order.store_port, is_master=False, timeout=timedelta(seconds=60))
+        self.store = TCPStore(order.store_host, order.store_port, is_master=False, timeout=timedelta(seconds=60))
         self._key = f"heartbeat/{order.rank}"
         self._last = 0.0
 
@@ -56,12 +61,12 @@ class Heartbeat:
         """Send a step number or a phase; step numbers at most a few times a second."""
         now = time.monotonic()
         if not message.isdigit() or now - self._last >= _HEARTBEAT_EVERY_SECONDS:
-            self._store.set(self._key, message)
+            self.store.set(self._key, message)
             self._last = now
 
     def resumed(self, step: int) -> None:
         """Say from which step on this attempt trains."""
-        self._store.set("start_step", str(step))
+        self.store.set("start_step", str(step))
 
 
 def run_worker(order: WorkerOrder, task: WorkerTask) -> int:
@@ -80,8 +85,9 @@ def run_worker(order: WorkerOrder, task: WorkerTask) -> int:
     heartbeat = Heartbeat(order)
     try:
         heartbeat("start")
-        session = open_session(order, task.plan, task.workload)
-        return _train_and_measure(session, order, task, attempt_folder, heartbeat, stop)
+        start = agree_on_resume_point(order, task.plan.run_id, heartbeat.store)
+        session = open_session(order, task.plan, task.workload, load_universal=bool(start.universal))
+        return _train_and_measure(session, order, task, start, attempt_folder, heartbeat, stop)
     except PreemptedError as preempted:
         _log.warning("%s", preempted)
         return EXIT_PREEMPTED
@@ -102,6 +108,7 @@ def _train_and_measure(
     session: Session,
     order: WorkerOrder,
     task: WorkerTask,
+    start: ResumePoint,
     attempt_folder: Path,
     heartbeat: Heartbeat,
     stop: list[int],
@@ -109,7 +116,13 @@ def _train_and_measure(
     loss = None
     try:
         progress = train(
-            session, order, task, heartbeat=heartbeat, resumed=heartbeat.resumed, stop_requested=lambda: bool(stop)
+            session,
+            order,
+            task,
+            start,
+            heartbeat=heartbeat,
+            resumed=heartbeat.resumed,
+            stop_requested=lambda: bool(stop),
         )
         heartbeat("eval")
         loss = heldout_loss(session, task.workload, order.micro_batch_size_per_gpu)
@@ -130,6 +143,7 @@ def _train_and_measure(
                 "loss_standard_error": finite.standard_error if finite else None,
                 "loss_tokens": finite.num_predictions if finite else None,
                 "start_step": progress.start_step,
+                "restarted": progress.restarted,
                 "unique_tokens": task.workload.num_training_samples * task.plan.context_length,
                 "observed": asdict(observed),
                 "versions": library_versions(),

@@ -6,20 +6,25 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from sweeps import MICRO, plan_of, with_values, write_bytes_corpus
 
 from flopsfit_ds.plan import RunPlan, SweepPlan
 from flopsfit_ds.records import RunFolder
 from flopsfit_ds.storage import read_json
-from flopsfit_ds.train.order import WorkerOrder, WorkerTask
+from flopsfit_ds.train.order import EXIT_OUTCOME_WRITTEN, WorkerOrder, WorkerTask
 from flopsfit_ds.train.tokens import TokenWorkload, prepare_tokens
 
 WORKER = "flopsfit_ds.train.worker:run_worker"
+STEPS = 40
+CHANGES: dict[str, Any] = {"design__points": [{"num_params": 6e3, "num_tokens": 128 * STEPS}]}
+SHORT = with_values(MICRO, **CHANGES)
 
 
 class RankServer:
@@ -163,3 +168,37 @@ def workload_of(plan: SweepPlan, run: RunPlan, folder: Path) -> TokenWorkload:
     """The language model on the plan's corpus, tokenised into `folder`."""
     assert run.model.vocab_size is not None
     return TokenWorkload(run.model, prepare_tokens(plan.corpus, folder, run.model.vocab_size))
+
+
+class Bench:
+    """Attempts at one small run, in one folder."""
+
+    def __init__(self, server: RankServer, base: Path, layout: Layout, values: dict = SHORT) -> None:
+        write_bytes_corpus(base / "corpus.txt")
+        plan = plan_of(values, base)
+        self.run, self.folder, self.server, self.layout = plan.runs[0], base / "run", server, layout
+        self.workload = workload_of(plan, self.run, base)
+        self.number = 0
+
+    def start(self, checkpoint_every_seconds: float, target: str = WORKER) -> Attempt:
+        self.number += 1
+        return start(
+            self.server, self.run, self.workload, self.folder, self.layout,
+            number=self.number, checkpoint_every_seconds=checkpoint_every_seconds, target=target,
+        )  # fmt: skip
+
+    def finish(self) -> Attempt:
+        attempt = self.start(checkpoint_every_seconds=1e9)
+        assert attempt.wait() == [EXIT_OUTCOME_WRITTEN] * self.layout.world_size, attempt.logs()
+        return attempt
+
+    def stop_at(self, step: int, number: int, rank: int | None = None) -> Attempt:
+        """Start with a checkpoint at every step, send a signal once so many are done, and wait."""
+        attempt = self.start(checkpoint_every_seconds=0.0)
+        deadline = time.monotonic() + 60
+        while attempt.steps_done() < step:
+            assert time.monotonic() < deadline, attempt.logs()
+            time.sleep(0.002)
+        attempt.signal(number, rank)
+        attempt.codes = attempt.wait()
+        return attempt

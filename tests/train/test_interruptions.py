@@ -3,54 +3,14 @@
 from __future__ import annotations
 
 import signal
-import time
-from pathlib import Path
 
 import pytest
 from broken_models import FailingWorkload, NanGradientWorkload, NanWorkload
-from ranks import Attempt, Layout, RankServer, start, workload_of
-from sweeps import MICRO, plan_of, with_values, write_bytes_corpus
+from ranks import CHANGES, SHORT, STEPS, Attempt, Bench, Layout
+from sweeps import with_values
 
 from flopsfit_ds.records import RunFolder
-from flopsfit_ds.train.order import EXIT_FAILED, EXIT_OUTCOME_WRITTEN, EXIT_PREEMPTED
-
-STEPS = 40
-CHANGES = {"design__points": [{"num_params": 6e3, "num_tokens": 128 * STEPS}]}
-SHORT = with_values(MICRO, **CHANGES)
-
-
-class Bench:
-    """Attempts at one small run, in one folder."""
-
-    def __init__(self, server: RankServer, base: Path, layout: Layout, values: dict = SHORT) -> None:
-        write_bytes_corpus(base / "corpus.txt")
-        plan = plan_of(values, base)
-        self.run, self.base, self.server, self.layout = plan.runs[0], base, server, layout
-        self.workload = workload_of(plan, self.run, base)
-        self.number = 0
-
-    def start(self, checkpoint_every_seconds: float) -> Attempt:
-        self.number += 1
-        return start(
-            self.server, self.run, self.workload, self.base / "run", self.layout,
-            number=self.number, checkpoint_every_seconds=checkpoint_every_seconds,
-        )  # fmt: skip
-
-    def finish(self) -> Attempt:
-        attempt = self.start(checkpoint_every_seconds=1e9)
-        assert attempt.wait() == [EXIT_OUTCOME_WRITTEN] * self.layout.world_size, attempt.logs()
-        return attempt
-
-    def stop_at(self, step: int, number: int, rank: int | None = None) -> Attempt:
-        """Start with a checkpoint at every step, send a signal once so many are done, and wait."""
-        attempt = self.start(checkpoint_every_seconds=0.0)
-        deadline = time.monotonic() + 60
-        while attempt.steps_done() < step:
-            assert time.monotonic() < deadline, attempt.logs()
-            time.sleep(0.002)
-        attempt.signal(number, rank)
-        attempt.codes = attempt.wait()
-        return attempt
+from flopsfit_ds.train.order import EXIT_FAILED, EXIT_PREEMPTED
 
 
 def assert_same(resumed: Attempt, undisturbed: Attempt) -> None:
@@ -129,15 +89,6 @@ def test_with_every_checkpoint_damaged_a_run_starts_over(server, trained, tmp_pa
     resumed = bench.finish()
     assert resumed.outcome["start_step"] == 0
     assert_same(resumed, trained(bench.layout, **CHANGES))
-
-
-def test_a_checkpoint_of_another_layout_is_not_loaded(server, tmp_path):
-    bench = Bench(server, tmp_path, Layout(0, 1))
-    bench.stop_at(8, signal.SIGKILL)
-    bench.layout = Layout(2, 2)
-    resumed = bench.finish()
-    assert resumed.outcome["start_step"] == 0
-    assert "starting over" in resumed.logs()
 
 
 @pytest.mark.parametrize(
