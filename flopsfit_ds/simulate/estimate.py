@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -25,11 +26,15 @@ _MAX_ACCUMULATION = 2  # the second micro-batch of a window is like all later on
 
 
 class Simulator:
-    """Simulates strategies, with a cache on disk; a context manager, whose process starts with the first miss."""
+    """Simulates strategies, with a cache on disk; a context manager, whose process starts with the first miss.
+
+    Threads may share one: what they ask runs side by side, on as many cores as there are.
+    """
 
     def __init__(self, use_cache: bool = True) -> None:
         self._server: SimulationServer | None = None
         self._use_cache = use_cache
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Simulator:
         return self
@@ -84,10 +89,14 @@ class Simulator:
             gradient_clipping=1.0,
             precision=strategy.precision,
         )
-        looked_at = [
-            self.rank(case, config, rank, strategy.num_gpus, strategy.activation_checkpointing, cluster)
-            for rank in ranks or ranks_to_look_at(strategy.num_gpus, strategy.zero_stage)
-        ]
+        looked_at = self._ranks(
+            case,
+            config,
+            ranks or ranks_to_look_at(strategy.num_gpus, strategy.zero_stage),
+            strategy.num_gpus,
+            strategy.activation_checkpointing,
+            cluster,
+        )
         worst = max(looked_at, key=lambda rank: rank.peak_bytes)
         components = MemoryComponents(
             **{name: worst.components.get(name, 0) for name in COMPONENT_NAMES if name != "library_workspaces"},
@@ -113,26 +122,40 @@ class Simulator:
         Raises:
             SimulationError: The model does not run on fake tensors, or versions are unknown.
         """
-        question = (
-            case,
-            config,
-            rank,
-            world_size,
-            activation_checkpointing,
-            cluster.kind,
-            cluster.device_memory_bytes,
-            num_steps,
-        )
-        key = content_key(*question)
-        stored = load_result(key) if self._use_cache else None
-        if stored is not None:
-            return _RANK_MEMORY.validate_python(stored)
-        if self._server is None:
-            self._server = SimulationServer()
-        result: RankMemory = self._server.run("flopsfit_ds.simulate.rank:simulate_question", question)
-        if self._use_cache:
-            store_result(key, asdict(result))
-        return result
+        return self._ranks(case, config, (rank,), world_size, activation_checkpointing, cluster, num_steps)[0]
+
+    def _ranks(
+        self,
+        case: Case,
+        config: dict[str, Any],
+        ranks: tuple[int, ...],
+        world_size: int,
+        activation_checkpointing: bool,
+        cluster: Cluster,
+        num_steps: int = 2,
+    ) -> list[RankMemory]:
+        """Some ranks of a world, side by side where there are cores."""
+        device = (cluster.kind, cluster.device_memory_bytes)
+        questions = [(case, config, rank, world_size, activation_checkpointing, *device, num_steps) for rank in ranks]
+        keys = [content_key(*question) for question in questions]
+        stored = [load_result(key) if self._use_cache else None for key in keys]
+        running = [
+            self._start().submit("flopsfit_ds.simulate.rank:simulate_question", question) if found is None else None
+            for question, found in zip(questions, stored, strict=True)
+        ]
+        results: list[RankMemory] = []
+        for key, found, future in zip(keys, stored, running, strict=True):
+            result = _RANK_MEMORY.validate_python(found) if future is None else future.result()
+            if future is not None and self._use_cache:
+                store_result(key, asdict(result))
+            results.append(result)
+        return results
+
+    def _start(self) -> SimulationServer:
+        with self._lock:
+            if self._server is None:
+                self._server = SimulationServer()
+            return self._server
 
 
 def ranks_to_look_at(world_size: int, zero_stage: int) -> tuple[int, ...]:

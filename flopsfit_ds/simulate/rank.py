@@ -18,6 +18,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from flopsfit_ds.simulate.autocast import register_autocast
 from flopsfit_ds.simulate.case import SimulationJob
 from flopsfit_ds.simulate.device import DEVICE_TYPE, SimulatedAccelerator, register_device
+from flopsfit_ds.simulate.fake import FakeOperations
 from flopsfit_ds.simulate.kernels import register_kernels
 from flopsfit_ds.simulate.labels import components_of, label_state, watch_engine, watch_loss
 from flopsfit_ds.simulate.patches import apply_patches
@@ -35,7 +36,8 @@ def simulate_rank(job: SimulationJob) -> RankMemory:
     began = time.monotonic()
     apply_patches()
     join_fake_world(job)
-    tracker = LiveMemory(DEVICE_TYPE if job.device == "cuda" else "cpu")
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    tracker = LiveMemory(DEVICE_TYPE if job.device == "cuda" else "cpu", FakeOperations(fake).run)
     device = torch.device("cpu")
     if job.device == "cuda":
         register_device()
@@ -45,7 +47,7 @@ def simulate_rank(job: SimulationJob) -> RankMemory:
             SimulatedAccelerator(job.device_memory_bytes, lambda: tracker.device.live_bytes)
         )
         device = torch.device(DEVICE_TYPE, 0)
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with fake:
         return observe(job, device, tracker, began)
 
 

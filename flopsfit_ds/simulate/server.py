@@ -1,20 +1,29 @@
 """A process that has torch and DeepSpeed loaded and forks a fresh child for every simulation.
 
 The patches of a simulation change PyTorch and DeepSpeed for good, so each job has a process of its own; loading the
-libraries takes seconds, so that is done once.
+libraries takes seconds, so that is done once. As many jobs run side by side as this process may use cores.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import gc
+import importlib
 import io
+import itertools
 import os
 import pickle
-import select
+import selectors
+import signal
 import struct
 import subprocess
 import sys
+import threading
+import time
 import traceback
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import IO, Any
 
@@ -22,6 +31,15 @@ from flopsfit_ds.errors import FlopsfitError
 
 _LENGTH = struct.Struct("<Q")
 _TIMEOUT_SECONDS = 900.0
+_ENDED = "the simulation's process ended without an answer"
+# the last two are imported by DeepSpeed and PyTorch at their first use, which takes seconds
+_PRELOADED = (
+    "flopsfit_ds.simulate.rank",
+    "flopsfit_ds.train.session",
+    "flopsfit_ds.train.model",
+    "torch._dynamo",
+    "deepspeed.runtime.zero.muon.original_muon",
+)
 
 
 class SimulationError(FlopsfitError):
@@ -29,7 +47,7 @@ class SimulationError(FlopsfitError):
 
 
 class SimulationServer:
-    """Runs jobs one after the other, each in a child of a preloaded process; a context manager."""
+    """Runs jobs, each in a child of a preloaded process; a context manager, which any thread may use."""
 
     def __init__(self) -> None:
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "SLURM_"))}
@@ -43,6 +61,12 @@ class SimulationServer:
             stderr=subprocess.DEVNULL,
             env=environment,
         )
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+        self._ended = False
+        self._pending: dict[int, Future[Any]] = {}
+        self._reader = threading.Thread(target=self._read_answers, name="simulation answers", daemon=True)
+        self._reader.start()
 
     def __enter__(self) -> SimulationServer:
         return self
@@ -52,29 +76,50 @@ class SimulationServer:
     ) -> None:
         self.close()
 
-    def run(self, function: str, argument: Any) -> Any:
-        """Call `module:function` with a picklable argument in a fresh child, and return its picklable result.
+    def submit(self, function: str, argument: Any) -> Future[Any]:
+        """Have `module:function` called with a picklable argument in a fresh child; the future has what it returns.
+
+        A call that raises or ends without a result makes the future raise SimulationError, whose message says what
+        stopped it.
 
         Raises:
-            SimulationError: It raised, or ended without a result; the message says what stopped it.
+            SimulationError: The argument cannot be handed over.
         """
-        try:
-            payload = pickle.dumps((function, argument))
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise SimulationError(f"the model cannot be handed to the simulation: {error}") from None
-        assert self._process.stdin is not None
+        future: Future[Any] = Future()
+        with self._lock:
+            number = next(self._numbers)
+            try:
+                payload = pickle.dumps((number, pickle.dumps((function, argument))))
+            except (pickle.PicklingError, AttributeError, TypeError) as error:
+                raise SimulationError(f"the model cannot be handed to the simulation: {error}") from None
+            if self._ended:
+                future.set_exception(SimulationError(_ENDED))
+                return future
+            self._pending[number] = future
+            assert self._process.stdin is not None
+            with contextlib.suppress(OSError):  # then the reader finds the end too, and fails all that is pending
+                _write(self._process.stdin, payload)
+        return future
+
+    def _read_answers(self) -> None:
         assert self._process.stdout is not None
-        try:
-            _write(self._process.stdin, payload)
-            ok, result = pickle.loads(_read(self._process.stdout))
-        except (OSError, EOFError) as error:
-            raise SimulationError(f"the simulation's process ended: {error}") from None
-        if not ok:
-            raise SimulationError(result)
-        return result
+        with contextlib.suppress(OSError, EOFError):
+            while True:
+                number, answer = pickle.loads(_read(self._process.stdout))
+                ok, result = pickle.loads(answer)
+                future = self._pending.pop(number)
+                if ok:
+                    future.set_result(result)
+                else:
+                    future.set_exception(SimulationError(result))
+        with self._lock:
+            self._ended = True
+            for future in self._pending.values():
+                future.set_exception(SimulationError(_ENDED))
+            self._pending.clear()
 
     def close(self) -> None:
-        """End the process; a second time is fine."""
+        """End the process and what it runs; a second time is fine."""
         if self._process.poll() is None:
             assert self._process.stdin is not None
             with contextlib.suppress(BrokenPipeError):
@@ -84,6 +129,7 @@ class SimulationServer:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+        self._reader.join(timeout=5)
 
 
 def _write(stream: IO[bytes], payload: bytes) -> None:
@@ -92,57 +138,115 @@ def _write(stream: IO[bytes], payload: bytes) -> None:
 
 
 def _read(stream: IO[bytes]) -> bytes:
-    head = stream.read(_LENGTH.size)
-    if len(head) < _LENGTH.size:
-        raise EOFError("no answer")
-    (length,) = _LENGTH.unpack(head)
-    return stream.read(length)
+    (length,) = _LENGTH.unpack(_read_exactly(stream, _LENGTH.size))
+    return _read_exactly(stream, length)
 
 
-def _serve() -> None:
-    """Read jobs from stdin until it closes; answers go to what was stdout, where libraries cannot write into them."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    _preload()
-    while True:
+def _read_exactly(stream: IO[bytes], length: int) -> bytes:
+    parts = bytearray()
+    while len(parts) < length:
+        part = stream.read(length - len(parts))
+        if not part:
+            raise EOFError("no answer")
+        parts += part
+    return bytes(parts)
+
+
+@dataclass
+class _Child:
+    """A process at work on a job.
+
+    Attributes:
+        number: Of the job.
+        process_id: Of the process.
+        pipe: Where its answer comes from.
+        deadline: `time.monotonic()` after which it is ended.
+        answer: What has come so far.
+    """
+
+    number: int
+    process_id: int
+    pipe: int
+    deadline: float
+    answer: io.BytesIO = field(default_factory=io.BytesIO)
+
+
+class _Forker:
+    """The loaded process: reads jobs from stdin until it closes, and writes answers to what was stdout."""
+
+    def __init__(self) -> None:
+        self._answers = os.fdopen(os.dup(1), "wb")
+        os.dup2(2, 1)  # libraries cannot write into the answers
+        self._jobs = os.fdopen(os.dup(0), "rb", buffering=0)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # a child may not keep the pipe open
+        self._waiting: collections.deque[tuple[int, bytes]] = collections.deque()
+        self._children: dict[int, _Child] = {}
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._jobs, selectors.EVENT_READ)
+
+    def serve(self) -> None:
+        """Work until there is nobody to work for."""
+        limit = len(os.sched_getaffinity(0))
+        while True:
+            for key, _ in self._selector.select(timeout=1.0 if self._children else None):
+                if key.fileobj is not self._jobs:
+                    self._collect(self._children[key.fd])
+                elif not self._take_job():
+                    return
+            now = time.monotonic()
+            for child in self._children.values():
+                if now > child.deadline:
+                    os.kill(child.process_id, signal.SIGKILL)
+            while self._waiting and len(self._children) < limit:
+                self._fork(*self._waiting.popleft())
+
+    def _take_job(self) -> bool:
         try:
-            payload = _read(sys.stdin.buffer)
+            self._waiting.append(pickle.loads(_read(self._jobs)))
         except EOFError:
+            for child in self._children.values():
+                os.kill(child.process_id, signal.SIGKILL)
+                os.waitpid(child.process_id, 0)
+            return False
+        return True
+
+    def _fork(self, number: int, payload: bytes) -> None:
+        reading, writing = os.pipe()
+        process_id = os.fork()
+        if process_id == 0:
+            os.close(self._answers.fileno())  # so that nobody waits for answers of a server that is gone
+            os.close(self._jobs.fileno())
+            os.close(reading)
+            with os.fdopen(writing, "wb") as stream:
+                stream.write(_answer(payload))
+            os._exit(0)
+        os.close(writing)
+        self._children[reading] = _Child(number, process_id, reading, time.monotonic() + _TIMEOUT_SECONDS)
+        self._selector.register(reading, selectors.EVENT_READ)
+
+    def _collect(self, child: _Child) -> None:
+        part = os.read(child.pipe, 1 << 16)
+        if part:
+            child.answer.write(part)
             return
-        _write(answers, _fork(payload))
+        self._selector.unregister(child.pipe)
+        os.close(child.pipe)
+        del self._children[child.pipe]
+        _, status = os.waitpid(child.process_id, 0)
+        code, answer = os.waitstatus_to_exitcode(status), child.answer.getvalue()
+        if code != 0:  # also a child that ended within its answer
+            answer = pickle.dumps((False, f"its process ended with status {code}"))
+        _write(self._answers, pickle.dumps((child.number, answer)))
 
 
 def _preload() -> None:
+    for name in _PRELOADED:
+        importlib.import_module(name)
     import torch
 
-    import flopsfit_ds.simulate.rank  # noqa: F401
-
     torch.set_num_threads(1)
-
-
-def _fork(payload: bytes) -> bytes:
-    """Run a job in a child and return its pickled answer."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        with os.fdopen(writing, "wb") as stream:
-            stream.write(_answer(payload))
-        os._exit(0)
-    os.close(writing)
-    chunks = io.BytesIO()
-    with os.fdopen(reading, "rb") as stream:
-        while select.select([stream], [], [], _TIMEOUT_SECONDS)[0]:
-            chunk = os.read(stream.fileno(), 1 << 16)
-            if not chunk:
-                break
-            chunks.write(chunk)
-        else:
-            os.kill(child, 9)
-    _, status = os.waitpid(child, 0)
-    if chunks.tell() == 0:
-        return pickle.dumps((False, f"its process ended with status {os.waitstatus_to_exitcode(status)}"))
-    return chunks.getvalue()
+    gc.collect()
+    gc.freeze()  # children share these objects, and need not look through them
 
 
 def _answer(payload: bytes) -> bytes:
@@ -159,4 +263,5 @@ def _answer(payload: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    _serve()
+    _preload()
+    _Forker().serve()

@@ -11,7 +11,7 @@ import bisect
 import contextlib
 import itertools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,10 +129,12 @@ class LiveMemory(TorchDispatchMode):
 
     Args:
         device_type: `torch.device(...).type` of the device; where it is `cpu`, host and device are one.
+        run: Runs an operation, given its arguments and keyword arguments; without it, PyTorch does.
     """
 
-    def __init__(self, device_type: str) -> None:
+    def __init__(self, device_type: str, run: Callable[[Any, Any, Any], Any] | None = None) -> None:
         super().__init__()
+        self._run = run or _run
         self.device = Ledger()
         self.host = self.device if device_type == "cpu" else Ledger()
         self.modules = ModuleTrail()
@@ -144,7 +146,7 @@ class LiveMemory(TorchDispatchMode):
         """Run an operation and count what it returns; make up a value where one is read out of a fake tensor."""
         if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             return _plausible_value(args[0])
-        out = func(*args, **(kwargs or {}))
+        out = self._run(func, args, kwargs or {})
         if isinstance(out, torch.Tensor):
             self._see(out, func, args)
         elif isinstance(out, (tuple, list)):
@@ -214,6 +216,10 @@ class LiveMemory(TorchDispatchMode):
 
     def _is_weight(self, tensor: torch.Tensor) -> bool:
         return self.category_of(tensor) in ("parameters", "gathered_parameters")
+
+
+def _run(operation: Any, args: Any, kwargs: Any) -> Any:
+    return operation(*args, **kwargs)
 
 
 def _plausible_value(tensor: torch.Tensor) -> float | int | bool:

@@ -74,7 +74,7 @@ def test_frozen_parameters_have_no_states(simulator):
 def test_results_are_kept_by_content(simulator, monkeypatch):
     strategy = Strategy(0, 1, 2, False, "none", "fp32")
     first, _ = estimate(simulator, strategy)
-    monkeypatch.setattr("flopsfit_ds.simulate.server.SimulationServer.run", None)  # a second run would fail
+    monkeypatch.setattr("flopsfit_ds.simulate.server.SimulationServer.submit", None)  # a second run would fail
     assert estimate(simulator, strategy)[0] == first
     files = list(cache_folder().glob("*.json"))
     assert files

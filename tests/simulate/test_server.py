@@ -1,0 +1,85 @@
+"""The process that simulations are forked from: jobs side by side, and what is left when one of them dies."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flopsfit_ds.simulate.server import SimulationError, SimulationServer
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[SimulationServer]:
+    with SimulationServer() as started:
+        yield started
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core runs one job at a time")
+def test_jobs_run_side_by_side(server, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    # each of the two waits for the other
+    jobs = [server.submit("subprocess:call", ["sh", "-c", command]) for command in (f"cat {pipe}", f"echo > {pipe}")]
+    assert [job.result(timeout=60) for job in jobs] == [0, 0]
+
+
+def test_a_job_that_dies_fails_alone(server):
+    jobs = [server.submit("os:_exit", 3), server.submit("builtins:abs", -5), server.submit("math:sqrt", -1.0)]
+    with pytest.raises(SimulationError, match="ended with status 3"):
+        jobs[0].result(timeout=60)
+    assert jobs[1].result(timeout=60) == 5
+    with pytest.raises(SimulationError, match="ValueError"):
+        jobs[2].result(timeout=60)
+    assert server.submit("builtins:abs", -6).result(timeout=60) == 6
+
+
+def test_answers_belong_to_their_questions(server):
+    jobs = [server.submit("builtins:abs", -number) for number in range(20)]
+    assert [job.result(timeout=60) for job in jobs] == list(range(20))
+
+
+def test_a_job_that_cannot_be_handed_over_is_refused(server):
+    with pytest.raises(SimulationError, match="cannot be handed"):
+        server.submit("builtins:abs", lambda: None)
+
+
+def test_a_server_that_is_killed_fails_what_waits_and_what_comes():
+    ended = SimulationServer()
+    waiting = ended.submit("time:sleep", 60)
+    ended._process.kill()
+    with pytest.raises(SimulationError, match="process ended"):
+        waiting.result(timeout=60)
+    with pytest.raises(SimulationError, match="process ended"):
+        ended.submit("builtins:abs", -1).result(timeout=60)
+    ended.close()
+
+
+def test_the_end_of_the_caller_ends_server_and_jobs(tmp_path):
+    job, caller = tmp_path / "job", tmp_path / "caller.py"
+    caller.write_text(
+        "import os, pathlib, time\n"
+        "from flopsfit_ds.simulate.server import SimulationServer\n"
+        "server = SimulationServer()\n"
+        f"server.submit('subprocess:call', ['sh', '-c', 'echo $PPID > {job}.part; mv {job}.part {job}; sleep 60'])\n"
+        f"while not pathlib.Path({str(job)!r}).exists(): time.sleep(0.05)\n"
+        "print(server._process.pid, flush=True)\n"
+        "os._exit(0)\n"
+    )
+    done = subprocess.run([sys.executable, str(caller)], capture_output=True, text=True, check=True, timeout=120)
+    deadline = time.monotonic() + 30
+    while any(lives(int(number)) for number in (done.stdout, job.read_text())):
+        assert time.monotonic() < deadline, "the server or its job outlived the caller"
+        time.sleep(0.05)
+
+
+def lives(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+        state = Path(f"/proc/{process_id}/stat").read_text().rsplit(") ", 1)[1][0]
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+    return state != "Z"  # a zombie is only waiting to be noticed
