@@ -24,6 +24,7 @@ install_packages() {
   rm -f /usr/sbin/policy-rc.d
 }
 
+# cred_expire: a requeued job waits until its credentials have expired, which is two minutes if nothing is said
 write_settings() {
   mkdir -p "$folder"/{spool.n1,spool.n2,state,log,munge,mysql,gpus}
   chmod 755 "$folder"
@@ -38,7 +39,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=socket=$folder/munge/socket
+AuthInfo=socket=$folder/munge/socket,cred_expire=10
 StateSaveLocation=$folder/state
 SlurmdSpoolDir=$folder/spool.%n
 SlurmctldPidFile=$folder/slurmctld.pid

@@ -3,58 +3,38 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flopsfit_ds.engine.launch import LaunchedRank
 from flopsfit_ds.engine.signals import Signals
 from flopsfit_ds.engine.slots import NodeSlots
-from flopsfit_ds.errors import LaunchError
+from flopsfit_ds.errors import LaunchError, RecordError
+from flopsfit_ds.records import SweepFolder
+from flopsfit_ds.storage import read_json, write_json
 from flopsfit_ds.train.order import WorkerOrder
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-JOIN_PATIENCE_SECONDS = 300.0
-"""For all nodes to have loaded, from when the first one asks."""
+JOIN_PATIENCE_SECONDS = 600.0
+"""For all nodes to have loaded, from when the first one asks, and for the first to have settled and checked a plan."""
 SILENCE_SECONDS = 60.0
 """A node, or the driver, that has not been heard for so long is lost."""
 _BEAT_SECONDS = 1.0
-_FIRST_PORT, _NUM_PORTS = 20000, 20000
 _num_sweeps = 0
 
 
-def rendezvous_address(environment: Mapping[str, str]) -> tuple[str, int]:
-    """Where rank 0 can be reached: as the launcher says, or under `srun` the first node and a port of the job's own.
+def open_control_store(place: LaunchedRank, folder: SweepFolder, environment: Mapping[str, str]) -> tuple[Store, str]:
+    """The store that all nodes share, and the host that it is on.
 
-    Raises:
-        LaunchError: Nothing says.
-    """
-    if "MASTER_ADDR" in environment and "MASTER_PORT" in environment:
-        return environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
-    nodes = environment.get("SLURM_STEP_NODELIST", environment.get("SLURM_JOB_NODELIST"))
-    program = shutil.which("scontrol")
-    if nodes is None or program is None:
-        raise LaunchError("several nodes, and no MASTER_ADDR and MASTER_PORT: the launcher must set both")
-    names = subprocess.run(
-        [program, "show", "hostnames", nodes], capture_output=True, text=True, timeout=60, check=False
-    )
-    if names.returncode or not names.stdout.split():
-        raise LaunchError(f"scontrol show hostnames {nodes}: {names.stderr.strip()}; set MASTER_ADDR and MASTER_PORT")
-    job = int(environment["SLURM_JOB_ID"]) * 31 + int(environment.get("SLURM_STEP_ID", "0"))
-    return names.stdout.split()[0], _FIRST_PORT + job % _NUM_PORTS
-
-
-def open_control_store(place: LaunchedRank, address: tuple[str, int]) -> Store:
-    """The store that all nodes share: the launcher's where it runs one, else hosted by rank 0.
-
-    Every rank that works calls this once a sweep.
+    It is the launcher's where it runs one, else hosted by rank 0: where the launcher says, or under plain `srun` on a
+    free port that the other nodes find in the sweep's folder. Every rank that works calls this once a sweep.
 
     Raises:
         LaunchError: It cannot be opened.
@@ -63,14 +43,54 @@ def open_control_store(place: LaunchedRank, address: tuple[str, int]) -> Store:
 
     global _num_sweeps
     _num_sweeps += 1
-    is_host = place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    if "MASTER_ADDR" not in environment or "MASTER_PORT" not in environment:
+        return meet(place, folder.path / "slurm" / f"{_step_name(environment)}.{_num_sweeps}.json")
+    host, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
+    is_host = place.rank == 0 and environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     patience = timedelta(seconds=JOIN_PATIENCE_SECONDS)
     try:
-        store = TCPStore(*address, is_master=is_host, wait_for_workers=False, timeout=patience)
+        store = TCPStore(host, port, is_master=is_host, wait_for_workers=False, timeout=patience)
     except RuntimeError as error:
         remedy = "give the launcher another --master_port" if is_host else "does the node's network reach it?"
-        raise LaunchError(f"{address[0]}:{address[1]}: {str(error).splitlines()[0]}; {remedy}") from None
-    return PrefixStore(f"flopsfit-ds/{_num_sweeps}", store)
+        raise LaunchError(f"{host}:{port}: {str(error).splitlines()[0]}; {remedy}") from None
+    return PrefixStore(f"flopsfit-ds/{_num_sweeps}", store), host
+
+
+def _step_name(environment: Mapping[str, str]) -> str:
+    """What no other step of the cluster, and no earlier life of a requeued job, is called.
+
+    Raises:
+        LaunchError: This is no job step of SLURM.
+    """
+    if "SLURM_JOB_ID" not in environment:
+        raise LaunchError("several nodes, and no MASTER_ADDR and MASTER_PORT: the launcher must set both")
+    return ".".join(environment.get(f"SLURM_{name}", "0") for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT"))
+
+
+def meet(place: LaunchedRank, path: Path) -> tuple[Store, str]:
+    """A store that nodes share: hosted by the first on a free port, found through a file in the sweep's folder.
+
+    Raises:
+        LaunchError: The first node has not shown up.
+        SweepFolderError: The file cannot be written.
+    """
+    from torch._C._distributed_c10d import TCPStore
+
+    patience = timedelta(seconds=JOIN_PATIENCE_SECONDS)
+    if place.node == 0:
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=patience)
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, {"host": socket.gethostname(), "port": store.port})
+        return store, socket.gethostname()
+    deadline = time.monotonic() + JOIN_PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            address = read_json(path)
+        except (FileNotFoundError, RecordError):
+            time.sleep(0.5)
+            continue
+        return TCPStore(address["host"], address["port"], is_master=False, timeout=patience), address["host"]
+    raise LaunchError(f"{path} has not appeared; the sweep's folder must be shared by all nodes")
 
 
 class Mailbox:

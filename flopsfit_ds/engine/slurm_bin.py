@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING
 
+from flopsfit_ds.engine.control import meet
 from flopsfit_ds.engine.launch import LaunchedRank
 from flopsfit_ds.engine.lease import Lease
 from flopsfit_ds.engine.progress import Silence
 from flopsfit_ds.engine.signals import Signals, SweepStoppedError
 from flopsfit_ds.engine.sweep import Program, Sweep
-from flopsfit_ds.errors import LaunchError, RecordError
 from flopsfit_ds.plan import RunPlan, SweepPlan
 from flopsfit_ds.records import SweepFolder
-from flopsfit_ds.storage import JsonLines, read_json, write_json
+from flopsfit_ds.storage import JsonLines
 from flopsfit_ds.train.order import WorkerTask
 
-if TYPE_CHECKING:
-    from torch._C._distributed_c10d import Store
-
 _log = logging.getLogger(__name__)
-_JOIN_SECONDS = 600.0
 _END_SECONDS = 180.0
 """Longer than clusters leave between SIGTERM and SIGKILL."""
 
@@ -94,7 +86,7 @@ class Bin:
             store = None
             if num_nodes > 1:
                 address = folder.path / "slurm" / f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}.json"
-                store = _meet(place, address)
+                store = meet(place, address)
             if node != 0:
                 assert store is not None
                 return f"left with {sweep.serve(place, store[0], signals)}"
@@ -133,27 +125,3 @@ def _await_the_end(job: str, signals: Signals) -> None:
 def _environment() -> dict[str, str]:
     """What a node offers is the job's matter, not that of variables by which SLURM would look like a launcher."""
     return {name: value for name, value in os.environ.items() if not name.startswith("SLURM_") and name != "RANK"}
-
-
-def _meet(place: LaunchedRank, path: Path) -> tuple[Store, str]:
-    """A store that the job's nodes share: hosted by the first on a free port, found through the sweep's folder.
-
-    Raises:
-        LaunchError: The first node has not shown up.
-    """
-    from torch._C._distributed_c10d import TCPStore
-
-    patience = timedelta(seconds=_JOIN_SECONDS)
-    if place.node == 0:
-        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=patience)
-        write_json(path, {"host": socket.gethostname(), "port": store.port})
-        return store, socket.gethostname()
-    deadline = time.monotonic() + _JOIN_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            address = read_json(path)
-        except (FileNotFoundError, RecordError):
-            time.sleep(0.5)
-            continue
-        return TCPStore(address["host"], address["port"], is_master=False, timeout=patience), address["host"]
-    raise LaunchError(f"{path} has not appeared; the sweep's folder must be shared by all nodes")

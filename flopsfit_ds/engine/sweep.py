@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from flopsfit_ds.engine.agent import NodeAgent
-from flopsfit_ds.engine.control import RemoteNode, open_control_store, rendezvous_address
+from flopsfit_ds.engine.control import RemoteNode, open_control_store
 from flopsfit_ds.engine.driver import Driver
 from flopsfit_ds.engine.folder import conclude, record_measured, review_plan, runs_to_do, settle, write_plan
 from flopsfit_ds.engine.jobs import fitting, job_of
@@ -103,7 +103,8 @@ def run_sweep(
         code = 1
         try:
             if place is not None and place.node != 0:
-                code = sweep.serve(place, open_control_store(place, rendezvous_address(os.environ)), signals)
+                store, _ = open_control_store(place, SweepFolder(plan.folder), os.environ)
+                code = sweep.serve(place, store, signals)
                 sys.exit(code)
             records = sweep.drive(place, signals)
             code = 0 if all(record.status in ("completed", "diverged") for record in records) else 1
@@ -146,8 +147,7 @@ class Sweep:
             write_plan(plan, folder)
             store = None
             if place is not None and place.num_nodes > 1:
-                address = rendezvous_address(os.environ)
-                store = (open_control_store(place, address), address[0])
+                store = open_control_store(place, folder, os.environ)
             recorder = Recorder(plan, git_commit(Path.cwd()))
             try:
                 replace(self, plan=plan).carry_out(plan.runs, place, store, signals, lease, folder.events)

@@ -19,7 +19,7 @@ name: hosts
 output_root: {root}
 model: {{vocab_size: 256, context_length: 32, head_dim: 8, width_per_layer: 32}}
 data: {{source: python-stdlib, heldout_tokens: 2k}}
-design: {{method: points, points: [{{num_params: 11k, num_tokens: 40k}}, {{num_params: 25k, num_tokens: 40k}}]}}
+design: {{method: points, points: [{{num_params: 11k, num_tokens: 20k}}]}}
 training: {{global_batch_tokens: 1024, learning_rates: [6e-3], precision: fp32}}
 hardware: {{device: cpu, gpus_per_node: 1, num_nodes: 2}}
 placement: {{num_gpus: [2], zero_stages: [2]}}
@@ -72,9 +72,8 @@ def test_deepspeed_with_a_hostfile_over_two_namespaces(two_hosts, tmp_path):
         process.wait(300)
     logs = "\n".join(path.read_text()[-3000:] for path in sorted(tmp_path.glob("log.*.txt")))
     records = list(SweepFolder(tmp_path / "hosts").records())
-    assert [record.status for record in records] == ["completed"] * 2, logs
-    for record in records:
-        assert record.observed is not None
-        assert (record.observed.world_size, record.observed.zero_stage) == (2, 2)
-        first, second = (slot.rpartition(":")[0] for slot in record.attempts[-1].slots)
-        assert first != second, "the two ranks are on different hosts"
+    assert [record.status for record in records] == ["completed"], logs
+    assert records[0].observed is not None
+    assert (records[0].observed.world_size, records[0].observed.zero_stage) == (2, 2)
+    first, second = (slot.rpartition(":")[0] for slot in records[0].attempts[-1].slots)
+    assert first != second, "the two ranks are on different hosts"

@@ -15,11 +15,25 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
+
+from toy import CHECKPOINT_STEPS, steps_trained_twice, undisturbed_loss
+
 from flopsfit_ds.records import SweepFolder
 
 ROOT = Path(__file__).parents[2]
 TOYS = ROOT / "tests" / "engine"
 pytestmark = pytest.mark.slurm
+SPEC = """
+name: toy
+output_root: {root}
+model: {{vocab_size: 256, context_length: 32, head_dim: 8, width_per_layer: 32}}
+data: {{source: python-stdlib, heldout_tokens: 2k}}
+design: {{method: points, points: [{{num_params: 11k, num_tokens: 20k}}]}}
+training: {{global_batch_tokens: 1024, learning_rates: [6e-3], precision: fp32}}
+hardware: {{device: cpu, gpus_per_node: 1, num_nodes: 2}}
+placement: {{num_gpus: [2], zero_stages: [2]}}
+"""
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +88,7 @@ class Cluster:
         process = self.start(*arguments)
         assert process.wait(timeout) == 0, self.log
         records = list(self.sweep.records())
-        assert [record.loss for record in records] == [toy_loss()] * int(arguments[0])
+        assert [record.loss for record in records] == [undisturbed_loss()] * int(arguments[0])
         return records
 
     def job_ids(self):
@@ -89,13 +103,6 @@ class Cluster:
                 return
             time.sleep(0.1)
         pytest.fail(self.log)
-
-
-def toy_loss():
-    loss = 1.0
-    for step in range(1, 21):
-        loss = (loss * 31 + step) % 1009
-    return loss / 1000
 
 
 def test_small_points_share_a_job_and_one_goes_on_when_its_submitter_is_killed(cluster):
@@ -126,15 +133,17 @@ def test_a_point_on_two_nodes(cluster):
     assert cluster.call("sacct", "-n", "-X", "-P", "-j", cluster.job_ids()[0], "-o", "NodeList").strip() == "n[1-2]"
 
 
-def test_a_job_cancelled_by_an_administrator_is_submitted_again(cluster):
+def test_a_job_cancelled_by_an_administrator_is_submitted_again(cluster, faults):
+    faults.inject("a SLURM job cancelled")
     process = cluster.start(1, "[1]", 2, 0.4)
     cluster.wait_for_steps(5)
     cluster.call("scancel", cluster.job_ids()[0])
     assert process.wait(120) == 0, cluster.log
     (record,) = cluster.sweep.records()
-    assert record.loss == toy_loss()
+    assert record.loss == undisturbed_loss()
     assert any(f"SLURM job {cluster.job_ids()[0]} ended as CANCELLED" in a.reason for a in record.attempts[:-1])
     assert record.attempts[-1].start_step >= 5
+    faults.cost("a SLURM job cancelled", steps_trained_twice(cluster.sweep.path), allowed=CHECKPOINT_STEPS)
 
 
 def test_a_partition_that_does_not_exist(cluster):
@@ -151,15 +160,36 @@ def test_no_more_jobs_at_once_than_allowed(cluster):
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(times))
 
 
+def test_a_sweep_under_plain_srun_on_two_nodes(cluster):
+    """One allocation, one rank a node, no launcher but `srun`, which sets no RANK and no MASTER_ADDR."""
+    (cluster.folder / "spec.yaml").write_text(SPEC.format(root=cluster.folder / "outputs"))
+    command = ["salloc", "-N2", "--ntasks-per-node=1", "srun", "-N2", "--ntasks-per-node=1", sys.executable]
+    answer = subprocess.run(
+        [*command, str(ROOT / "scripts" / "sweep.py"), "spec.yaml"],
+        env=cluster.environment, capture_output=True, text=True, timeout=240, check=False, cwd=cluster.folder,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    (record,) = cluster.sweep.records()
+    assert record.status == "completed"
+    assert (record.observed.world_size, record.observed.zero_stage) == (2, 2)
+    first, second = (slot.rpartition(":")[0] for slot in record.attempts[-1].slots)
+    assert first != second, "one rank on each node"
+    (step,) = cluster.sweep.path.glob("slurm/*.json")
+    steps = cluster.call("sacct", "-n", "-P", "-j", step.name.partition(".")[0], "-o", "JobID,NodeList,NTasks")
+    assert f"{step.name.partition('.')[0]}.0|n[1-2]|2" in steps.split()
+
+
 @pytest.mark.slow
-def test_preempted_in_the_middle_requeued_and_completed(cluster):
-    process = cluster.start(1, "[1]", 2, 1.0)
+def test_preempted_in_the_middle_requeued_and_completed(cluster, faults):
+    faults.inject("preemption by SLURM")
+    process = cluster.start(1, "[1]", 2, 0.7)
     cluster.wait_for_steps(5)
     victim = cluster.job_ids()[0]
-    cluster.call("sbatch", "-p", "high", "--exclusive", "-N2", "-o", "/dev/null", "--wrap", "sleep 5")
+    cluster.call("sbatch", "-p", "high", "--exclusive", "-N2", "-o", "/dev/null", "--wrap", "sleep 1")
     assert process.wait(300) == 0, cluster.log
     (record,) = cluster.sweep.records()
-    assert record.loss == toy_loss()
+    assert record.loss == undisturbed_loss()
     assert [attempt.outcome for attempt in record.attempts] == ["preempted", "completed"]
     assert record.attempts[1].start_step > 5, "the checkpoint was written when the signal came"
     assert cluster.job_ids() == [victim], "requeued by the cluster, not submitted again"
+    faults.cost("preemption by SLURM", steps_trained_twice(cluster.sweep.path), allowed=0)
