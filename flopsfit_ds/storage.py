@@ -40,9 +40,12 @@ def atomic_write(path: Path, content: str | bytes, *, durable: bool = True) -> N
     except OSError as error:
         with suppress(OSError):  # a folder that has turned read-only does not even allow this
             temporary.unlink(missing_ok=True)
-        raise SweepFolderError(
-            f"{path}: cannot be written: {error.strerror}; free space or change output_root"
-        ) from None
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path, error: OSError) -> SweepFolderError:
+    """What a user is told of a write that failed."""
+    return SweepFolderError(f"{path}: cannot be written: {error.strerror}; free space or change output_root")
 
 
 def fsync_folder(folder: Path) -> None:
@@ -101,18 +104,28 @@ class JsonLines:
         self.num_damaged = 0
 
     def append(self, value: dict[str, Any]) -> None:
-        """Add one line, whole: one write call on a file opened for appending."""
+        """Add one line, whole: one write call on a file opened for appending; errors as of `extend`."""
         self.extend([value])
 
     def extend(self, values: Sequence[dict[str, Any]]) -> None:
-        """Add lines in one write call."""
-        line = _encode_lines(values)
+        """Add lines in one write call.
+
+        Raises:
+            SweepFolderError: The file cannot be written, or not all of the lines; the next line starts anew.
+        """
+        try:
+            self._extend(_encode_lines(values))
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
+
+    def _extend(self, lines: bytes) -> None:
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             size = os.fstat(descriptor).st_size
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                line = b"\n" + line  # the line before was torn by a kill
-            os.write(descriptor, line)
+                lines = b"\n" + lines  # the line before was torn by a kill
+            while lines := lines[os.write(descriptor, lines) :]:
+                pass  # only a disk that has just become full takes a part; the next call then says so
         finally:
             os.close(descriptor)
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from flopsfit_ds.errors import RecordError
 from flopsfit_ds.storage import fsync_folder, read_json, write_json
+from flopsfit_ds.units import format_bytes
 
 TAG = "state"
 """Folder of DeepSpeed's own files inside a checkpoint."""
@@ -54,6 +55,14 @@ class SavedState:
 def temporary_folder(folder: Path, step: int) -> Path:
     """Where all ranks write the checkpoint of a step before it is committed."""
     return folder / f".step-{step}.tmp"
+
+
+def shortage(folder: Path, num_bytes: int) -> str | None:
+    """Why `num_bytes` cannot be written below a folder, in words; None where there is room."""
+    free = shutil.disk_usage(folder).free
+    if free >= num_bytes:
+        return None
+    return f"{format_bytes(num_bytes)} are needed and {format_bytes(free)} are free in {folder}"
 
 
 def commit_checkpoint(folder: Path, state: SavedState) -> None:

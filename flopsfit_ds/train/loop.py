@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from flopsfit_ds.plan import RunPlan
 from flopsfit_ds.train.batches import to_device
-from flopsfit_ds.train.checkpoint import TAG, SavedState, commit_checkpoint, temporary_folder
+from flopsfit_ds.train.checkpoint import TAG, SavedState, commit_checkpoint, shortage, temporary_folder
 from flopsfit_ds.train.metrics import MetricsLog
 from flopsfit_ds.train.order import WorkerOrder, WorkerTask
 from flopsfit_ds.train.resume import ResumePoint, load
@@ -24,6 +24,7 @@ from flopsfit_ds.train.session import Session
 from flopsfit_ds.train.universal import client_state
 
 _log = logging.getLogger(__name__)
+_CHECKPOINT_MARGIN_BYTES = 2**20
 _SMOOTHING_STEPS = 20
 _DIVERGED_FACTOR = 2.0
 
@@ -41,7 +42,7 @@ class DivergedError(Exception):
 
 
 class PreemptedError(Exception):
-    """The run was asked to stop; a checkpoint is written."""
+    """The run was asked to stop; a checkpoint is written, where there was room."""
 
 
 @dataclass
@@ -135,7 +136,8 @@ def train(
         if agreed.stop or (agreed.checkpoint_due and progress.step < run.num_steps):
             heartbeat("checkpoint")
             metrics.flush()
-            _save(session, order, run, progress, checkpoints)
+            if _has_room(session, order, checkpoints):
+                _save(session, order, run, progress, checkpoints)
             last_checkpoint = time.monotonic()
             began = last_checkpoint - (progress.seconds - seconds_before)
         if agreed.stop:
@@ -187,6 +189,19 @@ def _begin(point: ResumePoint) -> Progress:
         return Progress(step=0, start_step=0, seconds=0.0, restarted=point.refused)
     _log.info("resumed at step %d from %s", saved.step, saved.path)
     return Progress(saved.step, start_step=saved.step, seconds=saved.seconds, first_loss=saved.first_loss)
+
+
+def _has_room(session: Session, order: WorkerOrder, folder: Path) -> bool:
+    """Whether a checkpoint fits on the disk, as rank 0 sees it; a run on a full disk goes on without."""
+    trained = session.num_params_trainable
+    needed = 4 * session.num_params_total + 12 * trained + _CHECKPOINT_MARGIN_BYTES  # weights; master copy and moments
+    lacking = shortage(folder, needed) if order.rank == 0 else None
+    if lacking:
+        _log.warning("no checkpoint is written: %s", lacking)
+    fits = torch.tensor(0.0 if lacking else 1.0, device=session.device)
+    if order.world_size > 1:
+        dist.broadcast(fits, src=0)
+    return bool(fits)
 
 
 def _save(session: Session, order: WorkerOrder, run: RunPlan, progress: Progress, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from flopsfit_ds.records import RunFolder
 from flopsfit_ds.storage import JsonLines
 
+_log = logging.getLogger(__name__)
 _FLUSH_EVERY_SECONDS = 1.0
 
 
@@ -20,7 +22,10 @@ class MetricsLog:
         self._waiting: list[dict[str, Any]] = []
         self._last_flush = time.monotonic()
         if self._lines is not None:
-            self._lines.replace([line for line in self._lines.read() if line["step"] <= keep_steps])
+            kept = [line for line in self._lines.read() if line["step"] <= keep_steps]
+            if self._lines.num_damaged:
+                _log.warning("%s: %d damaged lines were dropped", self._lines.path, self._lines.num_damaged)
+            self._lines.replace(kept)
 
     def log(self, step: int, loss: float, learning_rate: float, gradient_norm: Any, seconds: float) -> None:
         """Note one step; `gradient_norm` is a number, a scalar tensor, or None where DeepSpeed computes none."""

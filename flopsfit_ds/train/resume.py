@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -18,11 +17,11 @@ import torch
 import torch.distributed as dist
 
 from flopsfit_ds.errors import SweepFolderError
-from flopsfit_ds.train.checkpoint import TAG, SavedState, clear_leftovers, discard, newest_checkpoint
+from flopsfit_ds.storage import cannot_write
+from flopsfit_ds.train.checkpoint import TAG, SavedState, clear_leftovers, discard, newest_checkpoint, shortage
 from flopsfit_ds.train.order import WorkerOrder
 from flopsfit_ds.train.session import Session
 from flopsfit_ds.train.universal import convert, has_share_of_every_group, inside, load_universal
-from flopsfit_ds.units import format_bytes
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -83,28 +82,20 @@ def _choose(order: WorkerOrder, run_id: str) -> ResumePoint:
     if same or saved.zero_stage == order.zero_stage == 0:  # at stage 0 every rank has all states
         return ResumePoint(saved)
     universal = folder / ".universal.tmp"
-    _check_room(saved, folder)
+    needed = _CONVERSION_FACTOR * sum(path.stat().st_size for path in saved.path.rglob("*"))
+    if lacking := shortage(folder, needed):
+        raise SweepFolderError(
+            f"{saved.path} cannot be converted to another layout: {lacking}; free space or change output_root"
+        )
     try:
         convert(saved, universal)
     except OSError as error:
-        raise SweepFolderError(
-            f"{universal}: cannot be written: {error.strerror}; free space or change output_root"
-        ) from error
+        raise cannot_write(universal, error) from error
     except Exception as error:  # DeepSpeed asserts and raises at will about what it cannot convert
         _log.warning("DeepSpeed's conversion of %s failed", saved.path, exc_info=True)
         clear_leftovers(folder)
         return _refuse(saved, order, f"{type(error).__name__}: {error}")
     return ResumePoint(saved, universal=str(universal))
-
-
-def _check_room(saved: SavedState, folder: Path) -> None:
-    needed = _CONVERSION_FACTOR * sum(path.stat().st_size for path in saved.path.rglob("*"))
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise SweepFolderError(
-            f"{folder}: {format_bytes(needed)} are needed to convert {saved.path.name} to another layout, "
-            f"{format_bytes(free)} are free; free space or change output_root"
-        )
 
 
 def _refuse(saved: SavedState, order: WorkerOrder, reason: str) -> ResumePoint:

@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 import warnings
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +27,7 @@ import transformers
 from torch._C._distributed_c10d import TCPStore
 
 import flopsfit_ds
+from flopsfit_ds.errors import SweepFolderError
 from flopsfit_ds.records import Observed, RunFolder
 from flopsfit_ds.storage import write_json
 from flopsfit_ds.train.evaluate import heldout_loss
@@ -79,6 +81,7 @@ def run_worker(order: WorkerOrder, task: WorkerTask) -> int:
     stop: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: stop.append(number))
     warnings.filterwarnings("ignore", category=UserWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # at each collective
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
     torch.set_num_threads(order.num_threads)
     attempt_folder = RunFolder(Path(order.run_folder)).attempt(order.attempt)
@@ -96,7 +99,8 @@ def run_worker(order: WorkerOrder, task: WorkerTask) -> int:
         content = {"kind": "oom" if out_of_memory else "error", "message": f"{type(error).__name__}: {error}"}
         content["traceback"] = traceback.format_exc()
         _log.error("%s", content["traceback"])
-        write_json(attempt_folder / f"error.{order.rank}.json", content)
+        with suppress(SweepFolderError):  # the disk may be the very thing that failed; log and exit code remain
+            write_json(attempt_folder / f"error.{order.rank}.json", content)
         return EXIT_OUT_OF_MEMORY if out_of_memory else EXIT_FAILED
 
 

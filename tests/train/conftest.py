@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from ranks import Attempt, Layout, RankServer, start, workload_of
+from ranks import Attempt, Layout, RankServer, bench_of, start, workload_of
 from sweeps import MICRO, plan_of, with_values, write_bytes_corpus
+
+from flopsfit_ds.train.order import EXIT_PREEMPTED
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +45,21 @@ def trained(server: RankServer, tmp_path_factory: pytest.TempPathFactory) -> Cal
         return known[key]
 
     return train
+
+
+@pytest.fixture(scope="session")
+def stopped(server: RankServer, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The folder of a run that was stopped at about step 10 in a layout; the same call is trained once."""
+    known: dict[Any, Path] = {}
+
+    def stop(layout: Layout, workload: type | None = None, **changes: Any) -> Path:
+        key = (layout, workload, repr(changes))
+        if key not in known:
+            folder = tmp_path_factory.mktemp("stopped")
+            bench = bench_of(server, folder, layout, workload, **changes)
+            attempt = bench.stop_at(10, signal.SIGTERM)
+            assert attempt.codes == [EXIT_PREEMPTED] * layout.world_size, attempt.logs()
+            known[key] = folder / "run"
+        return known[key]
+
+    return stop

@@ -202,3 +202,18 @@ class Bench:
         attempt.signal(number, rank)
         attempt.codes = attempt.wait()
         return attempt
+
+
+def bench_of(server: RankServer, folder: Path, layout: Layout, workload: type | None = None, **changes: Any) -> Bench:
+    """A bench for the short run with changes to its spec, or with another workload on the same tokens."""
+    bench = Bench(server, folder, layout, with_values(SHORT, **changes))
+    if workload is not None:
+        bench.workload = workload(bench.workload.shape, bench.workload.tokens)
+    return bench
+
+
+def assert_same(resumed: Attempt, undisturbed: Attempt) -> None:
+    """Bit by bit."""
+    assert resumed.losses == undisturbed.losses
+    for key in ("status", "loss", "loss_standard_error", "loss_tokens"):
+        assert resumed.outcome[key] == undisturbed.outcome[key]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,45 +14,18 @@ import pytest
 import torch
 import torch.distributed as dist
 from layout_models import CountedWorkload, SingleScaleWorkload
-from ranks import CHANGES, SHORT, STEPS, Attempt, Bench, Layout
-from sweeps import with_values
+from ranks import CHANGES, STEPS, Attempt, Layout, bench_of
 
 from flopsfit_ds.engine.attempts import Exits, judge
 from flopsfit_ds.errors import SweepFolderError
 from flopsfit_ds.storage import read_json
 from flopsfit_ds.train.checkpoint import commit_checkpoint, newest_checkpoint
-from flopsfit_ds.train.order import EXIT_PREEMPTED, WorkerOrder
+from flopsfit_ds.train.order import WorkerOrder
 from flopsfit_ds.train.resume import agree_on_resume_point
 
 ALONE = Layout(0, 1)
 FROZEN = {"training__frozen_parameters": ["blocks.0.*", "norm.weight"]}
 SCALE_ONLY = {"training__frozen_parameters": ["*norm.weight"]}
-Stopped = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def stopped(server, tmp_path_factory) -> Stopped:
-    """The folder of a run that was stopped at about step 10 in a layout; the same call is trained once."""
-    known: dict[Any, Path] = {}
-
-    def stop(layout: Layout, workload: type | None = None, **changes: Any) -> Path:
-        key = (layout, workload, repr(changes))
-        if key not in known:
-            folder = tmp_path_factory.mktemp("stopped")
-            bench = bench_of(server, folder, layout, workload, **changes)
-            attempt = bench.stop_at(10, signal.SIGTERM)
-            assert attempt.codes == [EXIT_PREEMPTED] * layout.world_size, attempt.logs()
-            known[key] = folder / "run"
-        return known[key]
-
-    return stop
-
-
-def bench_of(server, folder: Path, layout: Layout, workload: type | None, **changes: Any) -> Bench:
-    bench = Bench(server, folder, layout, with_values(SHORT, **changes))
-    if workload is not None:
-        bench.workload = workload(bench.workload.shape, bench.workload.tokens)
-    return bench
 
 
 def go_on(
@@ -166,6 +138,6 @@ def test_without_room_for_a_conversion_the_checkpoint_is_kept(server, trained, s
     before = sorted(path.name for path in (run / "checkpoint").iterdir())
     order = WorkerOrder(str(run), 2, 0, 1, 0, 1, None, "", 0, 1, 2, "none", 8, 1, False)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=1000))
-    with pytest.raises(SweepFolderError, match=r"needed to convert step-\d+ .* 1000 B are free; free space"):
+    with pytest.raises(SweepFolderError, match=r"step-\d+ cannot be converted .* 1000 B are free"):
         agree_on_resume_point(order, run_id_of(run), dist.HashStore())
     assert sorted(path.name for path in (run / "checkpoint").iterdir()) == before

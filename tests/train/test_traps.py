@@ -183,6 +183,10 @@ class TestAccelerateWithDeepSpeed:
         assert all(norm is None for norm in norms[0])
         assert all(norm > 0 for norm in norms[2])
 
+    def test_trap_torch_warns_of_deepspeeds_collectives_at_every_step(self, trained):
+        log = trained(Layout(3, 2, 2)).folder.attempt(1) / "log.0.txt"
+        assert len(log.read_text().splitlines()) < 20, "the log of a long run would fill a disk"
+
     def test_trap_zero_3_parameters_have_no_elements(self, server, tmp_path):
         found = described(server, tmp_path, Layout(3, 2))
         assert found["numel"] < found["counted"]
