@@ -74,6 +74,7 @@ class FakeOperations:
 
     def __init__(self, mode: FakeTensorMode) -> None:
         self._mode = mode
+        mode.cache_enabled = False
         self._known: dict[tuple[Any, ...], tuple[type, tuple[_New | _Same | None, ...]] | None] = {}
         self._states: dict[torch.device, dict[str, Any]] = {}
 

@@ -4,38 +4,74 @@ import dataclasses
 import multiprocessing
 import os
 import socket
+from concurrent.futures import Future
+from typing import Any
 
 import pytest
 
 from flopsfit_ds.architecture import ModelShape
 from flopsfit_ds.ds_config import training_config
 from flopsfit_ds.simulate.results import RankMemory
+from flopsfit_ds.simulate.server import PRELOADED, SimulationServer
 
 pytestmark = pytest.mark.slow
 
 SHAPE = ModelShape(2, 64, 4, 4, 168, 256, 64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Configuration:
+    """One world, as a line of the table."""
+
+    stage: int
+    world: int
+    precision: str
+    accumulation: int = 1
+    offload: str = "none"
+    frozen: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        frozen = " frozen blocks" if self.frozen else ""
+        return (
+            f"ZeRO-{self.stage} W={self.world} {self.precision} GA={self.accumulation} offload={self.offload}{frozen}"
+        )
+
+
 CONFIGURATIONS = [
-    *((stage, world, precision, 1) for world in (1, 2) for stage in (0, 1, 2, 3) for precision in ("fp32", "bf16")),
-    *((stage, 4, "bf16", 2) for stage in (1, 2, 3)),
+    *(Configuration(stage, world, name) for world in (1, 2) for stage in (0, 1, 2, 3) for name in ("fp32", "bf16")),
+    *(Configuration(stage, 4, "bf16", 2) for stage in (1, 2, 3)),
+    *(Configuration(3, 2, "bf16", 1, offload) for offload in ("optimizer", "optimizer and parameters")),
+    *(Configuration(stage, 2, "bf16", 1, frozen=("blocks.*",)) for stage in (0, 2, 3)),
+    *(Configuration(stage, 2, "bf16.enabled") for stage in (0, 1, 2, 3)),
+    Configuration(3, 2, "bf16 states"),
 ]
 
 
-def make_job(stage: int, world: int, precision: str, accumulation: int, rank: int):
+def make_job(configuration: Configuration, rank: int):
     from flopsfit_ds.simulate.case import LanguageModelCase, SimulationJob
 
     total = SHAPE.parameters.total
-    config = training_config(
-        zero_stage=stage,
-        offload="none",
+    trainable = total - SHAPE.parameters.attention - SHAPE.parameters.mlp if configuration.frozen else total
+    config: dict[str, Any] = training_config(
+        zero_stage=configuration.stage,
+        offload="none" if configuration.offload == "none" else "optimizer",
         num_params=total,
-        num_params_trainable=total,
-        world_size=world,
+        num_params_trainable=trainable,
+        world_size=configuration.world,
         micro_batch_size_per_gpu=2,
-        gradient_accumulation_steps=accumulation,
+        gradient_accumulation_steps=configuration.accumulation,
         gradient_clipping=1.0,
-        precision=precision,
+        precision=configuration.precision,
     )
-    return SimulationJob(LanguageModelCase(SHAPE), config, rank, world, False, "cpu", 2**40)
+    if configuration.offload == "optimizer and parameters":
+        config["zero_optimization"]["offload_param"] = {"device": "cpu", "pin_memory": True}
+    if configuration.precision == "bf16.enabled":
+        config["bf16"] = {"enabled": True}
+    if configuration.precision == "bf16 states":
+        config["bf16"] = {"enabled": True, "bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}
+        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    case = LanguageModelCase(SHAPE, configuration.frozen)
+    return SimulationJob(case, config, rank, configuration.world, False, "cpu", 2**40)
 
 
 def run_real(job, port: int, results) -> None:
@@ -58,14 +94,8 @@ def run_real(job, port: int, results) -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     dist.init_process_group("gloo")
     deepspeed.init_distributed("gloo")
-    results.put(("real", observe(job, torch.device("cpu"), LiveMemory("cpu"), 0.0)))
+    results.put(observe(job, torch.device("cpu"), LiveMemory("cpu"), 0.0))
     dist.barrier()
-
-
-def run_simulated(job, results) -> None:
-    from flopsfit_ds.simulate.rank import simulate_rank
-
-    results.put(("simulated", simulate_rank(job)))
 
 
 def free_port() -> int:
@@ -74,30 +104,31 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def both(context, stage: int, world: int, precision: str, accumulation: int) -> dict[tuple[str, int], RankMemory]:
+def real_ranks(context, configuration: Configuration) -> list[RankMemory]:
     port, results = free_port(), context.Queue()
-    jobs = [make_job(stage, world, precision, accumulation, rank) for rank in range(world)]
+    jobs = [make_job(configuration, rank) for rank in range(configuration.world)]
     processes = [context.Process(target=run_real, args=(job, port, results)) for job in jobs]
-    processes += [context.Process(target=run_simulated, args=(job, results)) for job in jobs]
     for process in processes:
         process.start()
     found = [results.get(timeout=240) for _ in processes]
     for process in processes:
         process.join(timeout=60)
-    return {(kind, memory.rank): memory for kind, memory in found}
+    return sorted(found, key=lambda memory: memory.rank)
 
 
-def agreeing(context, stage: int, world: int, precision: str, accumulation: int) -> dict[tuple[str, int], RankMemory]:
-    """`both`, measured again where they differ, at most four times.
+def agreeing(
+    context, configuration: Configuration, simulated: list[Future[RankMemory]]
+) -> list[tuple[RankMemory, RankMemory]]:
+    """Real and simulated ranks, the real ones measured again where they differ, at most four times.
 
     Threads of gloo let go of a collective's buffer when they get to it, on a busy machine within the next phase; what
     differs by more than that differs every time.
     """
     for _ in range(4):
-        found = both(context, stage, world, precision, accumulation)
-        if all(phases(found["real", rank]) == phases(found["simulated", rank]) for rank in range(world)):
-            return found
-    return found
+        pairs = list(zip(real_ranks(context, configuration), [job.result() for job in simulated], strict=True))
+        if all(phases(real) == phases(fake) for real, fake in pairs):
+            break
+    return pairs
 
 
 def phases(memory: RankMemory) -> dict[str, int]:
@@ -109,23 +140,28 @@ def test_every_rank_has_the_same_bytes(monkeypatch, capsys):
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["flopsfit_ds.simulate.rank", "deepspeed.runtime.zero.muon.original_muon"])
+    context.set_forkserver_preload(["pytest", *PRELOADED])
     lines, wrong = [], []
-    for stage, world, precision, accumulation in CONFIGURATIONS:
-        found = agreeing(context, stage, world, precision, accumulation)
-        for rank in range(world):
-            real, simulated = phases(found["real", rank]), phases(found["simulated", rank])
-            line = (
-                f"ZeRO-{stage} W={world} rank {rank} {precision} GA={accumulation}: real {real} simulated {simulated}"
-            )
-            lines.append(line)
-            if real != simulated:
-                wrong.append(line)
-            assert sum(found["simulated", rank].components.values()) == found["simulated", rank].peak_bytes
+    with SimulationServer() as server:
+        simulated = {
+            configuration: [
+                server.submit("flopsfit_ds.simulate.rank:simulate_rank", make_job(configuration, rank))
+                for rank in range(configuration.world)
+            ]
+            for configuration in CONFIGURATIONS
+        }
+        for configuration in CONFIGURATIONS:
+            for real, fake in agreeing(context, configuration, simulated[configuration]):
+                line = f"{configuration} rank {real.rank}: real {phases(real)} simulated {phases(fake)}"
+                lines.append(line)
+                if phases(real) != phases(fake):
+                    wrong.append(line)
+                assert sum(fake.components.values()) == fake.peak_bytes
     with capsys.disabled():
         print("\n" + "\n".join(lines))
     assert not wrong, "\n".join(wrong)
 
 
 def test_a_job_is_described_by_plain_data():
-    assert dataclasses.asdict(make_job(3, 2, "fp32", 1, 0))["config"]["zero_optimization"]["stage"] == 3
+    job = make_job(Configuration(3, 2, "fp32"), 0)
+    assert dataclasses.asdict(job)["config"]["zero_optimization"]["stage"] == 3

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._stats import simple_call_counter
 
 from flopsfit_ds.simulate.fake import FakeOperations
 
@@ -55,8 +56,7 @@ def many_operations() -> list[torch.Tensor]:
 
 
 def questions_to_pytorch() -> int:
-    info = FakeTensorMode.cache_info()
-    return info.hits + info.misses + sum(info.bypasses.values())
+    return simple_call_counter.get("FakeTensorMode.__torch_dispatch__", 0)
 
 
 def test_what_is_remembered_is_what_pytorch_makes():
@@ -70,4 +70,4 @@ def test_what_is_remembered_is_what_pytorch_makes():
         assert described(many_operations()) == expected
     quick = questions_to_pytorch() - start
     assert all(issubclass(kind, FakeTensor) for kind, *_ in expected)
-    assert quick < plain / 4, f"PyTorch was asked {quick} times where {plain} questions had an answer"
+    assert 0 < quick < plain / 4, f"PyTorch was asked {quick} times where {plain} questions had an answer"

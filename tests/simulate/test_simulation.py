@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from flopsfit_ds.architecture import ModelShape
+from flopsfit_ds.ds_config import training_config
 from flopsfit_ds.hardware import resolve_cluster
 from flopsfit_ds.memory import Strategy
 from flopsfit_ds.simulate import SimulationError, Simulator
@@ -58,6 +59,30 @@ def test_offload_moves_states_to_the_host(simulator):
     memory, _ = estimate(simulator, Strategy(3, 2, 1, False, "optimizer", "bf16"))
     assert memory.components.optimizer_states == 0
     assert memory.host_bytes >= 12 * TOTAL / 2
+
+
+@pytest.mark.slow
+def test_offloaded_parameters_leave_the_device_for_the_host(simulator):
+    config = training_config(
+        zero_stage=3,
+        offload="optimizer",
+        num_params=TOTAL,
+        num_params_trainable=TOTAL,
+        world_size=4,
+        micro_batch_size_per_gpu=1,
+        gradient_accumulation_steps=2,
+        gradient_clipping=1.0,
+        precision="bf16",
+    )
+    case, share = LanguageModelCase(SHAPE), TOTAL  # fp32, over four ranks: one byte a parameter
+    kept = simulator.rank(case, config, 1, 4, False, H100)
+    config["zero_optimization"]["offload_param"] = {"device": "cpu", "pin_memory": True}
+    moved = simulator.rank(case, config, 1, 4, False, H100)
+    assert kept.end_bytes - moved.end_bytes == pytest.approx(share, rel=0.02)
+    assert moved.host_peak_bytes - kept.host_peak_bytes == pytest.approx(share, rel=0.02)
+    assert moved.peak_bytes < kept.peak_bytes
+    # small tensors that are never partitioned stay on the device
+    assert moved.components["parameters"] < 0.1 * kept.components["parameters"]
 
 
 @pytest.mark.slow
