@@ -38,7 +38,7 @@ def flip_a_bit(path: Path, position: int) -> None:
 
 
 @pytest.mark.parametrize("layout", SHARDS, ids=lambda layout: f"zero{layout.zero_stage}")
-def test_damage_to_any_file_of_a_checkpoint_is_found_and_named(stopped, tmp_path, layout, caplog):
+def test_damage_to_any_file_of_a_checkpoint_is_found_and_named(stopped, tmp_path, layout, caplog, faults):
     run = shutil.copytree(stopped(layout), tmp_path / "run")
     before, newest = checkpoints_of(run)
     run_id = read_json(newest / "manifest.json")["state"]["run_id"]
@@ -58,6 +58,7 @@ def test_damage_to_any_file_of_a_checkpoint_is_found_and_named(stopped, tmp_path
             assert found.path == before
             assert f"{newest}: passed over" in caplog.text
             assert name.stem in caplog.text
+            faults.inject("damaged checkpoint")
             (newest / name).write_bytes(content)
     (newest / "state" / "planted.pt").write_bytes(b"code of somebody else's")
     assert newest_checkpoint(run / "checkpoint", run_id).path == before
@@ -66,7 +67,9 @@ def test_damage_to_any_file_of_a_checkpoint_is_found_and_named(stopped, tmp_path
 
 
 @pytest.mark.parametrize(("layout", "kind"), [(Layout(0, 1), "model"), (Layout(3, 2), "optim")], ids=["zero0", "zero3"])
-def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(server, stopped, trained, tmp_path, layout, kind):
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+    server, stopped, trained, tmp_path, faults, layout, kind
+):
     bench = Bench(server, tmp_path, layout)
     bench.number = 1
     shutil.copytree(stopped(layout), bench.folder)
@@ -75,6 +78,9 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(server, stopped,
     resumed = bench.finish()
     assert resumed.outcome["start_step"] == int(before.name.removeprefix("step-"))
     assert f"{newest}: passed over" in resumed.logs()
+    faults.inject("damaged checkpoint")
+    steps = [int(path.name.removeprefix("step-")) for path in (before, newest)]
+    faults.cost("damaged checkpoint", steps[1] - resumed.outcome["start_step"], allowed=steps[1] - steps[0])
     assert_same(resumed, trained(layout, **CHANGES))
 
 
@@ -89,7 +95,7 @@ def test_with_every_checkpoint_damaged_a_run_starts_over(server, stopped, traine
     assert_same(resumed, trained(bench.layout, **CHANGES))
 
 
-def test_damaged_lines_of_metrics_are_dropped_and_said(server, stopped, trained, tmp_path):
+def test_damaged_lines_of_metrics_are_dropped_and_said(server, stopped, trained, tmp_path, faults):
     bench = Bench(server, tmp_path, Layout(0, 1))
     bench.number = 1
     shutil.copytree(stopped(bench.layout), bench.folder)
@@ -98,6 +104,7 @@ def test_damaged_lines_of_metrics_are_dropped_and_said(server, stopped, trained,
     flip_a_bit(path, sum(map(len, lines[:4])) + 30)  # in the line of step 5
     os.truncate(path, path.stat().st_size - 7)  # and the last line is torn
     resumed = bench.finish()
+    faults.inject("damaged metrics line", 2)
     assert "metrics.jsonl: 2 damaged lines were dropped" in resumed.logs()
     undisturbed = trained(bench.layout, **CHANGES)
     expected = [line for line in undisturbed.folder.metrics.read() if line["step"] not in (5, len(lines))]
@@ -123,12 +130,15 @@ def fill(folder: Path, leave_bytes: int) -> None:
         stream.write(bytes(shutil.disk_usage(folder).free - leave_bytes))
 
 
-def test_a_disk_too_full_for_a_checkpoint_costs_the_checkpoint_and_not_the_run(server, trained, tmp_path, small_disk):
+def test_a_disk_too_full_for_a_checkpoint_costs_the_checkpoint_and_not_the_run(
+    server, trained, tmp_path, small_disk, faults
+):
     bench = Bench(server, tmp_path, Layout(2, 2))
     bench.folder = small_disk / "run"
     bench.stop_at(10, signal.SIGTERM)
     kept = checkpoints_of(bench.folder)
     fill(small_disk, leave_bytes=300_000)
+    faults.inject("disk full")
     attempt = bench.start(checkpoint_every_seconds=0.0)
     assert attempt.wait() == [0, 0], attempt.logs()
     assert "no checkpoint is written: 1.1 MiB are needed and" in attempt.logs()

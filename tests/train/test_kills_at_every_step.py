@@ -57,7 +57,7 @@ def steps_in(folder: Path) -> set[int]:
     ],
     ids=["first", "next", "same-step-again", "started-over", "newest-passed-over"],
 )
-def test_a_commit_of_a_checkpoint(tmp_path, before, new, always, after):
+def test_a_commit_of_a_checkpoint(tmp_path, faults, before, new, always, after):
     origin = tmp_path / "origin"
     origin.mkdir()
     for step in before:
@@ -80,7 +80,7 @@ def test_a_commit_of_a_checkpoint(tmp_path, before, new, always, after):
         if done:
             assert left == after
     assert number > 12
-    print(f"{number - 1} kills survived")
+    faults.inject("SIGKILL while a checkpoint is written", number - 1)
 
 
 def check_every_kill(tmp_path: Path, write: Callable[[Path], None], check: Callable[[Path, bool], None]) -> int:
@@ -93,12 +93,11 @@ def check_every_kill(tmp_path: Path, write: Callable[[Path], None], check: Calla
         check(folder, False)
         done = survives(number, lambda folder=folder: write(folder))
         check(folder, True)
-    print(f"{number - 1} kills survived")
     return number - 1
 
 
 @pytest.mark.parametrize("durable", [True, False])
-def test_a_record(tmp_path, durable):
+def test_a_record(tmp_path, faults, durable):
     seen = []
 
     def check(folder: Path, written: bool) -> None:
@@ -113,6 +112,7 @@ def test_a_record(tmp_path, durable):
         tmp_path, lambda folder: write_json(folder / "record.json", {"loss": 2.5}, durable=durable), check
     )
     assert kills >= (5 if durable else 2)  # open, sync, rename, and open and sync of the folder
+    faults.inject("SIGKILL while a record is written", kills)
     assert seen == sorted(seen)
     assert set(seen) == {1.5, 2.5}
 
@@ -145,15 +145,22 @@ def test_lines_of_metrics(tmp_path, how):
     assert sum(damaged) == (0 if how == "replace" else 1), "one write was cut in half"
 
 
-def test_deepspeeds_own_save_in_a_real_run(server, trained, tmp_path):
+def test_deepspeeds_own_save_in_a_real_run(server, trained, tmp_path, faults):
     """At moments spread over a whole checkpoint: making the folder, each shard, hashing, manifest, rename, removal."""
     bench = Bench(server, tmp_path, Layout(2, 1))
     bench.folder.mkdir()
-    for step in (1, 3, 5, 8, 11, 14, 35):
+    moments, twice, done = (1, 3, 5, 8, 11, 14, 35), 0, 0
+    for step in moments:
         (bench.folder / "die_at").write_text(f"{step} /checkpoint/")
         attempt = bench.start(checkpoint_every_seconds=0.0, target="kill_targets:run_worker_that_dies")
         assert attempt.wait() == [-signal.SIGKILL], attempt.logs()
+        if attempt.store.check(["start_step"]):  # it came as far as training
+            twice, done = twice + done - int(attempt.store.get("start_step")), attempt.steps_done()
     finished = bench.finish()
+    faults.inject("SIGKILL while a checkpoint is written", len(moments))
+    faults.cost(
+        "SIGKILL while a checkpoint is written", twice + done - finished.outcome["start_step"], allowed=len(moments)
+    )
     assert finished.outcome["start_step"] >= 1
     assert finished.losses == trained(Layout(2, 1), **CHANGES).losses
     assert finished.outcome["loss"] == trained(Layout(2, 1), **CHANGES).outcome["loss"]

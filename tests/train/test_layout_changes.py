@@ -120,7 +120,7 @@ def test_a_checkpoint_that_cannot_be_converted_starts_over_and_says_why(server, 
     assert attempt.losses == pytest.approx(trained(ALONE, **CHANGES).losses, abs=1e-5)
 
 
-def test_a_kill_at_any_step_of_a_conversion_loses_nothing(server, trained, stopped, tmp_path):
+def test_a_kill_at_any_step_of_a_conversion_loses_nothing(server, trained, stopped, tmp_path, faults):
     bench = bench_of(server, tmp_path, Layout(2, 1), None)
     bench.number = 1
     shutil.copytree(stopped(Layout(3, 2)), bench.folder)
@@ -128,6 +128,7 @@ def test_a_kill_at_any_step_of_a_conversion_loses_nothing(server, trained, stopp
         (bench.folder / "die_at").write_text(f"{step} .universal.tmp")
         attempt = bench.start(checkpoint_every_seconds=1e9, target="kill_targets:run_worker_that_dies")
         assert attempt.wait() == [-signal.SIGKILL], attempt.logs()
+        faults.inject("SIGKILL while a checkpoint is written")
     assert list((bench.folder / "checkpoint").glob(".*")), "it died too early to leave anything"
     assert_went_on(bench.finish(), trained(ALONE, **CHANGES))
     assert not list((bench.folder / "checkpoint").glob(".*"))
