@@ -18,7 +18,7 @@ import psutil
 import pytest
 from toy import CHECKPOINT_STEPS, steps_trained_twice, undisturbed_loss
 
-from flopsfit_ds.engine.processes import identify
+from flopsfit_ds.engine.processes import ProcessIdentity, identify
 from flopsfit_ds.records import SweepFolder
 from flopsfit_ds.storage import write_json
 
@@ -49,13 +49,10 @@ def wait_for_steps(folder, minimum, timeout=60):
 
 
 def processes_of(folder):
-    """Everything that still runs and has the folder in its command line, or in a worker's note."""
-    found = []
-    for path in sweep_folder(folder).path.glob("runs/*/attempt-*/process.*.json"):
-        pid = json.loads(path.read_text())["content"]["pid"]
-        if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-            found.append(pid)
-    return found
+    """Pids of all workers of the sweep that still run; a pid that is another process by now is none of them."""
+    notes = sweep_folder(folder).path.glob("runs/*/attempt-*/process.*.json")
+    workers = [ProcessIdentity(**json.loads(note.read_text())["content"]) for note in notes]
+    return [worker.pid for worker in workers if worker.is_alive]
 
 
 def finish(folder, *arguments, **environment):

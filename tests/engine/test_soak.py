@@ -42,7 +42,8 @@ def kill_group(folder, driver, draw):
 
 
 def kill_server(folder, driver, draw):
-    os.kill(psutil.Process(one_worker(folder, draw)).ppid(), signal.SIGKILL)
+    children = psutil.Process(driver.pid).children()
+    next(child for child in children if "multiprocessing.forkserver" in " ".join(child.cmdline())).kill()
 
 
 def kill_driver(folder, driver, draw):
@@ -97,7 +98,9 @@ def soak(folder: Path, num_points: int, every_seconds: float, seed: int) -> Coun
             next_fault = max(next_fault, time.monotonic() + draw.uniform(0, 8))
         if time.monotonic() > next_fault:
             fault = draw.choice(list(FAULTS))
-            with suppress(ProcessLookupError, psutil.NoSuchProcess, TypeError, IndexError):  # nobody there to hit
+            with suppress(
+                ProcessLookupError, psutil.NoSuchProcess, TypeError, IndexError, StopIteration
+            ):  # nobody there to hit
                 FAULTS[fault](folder, driver, draw)
                 injected[fault] += 1
             next_fault = time.monotonic() + draw.uniform(0.5, 1.5) * every_seconds
