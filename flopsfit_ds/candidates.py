@@ -9,8 +9,8 @@ from typing import Literal
 
 from flopsfit_ds.hardware import Cluster
 from flopsfit_ds.memory import ModelProfile, Strategy
-from flopsfit_ds.memory.closed_form import host_bytes, peak_components
-from flopsfit_ds.memory.margin import allocator_margin, workspace_bytes
+from flopsfit_ds.memory.closed_form import host_bytes, peak_components, profile_margin
+from flopsfit_ds.memory.margin import workspace_bytes
 from flopsfit_ds.presets import Offload
 from flopsfit_ds.spec import PlacementRules
 from flopsfit_ds.step_time import step_seconds
@@ -178,7 +178,7 @@ class Search:
         accumulation = self.global_batch // (num_gpus * micro_batch)
         components, _ = peak_components(self.profile, strategy, workspace_bytes(self.cluster), accumulation)
         peak = components.total
-        margin = allocator_margin(self.cluster, num_gpus, self.rules.memory_margin)
+        margin = profile_margin(self.profile, strategy, self.cluster, self.rules.memory_margin)
         return Candidate(
             strategy=strategy,
             gradient_accumulation_steps=accumulation,

@@ -5,7 +5,7 @@ The forms propose; `flopsfit_ds.simulate`, which runs the real engine on fake te
 
 from flopsfit_ds.memory.buckets import ZeroBuckets, training_buckets
 from flopsfit_ds.memory.closed_form import estimate_memory
-from flopsfit_ds.memory.margin import allocator_margin
+from flopsfit_ds.memory.margin import allocator_margin, delayed_free_bytes
 from flopsfit_ds.memory.profile import ModelProfile, profile_decoder
 from flopsfit_ds.memory.types import MarginLine, MemoryComponents, MemoryEstimate, Phase, Strategy
 
@@ -18,6 +18,7 @@ __all__ = [
     "Strategy",
     "ZeroBuckets",
     "allocator_margin",
+    "delayed_free_bytes",
     "estimate_memory",
     "profile_decoder",
     "training_buckets",

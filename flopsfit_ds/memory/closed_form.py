@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from flopsfit_ds.hardware import Cluster
 from flopsfit_ds.memory.buckets import ZeroBuckets, training_buckets
-from flopsfit_ds.memory.margin import allocator_margin, workspace_bytes
+from flopsfit_ds.memory.margin import allocator_margin, delayed_free_bytes, workspace_bytes
 from flopsfit_ds.memory.profile import ModelProfile
-from flopsfit_ds.memory.types import MemoryComponents, MemoryEstimate, Phase, Strategy, assemble_estimate
+from flopsfit_ds.memory.types import MarginLine, MemoryComponents, MemoryEstimate, Phase, Strategy, assemble_estimate
 
 _STAGE0_BUCKET = 500_000_000  # elements; engine.allreduce_gradients flattens gradients by so many, also on one GPU
 _OPTIMIZER_GROUP = 1_000_000_000  # elements; sub_group_size
@@ -32,8 +32,22 @@ def estimate_memory(
         accumulation: Micro-batches of a step; with more than one, gradients live through the forward pass.
     """
     components, phase = peak_components(profile, strategy, workspace_bytes(cluster), accumulation)
-    margin = allocator_margin(cluster, strategy.num_gpus, memory_margin)
+    margin = profile_margin(profile, strategy, cluster, memory_margin)
     return assemble_estimate(components, phase, margin, host_bytes(profile, strategy), "closed-form")
+
+
+def profile_margin(
+    profile: ModelProfile, strategy: Strategy, cluster: Cluster, memory_margin: float
+) -> tuple[MarginLine, ...]:
+    """The lines between allocated bytes and what must be free on the device; arguments as of `estimate_memory`."""
+    delayed = delayed_free_bytes(
+        strategy,
+        profile.num_params,
+        profile.num_params_trainable,
+        profile.largest_tensor_params,
+        profile.block_largest_params,
+    )
+    return allocator_margin(cluster, strategy.num_gpus, memory_margin, delayed)
 
 
 def host_bytes(profile: ModelProfile, strategy: Strategy) -> int:

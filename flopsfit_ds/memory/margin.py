@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from flopsfit_ds.hardware import Cluster
-from flopsfit_ds.memory.types import MarginLine
+from flopsfit_ds.memory.buckets import training_buckets
+from flopsfit_ds.memory.types import MarginLine, Strategy
 from flopsfit_ds.units import MIB
 
 # Two handles have a workspace each: the forward thread's and autograd's. PyTorch gives a handle 8.125 MiB, and 32 MiB
@@ -17,6 +18,9 @@ _CONTEXT_BYTES = 520 * MIB
 _NCCL_PAIR_BYTES = 544 * MIB
 _NCCL_NODE_BYTES = 688 * MIB
 _NCCL_NODES_BYTES = 1600 * MIB
+# DeepSpeed stops the host when more than two gathers, or two reductions, wait to be carried out, and then adds one
+# (partitioned_param_coordinator.py, __max_ongoing_fetch_events; stage3.py, max_param_reduce_events).
+_IN_FLIGHT = 3
 
 
 def workspace_bytes(cluster: Cluster) -> int:
@@ -27,13 +31,54 @@ def workspace_bytes(cluster: Cluster) -> int:
     return _WORKSPACE_BYTES_HOPPER if hopper else _WORKSPACE_BYTES
 
 
-def allocator_margin(cluster: Cluster, num_gpus: int, memory_margin: float) -> tuple[MarginLine, ...]:
+def delayed_free_bytes(
+    strategy: Strategy,
+    num_params: int,
+    num_params_trainable: int,
+    largest_tensor_params: int,
+    block_largest_params: int,
+) -> int:
+    """Bound of what is free to the host, but not yet to the allocator, as a stream of the GPU still works on it.
+
+    Tensors that another stream than their own works on (`record_stream`) count as allocated until the host lets go of
+    them, and stay reserved until that stream is done. At ZeRO-3 these are gathered parameters, which compute uses
+    after they were made on the stream of the gathers (partition_parameters.py, `free_param`), and gradients, which are
+    copied and scattered on the stream of the reductions (stage3.py, `__add_grad_to_ipg_bucket`, `partition_grads`); the
+    host may be three of either ahead. At ZeRO-2 it is a gradient larger than the bucket, while it is reduced beside
+    the backward pass, which waits for the reduction before (stage_1_and_2.py, `average_tensor`). ZeRO-1 is configured
+    to reduce on the stream of the backward pass. PyTorch waits for such tensors before it gives up for want of memory,
+    so a run that lacks these bytes is slow, and does not fail.
+
+    Args:
+        strategy: How the run is laid out.
+        num_params: Of the model.
+        num_params_trainable: Of these, with a gradient.
+        largest_tensor_params: Of the largest tensor.
+        block_largest_params: Of the largest tensor of the repeated blocks.
+    """
+    if strategy.num_gpus == 1:
+        return 0
+    buckets = training_buckets(strategy.zero_stage, strategy.offload, num_params, num_params_trainable)
+    if strategy.zero_stage == 3:
+        # a gather stops with the tensor that fills the bucket
+        gathered = _IN_FLIGHT * (buckets.prefetch_bucket_size + block_largest_params)
+        reduced = _IN_FLIGHT * max(buckets.reduce_bucket_size, block_largest_params) if buckets.overlap_comm else 0
+        return 4 * (min(gathered, num_params) + min(reduced, num_params_trainable))
+    if strategy.zero_stage == 2 and buckets.overlap_comm and largest_tensor_params > buckets.reduce_bucket_size:
+        return 4 * min(largest_tensor_params, num_params_trainable)
+    return 0
+
+
+def allocator_margin(
+    cluster: Cluster, num_gpus: int, memory_margin: float, delayed_bytes: int
+) -> tuple[MarginLine, ...]:
     """The lines between allocated bytes and what must be free on the device.
 
     Args:
         cluster: The hardware.
         num_gpus: World size of the run.
         memory_margin: Share of the device's memory kept for fragmentation (the spec's `placement.memory_margin`).
+        delayed_bytes: Of `delayed_free_bytes`.
     """
     fragmentation = MarginLine(
         "fragmentation",
@@ -44,7 +89,11 @@ def allocator_margin(cluster: Cluster, num_gpus: int, memory_margin: float) -> t
     if cluster.kind == "cpu":
         return (fragmentation,)
     context = "chosen so that context and NCCL cover the 1.06 GB of 8 H100 in NVIDIA/nccl#1685"
-    lines = [fragmentation, MarginLine("CUDA context", _CONTEXT_BYTES, "device", context)]
+    lines = [fragmentation]
+    if delayed_bytes:
+        source = "bound by the gathers and reductions that DeepSpeed lets run ahead (record_stream)"
+        lines.append(MarginLine("frees delayed by streams", delayed_bytes, "reserved", source))
+    lines.append(MarginLine("CUDA context", _CONTEXT_BYTES, "device", context))
     if num_gpus > cluster.gpus_per_node:
         lines.append(MarginLine("NCCL", _NCCL_NODES_BYTES, "device", "one communicator, NVIDIA/nccl#864"))
     elif num_gpus > 1:

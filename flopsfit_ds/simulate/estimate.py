@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from flopsfit_ds.ds_config import training_config
 from flopsfit_ds.hardware import Cluster
-from flopsfit_ds.memory import MemoryComponents, MemoryEstimate, Strategy, allocator_margin
+from flopsfit_ds.memory import MemoryComponents, MemoryEstimate, Strategy, allocator_margin, delayed_free_bytes
 from flopsfit_ds.memory.margin import workspace_bytes
 from flopsfit_ds.memory.types import COMPONENT_NAMES, assemble_estimate
 from flopsfit_ds.simulate.cache import content_key, load_result, store_result
@@ -103,7 +103,10 @@ class Simulator:
             library_workspaces=workspace_bytes(cluster),
         )
         assert components.total == worst.peak_bytes + workspace_bytes(cluster)
-        margin = allocator_margin(cluster, strategy.num_gpus, memory_margin)
+        delayed = delayed_free_bytes(
+            strategy, num_params, num_params_trainable, worst.sizes.largest_tensor, worst.sizes.block_largest_tensor
+        )
+        margin = allocator_margin(cluster, strategy.num_gpus, memory_margin, delayed)
         host = worst.host_peak_bytes if strategy.offload != "none" else 0
         return assemble_estimate(components, worst.peak_phase, margin, host, "simulation"), worst  # pyright: ignore[reportArgumentType]
 

@@ -106,7 +106,8 @@ def _class_profile(
     """The profile of a module of which nothing is known but its parameters, its forward pass and what that saves."""
     parameters = list(model.parameters())
     num_params = sum(parameter.numel() for parameter in parameters)
-    num_blocks, block_params = _blocks(model)
+    blocks = repeated_blocks(model)
+    num_blocks, block_params = len(blocks), max(sum(p.numel() for p in block.parameters()) for block in blocks)
     largest = max(parameter.numel() for parameter in parameters)
     input_bytes = sum(t.numel() * t.element_size() for t in _pytree.tree_leaves(batch) if isinstance(t, torch.Tensor))
     return ModelProfile(
@@ -117,7 +118,7 @@ def _class_profile(
         head_params=0,
         largest_tensor_params=largest,
         block_params=block_params,
-        block_largest_params=min(largest, block_params),
+        block_largest_params=max((p.numel() for block in blocks for p in block.parameters()), default=0),
         num_blocks=num_blocks,
         width=max(min(parameter.shape) for parameter in parameters if parameter.ndim >= 1),
         sequence_length=tokens,
@@ -164,10 +165,7 @@ def _look_at_forward(
     return counter.get_total_flops(), sum(storage.nbytes() for storage in kept.values()), None
 
 
-def _blocks(model: nn.Module) -> tuple[int, int]:
-    """Number and size of the repeated blocks: the entries of the longest `ModuleList` or `Sequential`."""
+def repeated_blocks(model: nn.Module) -> list[nn.Module]:
+    """The entries of the longest `ModuleList` or `Sequential`; the model itself where it has neither."""
     lists = [module for module in model.modules() if isinstance(module, (nn.ModuleList, nn.Sequential))]
-    longest = max(lists, key=len, default=None)
-    if longest is None or len(longest) == 0:
-        return 1, sum(parameter.numel() for parameter in model.parameters())
-    return len(longest), max(sum(p.numel() for p in block.parameters()) for block in longest)
+    return list(max(lists, key=len, default=())) or [model]

@@ -22,7 +22,8 @@ from flopsfit_ds.simulate.fake import FakeOperations
 from flopsfit_ds.simulate.kernels import register_kernels
 from flopsfit_ds.simulate.labels import components_of, label_state, watch_engine, watch_loss
 from flopsfit_ds.simulate.patches import apply_patches
-from flopsfit_ds.simulate.results import PhasePeak, RankMemory
+from flopsfit_ds.simulate.profile import repeated_blocks
+from flopsfit_ds.simulate.results import ModelSizes, PhasePeak, RankMemory
 from flopsfit_ds.simulate.tracker import LiveMemory
 from flopsfit_ds.train.batches import to_device
 
@@ -91,16 +92,14 @@ def join_fake_world(job: SimulationJob) -> None:
     deepspeed.init_distributed(dist_backend="fake")
 
 
-def build_engine(
-    job: SimulationJob, device: torch.device, tracker: LiveMemory | None = None
-) -> tuple[Any, tuple[int, int]]:
-    """The DeepSpeed engine of a job, on any device, and its number of parameters: all, and trainable ones."""
+def build_engine(job: SimulationJob, device: torch.device, tracker: LiveMemory | None = None) -> tuple[Any, ModelSizes]:
+    """The DeepSpeed engine of a job, on any device, and the sizes of its model."""
     stage = job.config["zero_optimization"]["stage"]
     partition = stage == 3 and job.case.draws_weights_in_constructors
     context = deepspeed.zero.Init(config_dict_or_path=job.config) if partition else contextlib.nullcontext()
     with torch.device(device), context:
         model = job.case.build_model(job.activation_checkpointing)
-    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
+    sizes = _sizes(model)
     if tracker is not None:
         for parameter in model.parameters():
             tracker.label(getattr(parameter, "ds_tensor", parameter), "parameters")
@@ -110,7 +109,21 @@ def build_engine(
     if tracker is not None:
         gc.freeze()
         gc.disable()  # when cycles are collected is chance; without it a simulation is repeatable, and quicker
-    return engine, (sum(size for size, _ in sizes), sum(size for size, trainable in sizes if trainable))
+    return engine, sizes
+
+
+def _sizes(model: torch.nn.Module) -> ModelSizes:
+    def size(parameter: torch.nn.Parameter) -> int:
+        return getattr(parameter, "ds_numel", parameter.numel())
+
+    parameters = list(model.parameters())
+    in_blocks = [parameter for block in repeated_blocks(model) for parameter in block.parameters()]
+    return ModelSizes(
+        total=sum(size(parameter) for parameter in parameters),
+        trainable=sum(size(parameter) for parameter in parameters if parameter.requires_grad),
+        largest_tensor=max(size(parameter) for parameter in parameters),
+        block_largest_tensor=max((size(parameter) for parameter in in_blocks), default=0),
+    )
 
 
 def _take_step(job: SimulationJob, engine: Any, device: torch.device, tracker: LiveMemory) -> None:
@@ -133,7 +146,7 @@ def _take_step(job: SimulationJob, engine: Any, device: torch.device, tracker: L
             label_state(engine, tracker)
 
 
-def _summary(job: SimulationJob, tracker: LiveMemory, sizes: tuple[int, int], began: float) -> RankMemory:
+def _summary(job: SimulationJob, tracker: LiveMemory, sizes: ModelSizes, began: float) -> RankMemory:
     peaks = tracker.device.phase_peaks()
     host_peaks = tracker.host.phase_peaks() if tracker.host is not tracker.device else []
     highest = max(peaks, key=lambda peak: peak.num_bytes)
@@ -150,7 +163,6 @@ def _summary(job: SimulationJob, tracker: LiveMemory, sizes: tuple[int, int], be
         peak_module=highest.module,
         components=components_of(highest),
         phases=tuple(PhasePeak(name, num_bytes, host_last.get(name, 0)) for name, num_bytes in last.items()),
-        num_params=sizes[0],
-        num_params_trainable=sizes[1],
+        sizes=sizes,
         seconds=time.monotonic() - began,
     )

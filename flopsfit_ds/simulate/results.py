@@ -21,6 +21,23 @@ class PhasePeak:
 
 
 @dataclass(frozen=True)
+class ModelSizes:
+    """Numbers of parameters.
+
+    Attributes:
+        total: All.
+        trainable: With a gradient.
+        largest_tensor: Of the largest tensor.
+        block_largest_tensor: Of the largest tensor of the repeated blocks.
+    """
+
+    total: int
+    trainable: int
+    largest_tensor: int
+    block_largest_tensor: int
+
+
+@dataclass(frozen=True)
 class RankMemory:
     """Memory of one rank.
 
@@ -35,8 +52,7 @@ class RankMemory:
         peak_module: The module it belongs to.
         components: Bytes at the peak by category; they sum to it.
         phases: Peaks of the phases.
-        num_params: All parameters.
-        num_params_trainable: With a gradient.
+        sizes: Of the model.
         seconds: What the simulation took.
     """
 
@@ -50,6 +66,5 @@ class RankMemory:
     peak_module: str
     components: dict[str, int]
     phases: tuple[PhasePeak, ...]
-    num_params: int
-    num_params_trainable: int
+    sizes: ModelSizes
     seconds: float

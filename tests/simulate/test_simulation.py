@@ -44,7 +44,7 @@ def test_components_sum_exactly_and_states_are_known(simulator):
     assert memory.components.gradients == pytest.approx(4 * TOTAL, rel=0.02)
     assert {peak.phase for peak in rank.phases} == {"start", "forward", "backward", "step"}
     assert rank.peak_operation
-    assert rank.num_params == TOTAL
+    assert rank.sizes.total == TOTAL
 
 
 @pytest.mark.slow
@@ -90,7 +90,7 @@ def test_frozen_parameters_have_no_states(simulator):
     trainable = SHAPE.vocab_size * SHAPE.hidden_size
     strategy = Strategy(0, 1, 1, False, "none", "bf16")
     memory, rank = estimate(simulator, strategy, ("embedding.*", "blocks.*", "norm.*"), trainable)
-    assert rank.num_params_trainable == trainable
+    assert rank.sizes.trainable == trainable
     assert memory.components.optimizer_states == pytest.approx(8 * trainable, rel=0.02)
     assert memory.components.parameters > 4 * TOTAL
 
