@@ -10,9 +10,10 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ TAG = "state"
 _log = logging.getLogger(__name__)
 _KEPT = 2
 _HASHING_THREADS = 4
+_BLOCK_BYTES = 1 << 22
+
+Pulse = Callable[[str], None]
+"""Told a phase, again and again while work without steps goes on, so that it is not taken for a hang."""
 _MANIFEST = "manifest.json"
 
 
@@ -65,7 +70,7 @@ def shortage(folder: Path, num_bytes: int) -> str | None:
     return f"{format_bytes(num_bytes)} are needed and {format_bytes(free)} are free in {folder}"
 
 
-def commit_checkpoint(folder: Path, state: SavedState) -> None:
+def commit_checkpoint(folder: Path, state: SavedState, pulse: Pulse = lambda phase: None) -> None:
     """Make a written checkpoint the newest: called on one rank, after all ranks have written.
 
     Of the others the one before it is kept. Later ones than it are of a line that the run has left (they were damaged,
@@ -74,11 +79,12 @@ def commit_checkpoint(folder: Path, state: SavedState) -> None:
     Args:
         folder: The run's checkpoint folder.
         state: Its `path` is the temporary folder.
+        pulse: Told that the work goes on.
     """
     paths = list(_files(state.path))
     files = {
         str(path.relative_to(state.path)): {"bytes": path.stat().st_size, "sha256": digest}
-        for path, digest in zip(paths, _sha256_of_all(paths, sync=True), strict=True)
+        for path, digest in zip(paths, _sha256_of_all(paths, partial(pulse, "checkpoint"), sync=True), strict=True)
     }
     for inner in (path for path in state.path.rglob("*") if path.is_dir()):
         fsync_folder(inner)
@@ -95,17 +101,17 @@ def commit_checkpoint(folder: Path, state: SavedState) -> None:
         discard(old)
 
 
-def newest_checkpoint(folder: Path, run_id: str) -> SavedState | None:
+def newest_checkpoint(folder: Path, run_id: str, pulse: Pulse = lambda phase: None) -> SavedState | None:
     """The newest whole checkpoint of a run; damaged ones are passed over, and said."""
     for path in _folders(folder):
         try:
-            return verify_checkpoint(path, run_id)
+            return verify_checkpoint(path, run_id, pulse)
         except RecordError as error:
             _log.warning("%s: passed over: %s", path, error)
     return None
 
 
-def verify_checkpoint(path: Path, run_id: str) -> SavedState:
+def verify_checkpoint(path: Path, run_id: str, pulse: Pulse = lambda phase: None) -> SavedState:
     """Compare every file of a checkpoint with its manifest.
 
     Raises:
@@ -127,7 +133,9 @@ def verify_checkpoint(path: Path, run_id: str) -> SavedState:
     for name, expected in files.items():
         if (path / name).stat().st_size != expected["bytes"]:
             raise RecordError(f"{name} has changed since it was written: {expected['bytes']} bytes are expected")
-    for name, digest in zip(files, _sha256_of_all([path / name for name in files]), strict=True):
+    for name, digest in zip(
+        files, _sha256_of_all([path / name for name in files], partial(pulse, "verify")), strict=True
+    ):
         if digest != files[name]["sha256"]:
             raise RecordError(f"{name} has changed since it was written")
     return state
@@ -148,16 +156,17 @@ def discard(path: Path) -> None:
     shutil.rmtree(hidden, ignore_errors=True)
 
 
-def _sha256_of_all(paths: Sequence[Path], sync: bool = False) -> list[str]:
+def _sha256_of_all(paths: Sequence[Path], pulse: Callable[[], None], sync: bool = False) -> list[str]:
     with ThreadPoolExecutor(_HASHING_THREADS) as pool:  # hashing and waiting for a disk both leave the interpreter free
-        return list(pool.map(lambda path: _sha256(path, sync), paths))
+        return list(pool.map(lambda path: _sha256(path, pulse, sync), paths))
 
 
-def _sha256(path: Path, sync: bool = False) -> str:
+def _sha256(path: Path, pulse: Callable[[], None], sync: bool) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while block := stream.read(1 << 22):
+        while block := stream.read(_BLOCK_BYTES):
             digest.update(block)
+            pulse()
         if sync:
             os.fsync(stream.fileno())
     return digest.hexdigest()

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from flopsfit_ds.plan import RunPlan
 from flopsfit_ds.train.batches import to_device
-from flopsfit_ds.train.checkpoint import TAG, SavedState, commit_checkpoint, shortage, temporary_folder
+from flopsfit_ds.train.checkpoint import TAG, Pulse, SavedState, commit_checkpoint, shortage, temporary_folder
 from flopsfit_ds.train.metrics import MetricsLog
 from flopsfit_ds.train.order import WorkerOrder, WorkerTask
 from flopsfit_ds.train.resume import ResumePoint, load
@@ -73,6 +73,7 @@ def train(
     start: ResumePoint,
     *,
     heartbeat: Callable[[str], None],
+    pulse: Pulse,
     resumed: Callable[[int], None],
     stop_requested: Callable[[], bool],
 ) -> Progress:
@@ -87,6 +88,7 @@ def train(
         task: What is trained.
         start: Where the ranks agreed to begin.
         heartbeat: Told the number of steps done, or a phase.
+        pulse: Told that a phase goes on.
         resumed: Told the step at which this attempt begins.
         stop_requested: Asked after each step; a yes on one rank stops all of them at the same step.
 
@@ -137,7 +139,7 @@ def train(
             heartbeat("checkpoint")
             metrics.flush()
             if _has_room(session, order, checkpoints):
-                _save(session, order, run, progress, checkpoints)
+                _save(session, order, run, progress, checkpoints, pulse)
             last_checkpoint = time.monotonic()
             began = last_checkpoint - (progress.seconds - seconds_before)
         if agreed.stop:
@@ -204,7 +206,7 @@ def _has_room(session: Session, order: WorkerOrder, folder: Path) -> bool:
     return bool(fits)
 
 
-def _save(session: Session, order: WorkerOrder, run: RunPlan, progress: Progress, folder: Path) -> None:
+def _save(session: Session, order: WorkerOrder, run: RunPlan, progress: Progress, folder: Path, pulse: Pulse) -> None:
     temporary = temporary_folder(folder, progress.step)
     session.engine.save_checkpoint(str(temporary), tag=TAG, client_state=client_state(session))
     _wait(order)
@@ -219,7 +221,7 @@ def _save(session: Session, order: WorkerOrder, run: RunPlan, progress: Progress
             zero_stage=order.zero_stage,
             world_size=order.world_size,
         )
-        commit_checkpoint(folder, state)
+        commit_checkpoint(folder, state, pulse)
     _wait(order)
 
 

@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from flopsfit_ds.errors import SweepFolderError
 from flopsfit_ds.storage import cannot_write
-from flopsfit_ds.train.checkpoint import TAG, SavedState, clear_leftovers, discard, newest_checkpoint, shortage
+from flopsfit_ds.train.checkpoint import TAG, Pulse, SavedState, clear_leftovers, discard, newest_checkpoint, shortage
 from flopsfit_ds.train.order import WorkerOrder
 from flopsfit_ds.train.session import Session
 from flopsfit_ds.train.universal import convert, has_share_of_every_group, inside, load_universal
@@ -48,14 +48,20 @@ class ResumePoint:
     refused: str | None = None
 
 
-def agree_on_resume_point(order: WorkerOrder, run_id: str, store: Store) -> ResumePoint:
+def agree_on_resume_point(order: WorkerOrder, run_id: str, store: Store, pulse: Pulse) -> ResumePoint:
     """Let rank 0 choose, and convert if need be, before any engine is built; the other ranks wait for its word.
+
+    Args:
+        order: Which rank this is, and the layout.
+        run_id: Of the run.
+        store: The attempt's rendezvous.
+        pulse: Told that the work goes on.
 
     Raises:
         SweepFolderError: There is no room for a conversion, or this rank does not see the files.
     """
     if order.rank == 0:
-        point = _choose(order, run_id)
+        point = _choose(order, run_id, pulse)
         store.set(_KEY, json.dumps(asdict(point), default=str))
         return point
     store.wait([_KEY], _DECISION_TIMEOUT)
@@ -71,11 +77,11 @@ def agree_on_resume_point(order: WorkerOrder, run_id: str, store: Store) -> Resu
     return point
 
 
-def _choose(order: WorkerOrder, run_id: str) -> ResumePoint:
+def _choose(order: WorkerOrder, run_id: str, pulse: Pulse) -> ResumePoint:
     folder = Path(order.run_folder) / "checkpoint"
     folder.mkdir(exist_ok=True)
     clear_leftovers(folder)
-    saved = newest_checkpoint(folder, run_id)
+    saved = newest_checkpoint(folder, run_id, pulse)
     if saved is None:
         return ResumePoint()
     same = (saved.zero_stage, saved.world_size) == (order.zero_stage, order.world_size)
@@ -88,7 +94,7 @@ def _choose(order: WorkerOrder, run_id: str) -> ResumePoint:
             f"{saved.path} cannot be converted to another layout: {lacking}; free space or change output_root"
         )
     try:
-        convert(saved, universal)
+        convert(saved, universal, pulse)
     except OSError as error:
         raise cannot_write(universal, error) from error
     except Exception as error:  # DeepSpeed asserts and raises at will about what it cannot convert

@@ -25,7 +25,7 @@ import torch
 from deepspeed.checkpoint import ds_to_universal
 from deepspeed.checkpoint.constants import DS_VERSION, OPTIMIZER_STATE_DICT, PARAM, PARAM_GROUPS
 
-from flopsfit_ds.train.checkpoint import TAG, SavedState
+from flopsfit_ds.train.checkpoint import TAG, Pulse, SavedState
 from flopsfit_ds.train.session import Session
 
 _STATES = ("fp32", "exp_avg", "exp_avg_sq")
@@ -47,8 +47,13 @@ def client_state(session: Session) -> dict[str, Any]:
     return state
 
 
-def convert(saved: SavedState, target: Path) -> None:
+def convert(saved: SavedState, target: Path, pulse: Pulse) -> None:
     """Write the universal form of a verified checkpoint into `target`, a folder beside it; one process, no pool.
+
+    Args:
+        saved: The checkpoint.
+        target: The folder, which is not there yet.
+        pulse: Told that the work goes on.
 
     Raises:
         OSError: It cannot be written.
@@ -57,10 +62,10 @@ def convert(saved: SavedState, target: Path) -> None:
     zero = target / TAG / "zero"
     model = _load(saved.path / TAG / (_SHARED_MODEL if saved.zero_stage == 3 else _WHOLE_MODEL))
     if saved.zero_stage == 0:
-        step, groups = _split_whole(model, zero)
+        step, groups = _split_whole(model, zero, pulse)
     else:
-        _run_deepspeeds_conversion(saved.path, target)
-        step, groups = _complete_shards(zero, saved.zero_stage)
+        _run_deepspeeds_conversion(saved.path, target, pulse)
+        step, groups = _complete_shards(zero, saved.zero_stage, pulse)
     state = {"state": {0: {"step": step}}, PARAM_GROUPS: groups}
     torch.save(
         {PARAM_GROUPS: groups, OPTIMIZER_STATE_DICT: state, DS_VERSION: deepspeed.__version__}, zero / _OPTIMIZER
@@ -70,17 +75,29 @@ def convert(saved: SavedState, target: Path) -> None:
         torch.save(rest, target / TAG / name)
 
 
-def _run_deepspeeds_conversion(source: Path, target: Path) -> None:
+class _Progress(io.StringIO):
+    """Where DeepSpeed shows its progress bars: each sign of life is a pulse, and nothing is kept."""
+
+    def __init__(self, pulse: Pulse) -> None:
+        super().__init__()
+        self._pulse = pulse
+
+    def write(self, text: str) -> int:
+        self._pulse("convert")
+        return len(text)
+
+
+def _run_deepspeeds_conversion(source: Path, target: Path, pulse: Pulse) -> None:
     arguments = argparse.Namespace(
         input_folder=str(Path(source.name, TAG)), output_folder=str(Path(target.name, TAG)), strict=True,
         num_extract_workers=1, num_merge_workers=1, keep_temp_folder=False, inject_missing_state=True,
     )  # fmt: skip
-    silence = io.StringIO()
-    with inside(source.parent), contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
+    progress = _Progress(pulse)
+    with inside(source.parent), contextlib.redirect_stdout(progress), contextlib.redirect_stderr(progress):
         ds_to_universal.main(arguments)
 
 
-def _split_whole(model: dict[str, Any], zero: Path) -> tuple[torch.Tensor, list[Any]]:
+def _split_whole(model: dict[str, Any], zero: Path, pulse: Pulse) -> tuple[torch.Tensor, list[Any]]:
     """Stage 0: a folder a trained parameter, out of the whole states of module and optimiser."""
     optimizer = model["optimizer"]
     steps = [state["step"] for state in optimizer["state"].values()]
@@ -89,10 +106,11 @@ def _split_whole(model: dict[str, Any], zero: Path) -> tuple[torch.Tensor, list[
         if moments is None:  # it never had a gradient
             moments = {"exp_avg": torch.zeros_like(value), "exp_avg_sq": torch.zeros_like(value), "step": max(steps)}
         _write_states(zero / name, {"fp32": value, **moments}, moments["step"])
+        pulse("convert")
     return max(steps), optimizer[PARAM_GROUPS]
 
 
-def _complete_shards(zero: Path, zero_stage: int) -> tuple[torch.Tensor, list[Any]]:
+def _complete_shards(zero: Path, zero_stage: int, pulse: Pulse) -> tuple[torch.Tensor, list[Any]]:
     """Stages 1 to 3: the step and the parameter groups, and stage 3's bare tensors in the form that 1 and 2 read."""
     optimizer = _load(zero / _OPTIMIZER)
     if zero_stage < 3:
@@ -100,6 +118,7 @@ def _complete_shards(zero: Path, zero_stage: int) -> tuple[torch.Tensor, list[An
     step = optimizer[OPTIMIZER_STATE_DICT]["state"][0]["step"]
     for folder in (path for path in zero.iterdir() if path.is_dir()):
         _write_states(folder, {key: _load(folder / f"{key}.pt") for key in _STATES}, step)
+        pulse("convert")
     return step, optimizer[PARAM_GROUPS]
 
 

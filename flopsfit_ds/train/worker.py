@@ -45,6 +45,7 @@ from flopsfit_ds.train.session import Session, open_session
 
 _log = logging.getLogger(__name__)
 _HEARTBEAT_EVERY_SECONDS = 0.2
+_PULSE_EVERY_SECONDS = 1.0
 
 
 class Heartbeat:
@@ -58,6 +59,7 @@ class Heartbeat:
         self.store = TCPStore(order.store_host, order.store_port, is_master=False, timeout=timedelta(seconds=60))
         self._key = f"heartbeat/{order.rank}"
         self._last = 0.0
+        self._pulses = 0
 
     def __call__(self, message: str) -> None:
         """Send a step number or a phase; step numbers at most a few times a second."""
@@ -65,6 +67,14 @@ class Heartbeat:
         if not message.isdigit() or now - self._last >= _HEARTBEAT_EVERY_SECONDS:
             self.store.set(self._key, message)
             self._last = now
+
+    def pulse(self, phase: str) -> None:
+        """Say that a phase without steps goes on, at most once a second."""
+        now = time.monotonic()
+        if now - self._last >= _PULSE_EVERY_SECONDS:
+            self._pulses += 1
+            self._last = now
+            self.store.set(self._key, f"{phase} ({self._pulses})")
 
     def resumed(self, step: int) -> None:
         """Say from which step on this attempt trains."""
@@ -88,7 +98,7 @@ def run_worker(order: WorkerOrder, task: WorkerTask) -> int:
     heartbeat = Heartbeat(order)
     try:
         heartbeat("start")
-        start = agree_on_resume_point(order, task.plan.run_id, heartbeat.store)
+        start = agree_on_resume_point(order, task.plan.run_id, heartbeat.store, heartbeat.pulse)
         session = open_session(order, task.plan, task.workload, load_universal=bool(start.universal))
         return _train_and_measure(session, order, task, start, attempt_folder, heartbeat, stop)
     except PreemptedError as preempted:
@@ -120,14 +130,9 @@ def _train_and_measure(
     loss = None
     try:
         progress = train(
-            session,
-            order,
-            task,
-            start,
-            heartbeat=heartbeat,
-            resumed=heartbeat.resumed,
-            stop_requested=lambda: bool(stop),
-        )
+            session, order, task, start,
+            heartbeat=heartbeat, pulse=heartbeat.pulse, resumed=heartbeat.resumed, stop_requested=lambda: bool(stop),
+        )  # fmt: skip
         heartbeat("eval")
         loss = heldout_loss(session, task.workload, order.micro_batch_size_per_gpu)
         status, reason = "completed", None

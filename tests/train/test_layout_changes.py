@@ -19,6 +19,7 @@ from ranks import CHANGES, STEPS, Attempt, Layout, bench_of
 from flopsfit_ds.engine.attempts import Exits, judge
 from flopsfit_ds.errors import SweepFolderError
 from flopsfit_ds.storage import read_json
+from flopsfit_ds.train import worker
 from flopsfit_ds.train.checkpoint import commit_checkpoint, newest_checkpoint
 from flopsfit_ds.train.order import WorkerOrder
 from flopsfit_ds.train.resume import agree_on_resume_point
@@ -140,5 +141,27 @@ def test_without_room_for_a_conversion_the_checkpoint_is_kept(server, trained, s
     order = WorkerOrder(str(run), 2, 0, 1, 0, 1, None, "", 0, 1, 2, "none", 8, 1, False)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=1000))
     with pytest.raises(SweepFolderError, match=r"step-\d+ cannot be converted .* 1000 B are free"):
-        agree_on_resume_point(order, run_id_of(run), dist.HashStore())
+        agree_on_resume_point(order, run_id_of(run), dist.HashStore(), pulse=lambda phase: None)
     assert sorted(path.name for path in (run / "checkpoint").iterdir()) == before
+
+
+def test_work_without_steps_is_not_taken_for_a_hang(stopped, tmp_path, monkeypatch):
+    """Verifying, converting and committing say again and again that they go on."""
+    monkeypatch.setattr(worker, "_PULSE_EVERY_SECONDS", 0.0)
+    run = shutil.copytree(stopped(Layout(2, 2)), tmp_path / "run")
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    order = WorkerOrder(str(run), 2, 0, 1, 0, 1, None, "127.0.0.1", store.port, 1, 2, "none", 8, 1, False)
+    heartbeat = worker.Heartbeat(order)
+    beats = []
+
+    def pulse(phase: str) -> None:
+        heartbeat.pulse(phase)
+        beats.append(store.get("heartbeat/0").decode())
+
+    point = agree_on_resume_point(order, run_id_of(run), store, pulse)
+    assert point.saved is not None
+    (point.saved.path / "manifest.json").unlink()
+    rewritten = point.saved.path.rename(run / "checkpoint" / ".step-99.tmp")
+    commit_checkpoint(run / "checkpoint", replace(point.saved, path=rewritten, step=99), pulse)
+    assert len(set(beats)) > 10, "each is another to the engine"
+    assert {beat.split()[0] for beat in beats} == {"verify", "convert", "checkpoint"}
