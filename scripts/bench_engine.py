@@ -1,6 +1,8 @@
 """What the engine costs and how full it keeps the slots: start-up, packing, a real sweep. Prints tables.
 
 python scripts/bench_engine.py startup      a point that does nothing, against fresh processes and `deepspeed`
+python scripts/bench_engine.py resume       the driver is killed and started again: when does training go on?
+python scripts/bench_engine.py planning     a plan and a first schedule of 1,000 points
 python scripts/bench_engine.py packing      8 and 64 simulated GPUs, up to 1,000 points
 python scripts/bench_engine.py sweep        24 real points on 2 CPU slots, against one after another
 """
@@ -24,6 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from flopsfit_ds.engine.executor import Layout
+from flopsfit_ds.engine.jobs import job_of
 from flopsfit_ds.engine.schedule import Scheduler, Waiting
 from flopsfit_ds.engine.server import TRAINING_MODULES
 from flopsfit_ds.engine.slots import Slot
@@ -116,6 +119,76 @@ def _timed(command: list[str]) -> float:
     return time.monotonic() - began
 
 
+def resume() -> None:
+    """A point of two ranks, trained for real, whose driver is killed; from the same command to the next step."""
+    found = []
+    for _ in range(3):
+        with tempfile.TemporaryDirectory() as folder:
+            spec = Path(folder) / "spec.yaml"
+            points = "{num_params: 25k, num_tokens: 20M}"
+            text = SPEC.format(root=folder, points=points, num_gpus="[2]")
+            spec.write_text(text + "execution: {checkpoint_every: 1}\n")
+            command = [sys.executable, "-m", "flopsfit_ds.cli", "sweep", str(spec)]
+            found.append(_resume_seconds(command, SweepFolder(Path(folder) / "bench")))
+    print(
+        "seconds from the start of the same command, after SIGKILL of the driver, to the first new step in the metrics"
+    )
+    print(f"  (written at most 1 s after the step)    {', '.join(f'{seconds:.2f}' for seconds in found)}")
+
+
+def _resume_seconds(command: list[str], folder: SweepFolder) -> float:
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+    def wait_for_step(minimum: int, driver: subprocess.Popen[bytes]) -> None:
+        while True:
+            line = next((found.metrics.last() for found in map(folder.run, _run_ids(folder))), None)
+            if line is not None and line["step"] >= minimum:
+                return
+            if driver.poll() is not None:
+                raise RuntimeError(f"the sweep exited with {driver.returncode}")
+            time.sleep(0.01)
+
+    driver = start()
+    wait_for_step(200, driver)
+    driver.kill()
+    driver.wait()
+    (run_id,) = _run_ids(folder)
+    reached = folder.run(run_id).metrics.last()
+    assert reached is not None
+    began = time.monotonic()
+    driver = start()
+    wait_for_step(reached["step"] + 1, driver)
+    seconds = time.monotonic() - began
+    driver.kill()
+    driver.wait()
+    return seconds
+
+
+def _run_ids(folder: SweepFolder) -> list[str]:
+    return [path.name for path in folder.path.glob("runs/*")]
+
+
+def planning() -> None:
+    """From a spec's text to a plan of 1,000 points for 64 GPUs, and from there to its first schedule."""
+    budgets = ", ".join(str(10 ** (19 + number / 50)) for number in range(50))
+    design = f"design: {{method: isoflop, compute_budgets: [{budgets}], sizes_per_budget: 20}}"
+    text = f"name: bench\n{design}\nhardware: {{device: H100-SXM, num_nodes: 8}}\n"
+    slots = [Slot(node, i, None, f"{node}:{i}") for node in range(8) for i in range(8)]
+    plans, schedules = [], []
+    for _ in range(5):
+        began = time.monotonic()
+        plan = build_plan(parse_spec(text))
+        plans.append(time.monotonic() - began)
+        waiting = [Waiting(run.run_id, job_of(run).layouts) for run in plan.runs]
+        began = time.monotonic()
+        Scheduler(slots).forecast(waiting)
+        schedules.append(time.monotonic() - began)
+    print(f"planning {len(waiting)} points for 64 GPUs, seconds, 5 times: fastest and slowest")
+    for name, values in (("plan", plans), ("schedule", schedules)):
+        print(f"  {name:10s} {min(values):6.2f} to {max(values):6.2f}")
+
+
 def packing() -> None:
     """Simulated sweeps: the real scheduler on a clock of its own."""
     print("simulated sweeps of lognormal points (sigma 1): makespan over the lower bound from actual times")
@@ -154,12 +227,16 @@ def _simulate(num_nodes: int, num_points: int, kind: str, noise: float) -> dict[
     scheduler.pack(list(waiting.values()))
     plan_seconds = time.monotonic() - began
     heap: list[tuple[float, str, Any]] = []
+    began_at: dict[str, float] = {}
     work, longest = 0.0, 0.0
     while waiting or heap:
+        for end, run_id, _ in heap:
+            scheduler.note_step(run_id, (now - began_at[run_id]) / (end - began_at[run_id]))
         for assignment in scheduler.choose(list(waiting.values())):
             seconds = (assignment.layout.predicted_seconds + 1.0) * actual[assignment.run_id]
             work, longest = work + seconds * assignment.layout.num_slots, max(longest, seconds)
             heapq.heappush(heap, (now + seconds, assignment.run_id, assignment))
+            began_at[assignment.run_id] = now
             del waiting[assignment.run_id]
         now, run_id, ended = heapq.heappop(heap)
         scheduler.note_end(ended, (_attempt(ended.layout, (ended.layout.predicted_seconds + 1.0) * actual[run_id]),))
@@ -183,6 +260,7 @@ def sweep() -> None:
     draw = random.Random(0)
     tokens = sorted(int(150_000 * math.exp(draw.gauss(0, 0.7))) for _ in range(24))
     print("24 points of lognormal length on 2 CPU slots, real training")
+    makespans = []
     for name, num_gpus in (("packed, 1 or 2 slots", "[1, 2]"), ("one after another on both slots", "[2]")):
         with tempfile.TemporaryDirectory() as folder:
             plan = make_plan(Path(folder), tokens, num_gpus)
@@ -191,21 +269,23 @@ def sweep() -> None:
         finish = next(event for event in events if event["event"] == "finish")
         planned = next(event for event in events if event["event"] == "plan")
         ratio = finish["makespan_seconds"] / finish["lower_bound_seconds"]
+        makespans.append(finish["makespan_seconds"])
         print(
             f"  {name:32s} makespan {finish['makespan_seconds']:7.1f} s   "
             f"bound {finish['lower_bound_seconds']:7.1f} s   ratio {ratio:.3f}   "
             f"planned {planned['makespan_seconds']:.1f} s   "
             f"scheduler CPU {finish['driver_cpu_seconds'] / finish['makespan_seconds']:.2%}"
         )
+    print(f"  packed, the sweep takes {makespans[0] / makespans[1]:.3f} of the time of one after another")
 
 
 def main() -> None:
     """Run the benchmarks that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=["startup", "packing", "sweep", []], help="all without any")
-    parts = parser.parse_args().parts or ["startup", "packing", "sweep"]
-    for part in parts:
-        {"startup": startup, "packing": packing, "sweep": sweep}[part]()
+    benchmarks = {"startup": startup, "resume": resume, "planning": planning, "packing": packing, "sweep": sweep}
+    parser.add_argument("parts", nargs="*", choices=[*benchmarks, []], help="all without any")
+    for part in parser.parse_args().parts or benchmarks:
+        benchmarks[part]()
 
 
 if __name__ == "__main__":
