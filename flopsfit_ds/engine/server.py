@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import forkserver, spawn
@@ -31,7 +32,9 @@ TRAINING_MODULES = (
 )
 """What every worker needs, imported once a node."""
 _PROBE_PATIENCE_SECONDS = 300.0
-_TRIES = 3
+_TRIES = 5
+_PAUSE_SECONDS = 0.3
+"""Between two tries: a server that was killed may already refuse connections and not yet be seen to have ended."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ class ForkServer:
                 return process
             except (OSError, EOFError) as error:
                 reason = error
+                time.sleep(_PAUSE_SECONDS)
         raise LaunchError(
             f"the server that forks workers ends each time it is started ({reason}); see the output above"
         )
