@@ -143,7 +143,7 @@ def test_a_disk_too_full_for_a_checkpoint_costs_the_checkpoint_and_not_the_run(
     assert attempt.wait() == [0, 0], attempt.logs()
     assert "no checkpoint is written: 1.1 MiB are needed and" in attempt.logs()
     assert checkpoints_of(bench.folder) == kept
-    assert_same(attempt, trained(bench.layout, **CHANGES))
+    assert attempt.losses == pytest.approx(trained(Layout(0, 1), **CHANGES).losses, abs=1e-5)
 
 
 def test_a_line_that_a_full_disk_takes_half_of_is_an_error_and_no_line(small_disk):

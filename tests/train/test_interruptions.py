@@ -13,7 +13,7 @@ from flopsfit_ds.records import RunFolder
 from flopsfit_ds.train.order import EXIT_FAILED, EXIT_PREEMPTED
 
 
-@pytest.mark.parametrize("layout", [Layout(0, 1), Layout(2, 2), Layout(3, 2, accumulation=2)], ids=str)
+@pytest.mark.parametrize("layout", [Layout(0, 1), Layout(2, 2, accumulation=2), Layout(3, 2)], ids=str)
 def test_a_run_that_was_killed_ends_exactly_as_one_that_was_not(server, trained, tmp_path, layout):
     bench = Bench(server, tmp_path, layout)
     killed = bench.stop_at(10, signal.SIGKILL)
