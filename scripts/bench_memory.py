@@ -2,7 +2,10 @@
 
 The published numbers are those of DeepSpeedExamples, training/bf16_master_weight/README.md (H100, ZeRO-3 on 4 GPUs,
 sequence 512; "GB" there are GiB). `flopsfit_ds.simulate` runs the engine that is installed here, with that example's
-configuration, on fake tensors.
+configuration, on fake tensors. One setting is not the example's: `memory_efficient_linear` is off, because up to
+deepspeedai/DeepSpeed#8189 it had no effect on a model that was built before `deepspeed.initialize`, and then PyTorch's
+own linear layers hold every gathered weight until the backward pass. With the setting on, the installed engine needs
+7.9 GiB less for 6.86 B parameters without checkpointing.
 
     python scripts/bench_memory.py [--json FILE]
 """
@@ -11,7 +14,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +71,7 @@ class PublishedCase:
     width: int
     heads: int
     vocab: int
+    autocast: bool = False
     draws_weights_in_constructors: bool = False
 
     def build_model(self, activation_checkpointing: bool) -> nn.Module:
@@ -84,10 +89,11 @@ class PublishedCase:
         return torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
 
     def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
-        """Cross-entropy over the logits in the model's own type."""
+        """Cross-entropy, under autocast where the configuration asks for it."""
         ids, labels = batch
-        self._logits = model(ids)
-        return F.cross_entropy(self._logits.view(-1, self._logits.shape[-1]), labels.view(-1))
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.autocast):
+            self._logits = model(ids)
+            return F.cross_entropy(self._logits.view(-1, self._logits.shape[-1]), labels.view(-1))
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """The example's FusedAdam keeps the same states."""
@@ -142,6 +148,7 @@ def published_config(row: Published) -> dict[str, Any]:
             "contiguous_gradients": True,
             "reduce_bucket_size": 50_000_000,
             "stage3_param_persistence_threshold": 0,
+            "memory_efficient_linear": False,
         },
     }
     if row.low_precision:
@@ -153,7 +160,7 @@ def published_config(row: Published) -> dict[str, Any]:
 def simulate_published(row: Published, simulator: Simulator) -> tuple[float, float, float]:
     """Simulated GiB: peak, allocated after a step (with cuBLAS workspaces in both), and the seconds it took."""
     cluster = resolve_cluster("bf16", device="H100-SXM", gpus_per_node=4)
-    case: Case = MODELS[row.model]
+    case: Case = replace(MODELS[row.model], autocast=row.low_precision)
     rank = simulator.rank(case, published_config(row), 0, 4, row.checkpointing, cluster)
     workspaces = workspace_bytes(cluster)
     return (rank.peak_bytes + workspaces) / GIB, (rank.end_bytes + workspaces) / GIB, rank.seconds
@@ -192,10 +199,10 @@ def main() -> None:
     print(
         f"{'case':26}{'published':>10}{'DeepSpeed':>16}{'16 B + act.':>16}{'18 B + act.':>16}{'simulated':>16}{'s':>6}"
     )
-    with Simulator() as simulator:
-        for row in PUBLISHED:
+    with Simulator() as simulator, ThreadPoolExecutor(len(PUBLISHED)) as threads:
+        simulated = threads.map(lambda row: simulate_published(row, simulator), PUBLISHED)
+        for row, (peak, allocated, seconds) in zip(PUBLISHED, simulated, strict=True):
             case = MODELS[row.model]
-            peak, allocated, seconds = simulate_published(row, simulator)
             guesses = [deepspeed_estimate_gib(case), formula_gib(case, row, 16), formula_gib(case, row, 18), peak]
             cells = "".join(f"{guess:8.2f} {guess / row.peak_gib - 1:+7.1%}" for guess in guesses)
             print(f"{row.name:26}{row.peak_gib:10.2f}{cells}{seconds:6.0f}", flush=True)
