@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _KEY = "resume"
 _DECISION_TIMEOUT = timedelta(hours=2)
+_CANNOT_CONVERT = (AssertionError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
+"""How DeepSpeed says that it does not know a checkpoint's form; what lacks memory or a disk is tried again."""
 _CONVERSION_FACTOR = 2  # shards of every parameter, and then the whole of it
 _NO_SHARE = "a rank has no share of a group of few small parameters, and DeepSpeed's loader demands one"
 
@@ -97,7 +99,7 @@ def _choose(order: WorkerOrder, run_id: str, pulse: Pulse) -> ResumePoint:
         convert(saved, universal, pulse)
     except OSError as error:
         raise cannot_write(universal, error) from error
-    except Exception as error:  # DeepSpeed asserts and raises at will about what it cannot convert
+    except _CANNOT_CONVERT as error:
         _log.warning("DeepSpeed's conversion of %s failed", saved.path, exc_info=True)
         clear_leftovers(folder)
         return _refuse(saved, order, f"{type(error).__name__}: {error}")

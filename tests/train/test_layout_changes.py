@@ -21,7 +21,7 @@ from flopsfit_ds.errors import SweepFolderError
 from flopsfit_ds.storage import read_json
 from flopsfit_ds.train import worker
 from flopsfit_ds.train.checkpoint import commit_checkpoint, newest_checkpoint
-from flopsfit_ds.train.order import WorkerOrder
+from flopsfit_ds.train.order import EXIT_PREEMPTED, WorkerOrder
 from flopsfit_ds.train.resume import agree_on_resume_point
 
 ALONE = Layout(0, 1)
@@ -63,20 +63,35 @@ def assert_went_on(attempt: Attempt, undisturbed: Attempt) -> None:
         (Layout(3, 1), Layout(3, 2)),
         (Layout(0, 2), Layout(0, 1)),
         (Layout(2, 2), Layout(1, 1)),
-        (Layout(2, 2), Layout(3, 2)),
+        (Layout(2, 2), Layout(3, 2, offload="optimizer")),
         (Layout(3, 2), Layout(2, 1)),
         (Layout(0, 2), Layout(2, 2)),
         (Layout(0, 2), Layout(3, 1)),
         (Layout(2, 2), Layout(0, 1)),
         (Layout(3, 2), Layout(0, 2)),
     ],
-    ids=lambda layout: f"zero{layout.zero_stage}on{layout.world_size}",
+    ids=lambda layout: f"zero{layout.zero_stage}on{layout.world_size}{'' if layout.offload == 'none' else 'offload'}",
 )
 def test_a_run_goes_on_in_another_layout(server, trained, stopped, tmp_path, before, after):
     attempt = go_on(server, stopped(before), tmp_path, after)
     assert_went_on(attempt, trained(ALONE, **CHANGES))
     assert attempt.outcome["observed"]["zero_stage"] == after.zero_stage
     assert attempt.outcome["observed"]["world_size"] == after.world_size
+
+
+def test_a_run_that_changed_its_layout_is_stopped_goes_on_and_changes_again(server, trained, stopped, tmp_path):
+    bench = bench_of(server, tmp_path, Layout(2, 1))
+    bench.number = 1
+    shutil.copytree(stopped(Layout(3, 2)), bench.folder)
+    for step, layout in ((15, Layout(2, 1)), (20, Layout(2, 1)), (25, Layout(3, 1))):
+        bench.layout = layout
+        attempt = bench.stop_at(step, signal.SIGTERM)
+        assert attempt.codes == [EXIT_PREEMPTED], attempt.logs()
+        assert int(attempt.store.get("start_step")) >= step - 5
+    bench.layout = ALONE
+    finished = bench.finish()
+    assert finished.outcome["start_step"] >= 25
+    assert finished.losses == pytest.approx(trained(ALONE, **CHANGES).losses, abs=1e-5)
 
 
 @pytest.mark.parametrize(
