@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import gc
-import importlib
 import io
 import itertools
 import os
@@ -32,14 +31,6 @@ from flopsfit_ds.errors import FlopsfitError
 _LENGTH = struct.Struct("<Q")
 _TIMEOUT_SECONDS = 900.0
 _ENDED = "the simulation's process ended without an answer"
-PRELOADED = (
-    "flopsfit_ds.simulate.rank",
-    "flopsfit_ds.train.session",
-    "flopsfit_ds.train.model",
-    "torch._dynamo",
-    "deepspeed.runtime.zero.muon.original_muon",
-)
-"""Modules that a simulation needs; the last two are imported by PyTorch and DeepSpeed at first use, for seconds."""
 
 
 class SimulationError(FlopsfitError):
@@ -240,13 +231,11 @@ class _Forker:
 
 
 def _preload() -> None:
-    for name in PRELOADED:
-        importlib.import_module(name)
-    import deepspeed.ops
     import torch
 
+    import flopsfit_ds.simulate.preloaded  # noqa: F401
+
     torch.set_num_threads(1)
-    deepspeed.ops.__compatible_ops__.get("async_io")  # the first access runs a compiler
     gc.collect()
     gc.freeze()  # children share these objects, and need not look through them
 

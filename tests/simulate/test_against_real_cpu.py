@@ -12,7 +12,7 @@ import pytest
 from flopsfit_ds.architecture import ModelShape
 from flopsfit_ds.ds_config import training_config
 from flopsfit_ds.simulate.results import RankMemory
-from flopsfit_ds.simulate.server import PRELOADED, SimulationServer
+from flopsfit_ds.simulate.server import SimulationServer
 
 pytestmark = pytest.mark.slow
 
@@ -140,7 +140,7 @@ def test_every_rank_has_the_same_bytes(monkeypatch, capsys):
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", *PRELOADED])
+    context.set_forkserver_preload(["pytest", "flopsfit_ds.simulate.preloaded"])
     lines, wrong = [], []
     with SimulationServer() as server:
         simulated = {
