@@ -117,7 +117,8 @@ def _stdlib_files() -> list[tuple[str, Path]]:
 def _text_files(patterns: Iterable[str], base: Path) -> list[tuple[str, Path]]:
     found: dict[str, Path] = {}
     for pattern in patterns:
-        matches = [Path(match) for match in glob.glob(str(base / pattern), recursive=True)]  # noqa: PTH207 (absolute ones too)
+        found_names = glob.glob(pattern, root_dir=base, recursive=True)  # noqa: PTH207 (absolute ones too)
+        matches = [base / name for name in found_names]
         files = [match for match in matches if match.is_file()]
         for folder in (match for match in matches if match.is_dir()):
             files += [path for path in folder.rglob("*") if path.is_file()]

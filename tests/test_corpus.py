@@ -48,6 +48,13 @@ class TestText:
         assert sorted(Path(name).name for name in found.files) == ["a.txt", "b.txt", "c.md"]
         assert found.num_tokens == sum(Path(name).stat().st_size for name in found.files)
 
+    def test_a_folder_whose_name_looks_like_a_pattern_is_a_folder(self, tmp_path):
+        folder = tmp_path / "runs[1]*"
+        (folder / "sub").mkdir(parents=True)
+        (folder / "sub" / "a.txt").write_text("a" * 100)
+        for path in ("sub", "sub/*.txt"):
+            assert [Path(name).name for name in text(folder, path, heldout_tokens=10).files] == ["a.txt"]
+
     def test_the_order_depends_on_names_alone_so_that_the_heldout_tail_stays(self, tmp_path):
         orders = []
         for folder, names in (("one", "abcdef"), ("two", "fedcba")):

@@ -185,7 +185,7 @@ def judge(path: Path, exits: Exits) -> tuple[AttemptOutcome, str | None]:
         message = errors[oom[0]]["message"] if oom[0] in errors else "out of memory"
         return "oom", f"rank {oom[0]}: {message[:_MESSAGE_LENGTH]}"
     if exits.codes and all(code == EXIT_PREEMPTED for code in exits.codes.values()):
-        return "preempted", f"{exits.cause or 'a worker was asked to end'}; a checkpoint was written"
+        return "preempted", f"{exits.cause or 'a worker was asked to end'}; it goes on from its newest checkpoint"
     if exits.cause_outcome is not None:
         return exits.cause_outcome, exits.cause
     return _first_failure(exits.codes, errors, path)
