@@ -78,7 +78,7 @@ def print_plan(sweep: SweepPlan) -> None:
     console.print(table)
     for run in sweep.runs:
         if run.placement.strategy.zero_stage or run.placement.strategy.num_gpus > 1:
-            console.print(f"  {run.run_id}  {run.placement.reason}", style="dim", highlight=False)
+            console.print(f"  {run.run_id}  {run.placement.reason}", style="dim", highlight=False, soft_wrap=True)
     gpu_seconds = sum(run.placement.predicted_seconds * run.placement.strategy.num_gpus for run in sweep.runs)
     total = f"total {format_flops(sum(run.flops for run in sweep.runs))} FLOPs, {gpu_seconds / 3600:.3g} GPU-hours"
     total += f", {format_seconds(gpu_seconds / cluster.num_gpus)} with all {cluster.num_gpus} busy"
