@@ -14,6 +14,7 @@ from flopsfit_ds.memory.margin import workspace_bytes
 from flopsfit_ds.presets import Offload
 from flopsfit_ds.spec import PlacementRules
 from flopsfit_ds.step_time import step_seconds
+from flopsfit_ds.units import GIB, MIB, format_bytes
 
 _MAX_FALLBACKS = 6
 _INDIFFERENCE = 0.05
@@ -43,6 +44,12 @@ class Candidate:
     def gpu_seconds(self) -> float:
         """Of one optimiser step, over all GPUs."""
         return self.predicted_step_seconds * self.strategy.num_gpus
+
+
+def bytes_of(need: int, available: int) -> str:
+    """`92.1 of 79.1 GiB`, in the unit of what is available."""
+    unit, name = (GIB, "GiB") if available >= GIB else (MIB, "MiB")
+    return f"{need / unit:.1f} of {available / unit:.1f} {name}"
 
 
 def rank_candidates(candidates: list[Candidate]) -> list[Candidate]:
@@ -98,6 +105,16 @@ class Search:
         on_node = min(candidate.strategy.num_gpus, self.cluster.gpus_per_node)
         host = candidate.host_bytes * on_node
         return self.device_fits(candidate.device_total_bytes) and host <= self.cluster.host_memory_bytes
+
+    def need(self, candidate: Candidate) -> str:
+        """What a candidate that does not fit asks for, beside what there is."""
+        cluster = self.cluster
+        if not self.device_fits(candidate.device_total_bytes):
+            return f"{bytes_of(candidate.device_total_bytes, cluster.device_memory_bytes)} a GPU"
+        return (
+            f"{format_bytes(candidate.host_bytes)} of host memory a GPU, a node has "
+            f"{format_bytes(cluster.host_memory_bytes)} for {cluster.gpus_per_node} GPUs"
+        )
 
     def fallbacks(self, chosen: Candidate) -> tuple[Candidate, ...]:
         """Smaller micro-batches first, then other layouts on as many GPUs, each needing less than the one before."""

@@ -10,13 +10,13 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from flopsfit_ds.candidates import Candidate, Search, rank_candidates
+from flopsfit_ds.candidates import Candidate, Search, bytes_of, rank_candidates
 from flopsfit_ds.errors import PlanError
 from flopsfit_ds.hardware import DEVICES, Cluster, resolve_cluster
 from flopsfit_ds.memory import MemoryEstimate, ModelProfile, Strategy
 from flopsfit_ds.memory.closed_form import estimate_memory
 from flopsfit_ds.spec import PlacementRules
-from flopsfit_ds.units import GIB, MIB, format_bytes, format_count
+from flopsfit_ds.units import format_bytes, format_count
 
 _MAX_RUNNERS_UP = 4
 _LARGEST_SEARCH_GPUS = 8192
@@ -166,11 +166,13 @@ def _explain(search: Search, chosen: Candidate) -> str:
     head = f"{strategy.label}: "
     simpler = _simpler(search, strategy)
     if simpler is None:
-        return f"{head}fits in {_of(chosen.device_total_bytes, available)}"
+        return f"{head}fits in {bytes_of(chosen.device_total_bytes, available)}"
     best = search.layout(simpler.zero_stage, simpler.offload, simpler.num_gpus, simpler.activation_checkpointing)
     if not search.device_fits(best.device_total_bytes):
-        return f"{head}{_short(simpler, strategy)} needs {_of(best.device_total_bytes, available)}"
-    return f"{head}fewer GPU-seconds than {_short(simpler, strategy)}, at {_of(chosen.device_total_bytes, available)}"
+        return f"{head}{_short(simpler, strategy)} needs {bytes_of(best.device_total_bytes, available)}"
+    return (
+        f"{head}fewer GPU-seconds than {_short(simpler, strategy)}, at {bytes_of(chosen.device_total_bytes, available)}"
+    )
 
 
 def _explain_nothing_fits(search: Search) -> str:
@@ -190,19 +192,11 @@ def _explain_nothing_fits(search: Search) -> str:
     if not tried:
         return "placement: offload is always, which needs ZeRO-3 in placement.zero_stages"
     least = min(tried, key=lambda candidate: candidate.device_total_bytes)
-    if search.device_fits(least.device_total_bytes):
-        need = f"{format_bytes(least.host_bytes)} of host memory a GPU, {_host_text(search)}"
-    else:
-        need = f"{_of(least.device_total_bytes, search.cluster.device_memory_bytes)} a GPU"
     return (
         f"{search.profile.name} of {format_count(search.profile.num_params)} parameters does not fit "
         f"{search.cluster.num_gpus} x {search.cluster.device_name}: {least.strategy.label} with a micro-batch of 1 "
-        f"needs {need}; {_smallest_hardware(search)}"
+        f"needs {search.need(least)}; {_smallest_hardware(search)}"
     )
-
-
-def _host_text(search: Search) -> str:
-    return f"a node has {format_bytes(search.cluster.host_memory_bytes)} for {search.cluster.gpus_per_node} GPUs"
 
 
 def _simpler(search: Search, chosen: Strategy) -> Strategy | None:
@@ -262,11 +256,6 @@ def _smallest_hardware(search: Search) -> str:
     ]
     need = min(candidate.device_total_bytes for candidate in layouts)
     return f"it needs devices of {format_bytes(need)}, or a shorter context"
-
-
-def _of(need: int, available: int) -> str:
-    unit, name = (GIB, "GiB") if available >= GIB else (MIB, "MiB")
-    return f"{need / unit:.1f} of {available / unit:.1f} {name}"
 
 
 def _short(simpler: Strategy, chosen: Strategy) -> str:

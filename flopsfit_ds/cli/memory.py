@@ -166,7 +166,7 @@ def _point_of_flags(
     fitting = [candidate for candidate in survey if search.fits(candidate)]
     best = rank_candidates(fitting)[0] if fitting else min(survey, key=lambda c: c.device_total_bytes)
     reason = f"{best.strategy.label}: " + (
-        "the fewest GPU-seconds of those that fit" if fitting else "does not fit either"
+        "the fewest GPU-seconds of those that fit" if fitting else f"nothing fits; this needs {search.need(best)}"
     )
     label = f"{layers} layers x {hidden}, {format_count(profile.num_params)}"
     return Point(label, (), shape, (), profile, search, best, reason)
