@@ -43,7 +43,7 @@ output_root: {root}
 model: {{vocab_size: 256, context_length: 64, head_dim: 8, width_per_layer: 32}}
 data: {{source: python-stdlib, heldout_tokens: 8k}}
 design: {{method: points, points: [{points}]}}
-training: {{global_batch_tokens: 1024, learning_rates: [6e-3], precision: fp32}}
+training: {{global_batch_tokens: 1024, learning_rates: [6e-3], precision: fp32, checkpoint_every: {checkpoint_every}}}
 hardware: {{device: cpu, gpus_per_node: 2}}
 placement: {{num_gpus: {num_gpus}}}
 """
@@ -79,7 +79,7 @@ def do_nothing(order: Any, task: NothingTask) -> int:
 def make_plan(root: Path, tokens: list[int], num_gpus: str) -> SweepPlan:
     """A sweep of one small model trained for these numbers of tokens."""
     points = ", ".join(f"{{num_params: 25k, num_tokens: {count}}}" for count in tokens)
-    return build_plan(parse_spec(SPEC.format(root=root, points=points, num_gpus=num_gpus)))
+    return build_plan(parse_spec(SPEC.format(root=root, points=points, num_gpus=num_gpus, checkpoint_every=600)))
 
 
 def startup() -> None:
@@ -126,8 +126,7 @@ def resume() -> None:
         with tempfile.TemporaryDirectory() as folder:
             spec = Path(folder) / "spec.yaml"
             points = "{num_params: 25k, num_tokens: 20M}"
-            text = SPEC.format(root=folder, points=points, num_gpus="[2]")
-            spec.write_text(text + "execution: {checkpoint_every: 1}\n")
+            spec.write_text(SPEC.format(root=folder, points=points, num_gpus="[2]", checkpoint_every=1))
             command = [sys.executable, "-m", "flopsfit_ds.cli", "sweep", str(spec)]
             found.append(_resume_seconds(command, SweepFolder(Path(folder) / "bench")))
     print(
