@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,15 +87,23 @@ class Search:
     rules: PlacementRules
 
     def best_of_each_layout(self) -> list[Candidate]:
-        """For every stage, number of GPUs, offload and checkpointing, the largest micro-batch that fits."""
-        found = []
-        for num_gpus in self.gpu_counts():
-            for stage, offload in self.stages():
-                for checkpointing in self.checkpointing():
-                    candidate = self._largest_micro_batch(stage, offload, num_gpus, checkpointing)
-                    if candidate is not None:
-                        found.append(candidate)
-        return found
+        """For every stage, number of GPUs and checkpointing, the largest micro-batch that fits.
+
+        Where offload is allowed, it is the last resort: a host's optimiser is slower than its prediction more often
+        than not.
+        """
+        stages = list(self.stages())
+        found = self._best_of_each(entry for entry in stages if entry[1] == "none")
+        return found or self._best_of_each(entry for entry in stages if entry[1] != "none")
+
+    def _best_of_each(self, stages: Iterable[tuple[int, Offload]]) -> list[Candidate]:
+        candidates = (
+            self._largest_micro_batch(stage, offload, num_gpus, checkpointing)
+            for num_gpus, (stage, offload), checkpointing in itertools.product(
+                self.gpu_counts(), stages, self.checkpointing()
+            )
+        )
+        return [candidate for candidate in candidates if candidate is not None]
 
     def layout(self, zero_stage: int, offload: Offload, num_gpus: int, checkpointing: bool) -> Candidate:
         """A layout at the smallest micro-batch, whether it fits or not."""
@@ -165,11 +174,10 @@ class Search:
         """Whether activations may or must be recomputed; without first."""
         return {"never": (False,), "allowed": (False, True), "always": (True,)}[self.rules.activation_checkpointing]
 
-    def _micro_batches(self, num_gpus: int) -> list[int]:
+    def _micro_batches(self, num_gpus: int) -> tuple[int, ...]:
         """Sizes that divide a GPU's share of the global batch, largest first."""
         share = self.global_batch // num_gpus
-        largest = min(share, self.rules.max_micro_batch_size_per_gpu)
-        return [size for size in range(largest, 0, -1) if share % size == 0]
+        return _divisors(share, min(share, self.rules.max_micro_batch_size_per_gpu))
 
     def _largest_micro_batch(
         self, zero_stage: int, offload: Offload, num_gpus: int, checkpointing: bool
@@ -219,3 +227,9 @@ class Search:
                 least = self.layout(stage, offload, num_gpus, self.checkpointing()[-1])
                 found.append(min(fitting, key=lambda option: option.gpu_seconds) if fitting else least)
         return found
+
+
+@functools.lru_cache(maxsize=256)
+def _divisors(number: int, largest: int) -> tuple[int, ...]:
+    """Those that are not larger than `largest`, the largest first."""
+    return tuple(size for size in range(largest, 0, -1) if number % size == 0)

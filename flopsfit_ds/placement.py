@@ -129,9 +129,6 @@ def place_run(
     fitting = search.best_of_each_layout()
     if not fitting:
         raise PlanError(_explain_nothing_fits(search))
-    if rules.offload == "allowed":
-        # a host's optimiser is slower than its prediction more often than not: a last resort
-        fitting = [candidate for candidate in fitting if candidate.strategy.offload == "none"] or fitting
     ranked = rank_candidates(fitting)
     best = ranked[0]
     chosen = best.strategy

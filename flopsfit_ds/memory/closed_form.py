@@ -7,7 +7,7 @@ A step reaches its peak at one of a few moments; each is written down, and the l
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from flopsfit_ds.hardware import Cluster
 from flopsfit_ds.memory.buckets import ZeroBuckets, training_buckets
@@ -57,8 +57,7 @@ def host_bytes(profile: ModelProfile, strategy: Strategy) -> int:
     return 20 * math.ceil(profile.num_params_trainable / strategy.num_gpus)
 
 
-@dataclass(frozen=True)
-class _Moment:
+class _Moment(NamedTuple):
     """One moment of a step, in bytes by component."""
 
     phase: Phase

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from flopsfit_ds.hardware import Cluster
 from flopsfit_ds.memory.buckets import training_buckets
 from flopsfit_ds.memory.types import MarginLine, Strategy
@@ -69,6 +71,7 @@ def delayed_free_bytes(
     return 0
 
 
+@functools.lru_cache(maxsize=4096)
 def allocator_margin(
     cluster: Cluster, num_gpus: int, memory_margin: float, delayed_bytes: int
 ) -> tuple[MarginLine, ...]:

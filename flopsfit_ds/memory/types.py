@@ -70,7 +70,18 @@ class MemoryComponents:
     @property
     def total(self) -> int:
         """Sum of all components."""
-        return sum(getattr(self, name) for name in COMPONENT_NAMES)
+        return (
+            self.parameters
+            + self.gathered_parameters
+            + self.gradients
+            + self.master_weights
+            + self.optimizer_states
+            + self.communication_buckets
+            + self.saved_activations
+            + self.logits_and_loss
+            + self.transients
+            + self.library_workspaces
+        )
 
     def items(self) -> list[tuple[str, int]]:
         """Name and bytes of each component."""
