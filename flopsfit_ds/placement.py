@@ -6,6 +6,7 @@ that fit, the one with the fewest GPU-seconds is taken, then the fastest.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -125,18 +126,13 @@ def place_run(
     Raises:
         PlanError: Nothing fits; the message names the smallest hardware that would hold the run.
     """
-    search = Search(profile, training_flops_per_sequence, global_batch_sequences, precision, cluster, rules)
-    fitting = search.best_of_each_layout()
-    if not fitting:
-        raise PlanError(_explain_nothing_fits(search))
-    ranked = rank_candidates(fitting)
-    best = ranked[0]
+    choice = _choose(Search(profile, training_flops_per_sequence, global_batch_sequences, precision, cluster, rules))
+    best, memory = choice.ranked[0], choice.memory
     chosen = best.strategy
     seconds = best.predicted_step_seconds * num_steps
     gpu_hours = seconds * chosen.num_gpus / 3600
     price = cluster.price_per_gpu_hour
-    memory = estimate_memory(profile, chosen, cluster, rules.memory_margin, best.gradient_accumulation_steps)
-    per_gpu = {c.strategy.num_gpus: c for c in reversed(ranked)}
+    per_gpu = {c.strategy.num_gpus: c for c in reversed(choice.ranked)}
     sharing = cluster.device_memory_bytes // max(1, memory.device_total_bytes) if chosen.num_gpus == 1 else 1
     return Placement(
         strategy=chosen,
@@ -148,12 +144,40 @@ def place_run(
         predicted_gpu_hours=gpu_hours,
         predicted_cost=None if price is None else price * gpu_hours,
         points_per_gpu=max(1, min(rules.points_per_gpu, sharing)),
-        reason=_explain(search, best),
-        runners_up=tuple(ranked[1 : 1 + _MAX_RUNNERS_UP]),
+        reason=choice.reason,
+        runners_up=choice.ranked[1 : 1 + _MAX_RUNNERS_UP],
         alternatives=tuple(per_gpu[count] for count in sorted(per_gpu)),
-        fallbacks=search.fallbacks(best),
+        fallbacks=choice.fallbacks,
         profile=profile,
     )
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What does not depend on how long a run is: fitting candidates, best first, and what is known of the best."""
+
+    ranked: tuple[Candidate, ...]
+    memory: MemoryEstimate
+    reason: str
+    fallbacks: tuple[Candidate, ...]
+
+
+@functools.lru_cache(maxsize=1024)
+def _choose(search: Search) -> _Choice:
+    """Points of a sweep share models: of 1,000 in 50 budgets about 100 differ.
+
+    Raises:
+        PlanError: Nothing fits.
+    """
+    fitting = search.best_of_each_layout()
+    if not fitting:
+        raise PlanError(_explain_nothing_fits(search))
+    ranked = tuple(rank_candidates(fitting))
+    best = ranked[0]
+    memory = estimate_memory(
+        search.profile, best.strategy, search.cluster, search.rules.memory_margin, best.gradient_accumulation_steps
+    )
+    return _Choice(ranked, memory, _explain(search, best), search.fallbacks(best))
 
 
 def _explain(search: Search, chosen: Candidate) -> str:
