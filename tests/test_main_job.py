@@ -16,8 +16,8 @@ from flopsfit_ds.records import RunRecord, SweepFolder
 REPOSITORY = Path(__file__).resolve().parent.parent
 SWEEP = str(REPOSITORY / "scripts" / "sweep.py")
 BIN = Path(sys.executable).parent
-SHORT = ["design.points=[{num_params: 250k, num_tokens: 5120}, {num_params: 450k, num_tokens: 5120}, "
-         "{num_params: 575k, num_tokens: 5120}]", "data.heldout_tokens=4096"]  # fmt: skip
+SHORT = ["design.points=[{num_params: 250k, num_tokens: 2560}, {num_params: 450k, num_tokens: 2560}, "
+         "{num_params: 575k, num_tokens: 2560}]", "data.heldout_tokens=4096"]  # fmt: skip
 LAUNCHERS = {
     "command": [str(BIN / "flopsfit-ds"), "sweep"],
     "script": [sys.executable, SWEEP],
