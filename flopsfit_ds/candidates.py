@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from flopsfit_ds.hardware import Cluster
@@ -77,7 +77,7 @@ def rank_candidates(candidates: list[Candidate]) -> list[Candidate]:
 
 @dataclass(frozen=True)
 class Search:
-    """All ways to lay one run out."""
+    """All ways to lay one run out. Equal searches are best shared: each keeps what it has worked out."""
 
     profile: ModelProfile
     flops_per_sequence: float
@@ -85,6 +85,7 @@ class Search:
     precision: Literal["fp32", "bf16"]
     cluster: Cluster
     rules: PlacementRules
+    _known: dict[Strategy, Candidate] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def best_of_each_layout(self) -> list[Candidate]:
         """For every stage, number of GPUs and checkpointing, the largest micro-batch that fits.
@@ -200,7 +201,13 @@ class Search:
         self, zero_stage: int, offload: Offload, num_gpus: int, checkpointing: bool, micro_batch: int
     ) -> Candidate:
         strategy = Strategy(zero_stage, num_gpus, micro_batch, checkpointing, offload, self.precision)  # pyright: ignore[reportArgumentType]
-        accumulation = self.global_batch // (num_gpus * micro_batch)
+        known = self._known.get(strategy)
+        if known is None:
+            known = self._known[strategy] = self._work_out(strategy)
+        return known
+
+    def _work_out(self, strategy: Strategy) -> Candidate:
+        accumulation = self.global_batch // (strategy.num_gpus * strategy.micro_batch_size_per_gpu)
         components, _ = peak_components(self.profile, strategy, workspace_bytes(self.cluster), accumulation)
         peak = components.total
         margin = profile_margin(self.profile, strategy, self.cluster, self.rules.memory_margin)
@@ -224,8 +231,10 @@ class Search:
                     self._largest_micro_batch(stage, offload, num_gpus, recompute) for recompute in self.checkpointing()
                 ]
                 fitting = [option for option in options if option is not None]
-                least = self.layout(stage, offload, num_gpus, self.checkpointing()[-1])
-                found.append(min(fitting, key=lambda option: option.gpu_seconds) if fitting else least)
+                if fitting:
+                    found.append(min(fitting, key=lambda option: option.gpu_seconds))
+                else:
+                    found.append(self.layout(stage, offload, num_gpus, self.checkpointing()[-1]))
         return found
 
 

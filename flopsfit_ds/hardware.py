@@ -14,8 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import psutil
-
 from flopsfit_ds.errors import LaunchError, SpecError
 from flopsfit_ds.units import GIB
 
@@ -153,6 +151,8 @@ def read_machine(environment: Mapping[str, str] | None = None) -> Machine:
         LaunchError: The launcher's variables contradict each other.
     """
     environment = os.environ if environment is None else environment
+    import psutil
+
     host_memory = psutil.virtual_memory().total
     launched = launched_world(environment)
     num_nodes = launched[0] // launched[1] if launched else 1

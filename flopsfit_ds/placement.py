@@ -102,6 +102,12 @@ class Placement:
         )
 
 
+@functools.lru_cache(maxsize=1024)
+def shared_search(search: Search) -> Search:
+    """The first search that was equal to this one, with all that it has worked out."""
+    return search
+
+
 def place_run(
     profile: ModelProfile,
     *,
@@ -126,7 +132,9 @@ def place_run(
     Raises:
         PlanError: Nothing fits; the message names the smallest hardware that would hold the run.
     """
-    choice = _choose(Search(profile, training_flops_per_sequence, global_batch_sequences, precision, cluster, rules))
+    choice = _choose(
+        shared_search(Search(profile, training_flops_per_sequence, global_batch_sequences, precision, cluster, rules))
+    )
     best, memory = choice.ranked[0], choice.memory
     chosen = best.strategy
     seconds = best.predicted_step_seconds * num_steps

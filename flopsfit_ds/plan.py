@@ -8,17 +8,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 
 from flopsfit_ds.architecture import ClassShape, ModelShape
+from flopsfit_ds.candidates import Search
 from flopsfit_ds.corpus import ABSENT, Corpus, find_corpus
 from flopsfit_ds.design import BatchPlan, DesignedPoint, design_points, plan_batches
 from flopsfit_ds.errors import DataError, PlanError
 from flopsfit_ds.family import DecoderFamily, Family, SizedModel
 from flopsfit_ds.flops import conventional_flops
 from flopsfit_ds.hardware import Cluster, Machine, resolve_cluster
-from flopsfit_ds.placement import Placement, place_run
-from flopsfit_ds.spec import DecoderModel, SweepSpec, Training
+from flopsfit_ds.placement import Placement, place_run, shared_search
+from flopsfit_ds.spec import DecoderModel, PlacementRules, SweepSpec, Training
+from flopsfit_ds.storage import json_converter
 from flopsfit_ds.units import format_count, format_flops
 
 TRAINING_VERSION = 1
@@ -101,7 +103,7 @@ class RunPlan:
 
     def to_json_dict(self) -> dict:
         """Plain JSON values; `from_json_dict` reads them back."""
-        return _RUN_PLAN.dump_python(self, mode="json")
+        return json_converter(RunPlan).dump_python(self, mode="json")
 
     @staticmethod
     def from_json_dict(values: dict) -> RunPlan:
@@ -110,7 +112,7 @@ class RunPlan:
         Raises:
             pydantic.ValidationError: The values are no run plan of this version.
         """
-        return _RUN_PLAN.validate_python(values)
+        return json_converter(RunPlan).validate_python(values)
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,21 @@ class SweepPlan:
         """Name of the sweep."""
         return self.spec.name
 
+    def layouts_of(self, run: RunPlan) -> Search:
+        """The search that placed a run of this plan."""
+        search = Search(
+            run.placement.profile,
+            run.flops / (run.num_steps * run.global_batch_sequences),
+            run.global_batch_sequences,
+            self.spec.training.precision,
+            self.cluster,
+            _placement_rules(self.spec, run.model),
+        )
+        return shared_search(search)
+
     def to_json_dict(self) -> dict:
         """Plain JSON values; `from_json_dict` reads them back."""
-        return _SWEEP_PLAN.dump_python(self, mode="json")
+        return json_converter(SweepPlan).dump_python(self, mode="json")
 
     @staticmethod
     def from_json_dict(values: dict) -> SweepPlan:
@@ -149,11 +163,7 @@ class SweepPlan:
         Raises:
             pydantic.ValidationError: The values are no plan of this version.
         """
-        return _SWEEP_PLAN.validate_python(values)
-
-
-_RUN_PLAN = TypeAdapter(RunPlan)
-_SWEEP_PLAN = TypeAdapter(SweepPlan)
+        return json_converter(SweepPlan).validate_python(values)
 
 
 def build_plan(
@@ -233,13 +243,18 @@ def check_corpus(corpus: Corpus, context_length: int) -> None:
         )
 
 
+def _placement_rules(spec: SweepSpec, shape: ModelShape | ClassShape) -> PlacementRules:
+    if isinstance(shape, ClassShape):  # a user's class checkpoints by itself
+        return spec.placement.model_copy(update={"activation_checkpointing": "never"})
+    return spec.placement
+
+
 def _place(spec: SweepSpec, cluster: Cluster, point: DesignedPoint[SizedModel], batches: BatchPlan) -> Placement:
-    rules = spec.placement
-    if isinstance(point.model.shape, ClassShape):
-        rules = rules.model_copy(update={"activation_checkpointing": "never"})  # a user's class checkpoints by itself
+    rules = _placement_rules(spec, point.model.shape)
+    flops = point.model.flops_per_token * batches.num_tokens
     placement = place_run(
         point.model.profile,
-        training_flops_per_sequence=point.model.flops_per_token * spec.model.context_length,
+        training_flops_per_sequence=flops / (batches.num_steps * batches.global_batch_sequences),
         num_steps=batches.num_steps,
         global_batch_sequences=batches.global_batch_sequences,
         precision=spec.training.precision,

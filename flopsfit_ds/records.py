@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from flopsfit_ds.errors import RecordError, SweepFolderError
-from flopsfit_ds.storage import JsonLines, atomic_write, read_json, write_json
+from flopsfit_ds.storage import JsonLines, atomic_write, json_converter, read_json, write_json
 
 RECORD_VERSION = 1
 
@@ -173,9 +173,6 @@ class RunRecord:
     version: int = RECORD_VERSION
 
 
-_RECORD = TypeAdapter(RunRecord)
-
-
 @dataclass(frozen=True)
 class RunFolder:
     """Where one run's files lie."""
@@ -217,13 +214,13 @@ class RunFolder:
         except FileNotFoundError:
             return None
         try:
-            return _RECORD.validate_python(content)
+            return json_converter(RunRecord).validate_python(content)
         except ValidationError as error:
             raise RecordError(f"{self.record}: not a record of this version: {error.errors()[0]['msg']}") from None
 
     def write_record(self, record: RunRecord) -> None:
         """Write the record: the run has ended."""
-        write_json(self.record, _RECORD.dump_python(record, mode="json"))
+        write_json(self.record, json_converter(RunRecord).dump_python(record, mode="json"))
 
 
 @dataclass(frozen=True)

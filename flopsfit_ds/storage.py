@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
 
 from flopsfit_ds.errors import RecordError, SweepFolderError
 
 _TAIL_BYTES = 4096
+_Kind = TypeVar("_Kind")
+
+
+def json_converter(kind: type[_Kind]) -> TypeAdapter[_Kind]:
+    """To plain JSON values and back, with every field checked; made at its first use, for it takes its time."""
+    return _converter(kind)
+
+
+@functools.cache
+def _converter(kind: type) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def atomic_write(path: Path, content: str | bytes, *, durable: bool = True) -> None:

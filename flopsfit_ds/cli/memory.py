@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic_core import to_json
 
 from flopsfit_ds.candidates import Candidate, Search
-from flopsfit_ds.cli.memory_tables import Answer, Point, as_json_dict, print_answers
+from flopsfit_ds.cli.memory_tables import Answer, Point, as_json_values, print_answers
 from flopsfit_ds.cli.options import AllowImport, AsJson, Overrides, plan_from
 from flopsfit_ds.errors import PlanError, SpecError
 from flopsfit_ds.hardware import resolve_cluster
@@ -70,7 +70,7 @@ def register(app: typer.Typer) -> None:
         with _answering(quick, as_json, len(points)) as answer:
             answers = (answer(point) for point in points)  # each is shown as soon as it is known
             if as_json:
-                print(json.dumps({"points": [as_json_dict(answer) for answer in answers]}, indent=1))
+                print(to_json({"points": [as_json_values(answer) for answer in answers]}, indent=1).decode())
             else:
                 print_answers(answers, detail=run is not None or spec is None, warnings=warnings)
 
@@ -106,14 +106,7 @@ def _points_of_spec(
             points[key] = replace(points[key], run_ids=(*points[key].run_ids, planned.run_id))
             continue
         profile = planned.placement.profile
-        search = Search(
-            profile,
-            planned.flops / (planned.num_steps * planned.global_batch_sequences),
-            planned.global_batch_sequences,
-            profile.precision,
-            sweep.cluster,
-            sweep.spec.placement,
-        )
+        search = sweep.layouts_of(planned)
         points[key] = Point(
             planned.label,
             (planned.run_id,),

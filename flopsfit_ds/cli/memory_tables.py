@@ -68,9 +68,10 @@ class Answer:
     problem: str | None
 
 
-def as_json_dict(answer: Answer) -> dict[str, Any]:
+def as_json_values(answer: Answer) -> dict[str, Any]:
     """One entry of `points` of `estimate-memory --json`, a documented interface.
 
+    The values are for `pydantic_core.to_json`, which writes dataclasses as objects.
     Keys: `label`, `run_ids`, `num_params`, `num_params_trainable`, `trainable_fraction`, `device` (the cluster),
     `strategies` and `chosen`, and `problem`, which is null where the simulation answered. A strategy has `zero_stage`,
     `num_gpus`, `micro_batch_size_per_gpu`, `activation_checkpointing`, `offload`, `precision`,
@@ -89,9 +90,9 @@ def as_json_dict(answer: Answer) -> dict[str, Any]:
         "num_params": profile.num_params,
         "num_params_trainable": profile.num_params_trainable,
         "trainable_fraction": profile.num_params_trainable / profile.num_params,
-        "device": asdict(point.search.cluster),
+        "device": point.search.cluster,
         "strategies": rows,
-        "chosen": chosen | {"reason": answer.reason, "simulated_rank": asdict(answer.rank) if answer.rank else None},
+        "chosen": chosen | {"reason": answer.reason, "simulated_rank": answer.rank},
         "problem": answer.problem,
     }
 
@@ -105,8 +106,8 @@ def _strategy_json(candidate: Candidate, memory: MemoryEstimate, point: Point) -
         "device_total_bytes": memory.device_total_bytes,
         "host_bytes": memory.host_bytes,
         "peak_phase": memory.peak_phase,
-        "components": asdict(memory.components),
-        "margin": [asdict(line) for line in memory.margin],
+        "components": memory.components,
+        "margin": memory.margin,
         "predicted_step_seconds": candidate.predicted_step_seconds,
         "method": memory.method,
         "fits": _fits(candidate, memory, point.search),

@@ -10,17 +10,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from flopsfit_ds.engine.executor import Assignment
 from flopsfit_ds.engine.processes import ProcessIdentity
 from flopsfit_ds.errors import RecordError
 from flopsfit_ds.records import Attempt, RunFolder
-from flopsfit_ds.storage import read_json, write_json
+from flopsfit_ds.storage import json_converter, read_json, write_json
 from flopsfit_ds.train.order import EXIT_OUT_OF_MEMORY, EXIT_OUTCOME_WRITTEN, EXIT_PREEMPTED
 
 AttemptOutcome = Literal["completed", "diverged", "oom", "failed", "hung", "killed", "preempted", "interrupted"]
-_ATTEMPT = TypeAdapter(Attempt)
 _FILE = "attempt.json"
 _MESSAGE_LENGTH = 600
 _EXIT_UNKNOWN = 255
@@ -108,7 +107,7 @@ def read_attempts(folder: RunFolder) -> tuple[Attempt, ...]:
     for number in attempt_numbers(folder):
         try:
             content = read_json(folder.attempt(number) / _FILE)
-            attempts.append(_ATTEMPT.validate_python(content["attempt"]))
+            attempts.append(json_converter(Attempt).validate_python(content["attempt"]))
         except (FileNotFoundError, RecordError, ValidationError, KeyError):
             continue
     return tuple(attempts)
@@ -132,7 +131,7 @@ def settle_open_attempts(folder: RunFolder, ending: Exits | None = None) -> list
         path = folder.attempt(number)
         try:
             content = read_json(path / _FILE)
-            attempt = _ATTEMPT.validate_python(content["attempt"])
+            attempt = json_converter(Attempt).validate_python(content["attempt"])
         except (FileNotFoundError, RecordError, ValidationError, KeyError):
             continue
         if not content["open"]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from flopsfit_ds.engine.attempts import leftover_processes, newest_outcome, read_attempts, settle_open_attempts
 from flopsfit_ds.engine.lease import Right
@@ -64,7 +64,7 @@ def read_plan(path: Path) -> SweepPlan:
     """
     content = read_json(SweepFolder(path).plan)
     try:
-        return replace(TypeAdapter(SweepPlan).validate_python(content), folder=path)
+        return replace(SweepPlan.from_json_dict(content), folder=path)
     except ValidationError as error:
         raise RecordError(f"{path}/plan.json: not a plan of this version: {error.errors()[0]['msg']}") from None
 

@@ -7,8 +7,6 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
-
 from flopsfit_ds.ds_config import training_config
 from flopsfit_ds.hardware import Cluster
 from flopsfit_ds.memory import MemoryComponents, MemoryEstimate, Strategy, allocator_margin, delayed_free_bytes
@@ -17,11 +15,11 @@ from flopsfit_ds.memory.types import COMPONENT_NAMES, assemble_estimate
 from flopsfit_ds.simulate.cache import content_key, load_result, store_result
 from flopsfit_ds.simulate.results import RankMemory
 from flopsfit_ds.simulate.server import SimulationServer
+from flopsfit_ds.storage import json_converter
 
 if TYPE_CHECKING:
     from flopsfit_ds.simulate.case import Case
 
-_RANK_MEMORY = TypeAdapter(RankMemory)
 _MAX_ACCUMULATION = 2  # the second micro-batch of a window is like all later ones
 
 
@@ -148,7 +146,7 @@ class Simulator:
         ]
         results: list[RankMemory] = []
         for key, found, future in zip(keys, stored, running, strict=True):
-            result = _RANK_MEMORY.validate_python(found) if future is None else future.result()
+            result = json_converter(RankMemory).validate_python(found) if future is None else future.result()
             if future is not None and self._use_cache:
                 store_result(key, asdict(result))
             results.append(result)

@@ -61,7 +61,13 @@ Scalar = str | int | float | bool | None
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values cannot change afterwards."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        validate_default=True,
+        defer_build=True,  # the whole spec builds its sections again
+    )
 
 
 class DecoderModel(Section):
