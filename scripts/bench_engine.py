@@ -223,7 +223,7 @@ def _simulate(num_nodes: int, num_points: int, kind: str, noise: float) -> dict[
     now, cpu_began = 0.0, time.process_time()
     scheduler = Scheduler(slots, clock=lambda: now)
     began = time.monotonic()
-    scheduler.pack(list(waiting.values()))
+    scheduler.forecast(list(waiting.values()))
     plan_seconds = time.monotonic() - began
     heap: list[tuple[float, str, Any]] = []
     began_at: dict[str, float] = {}

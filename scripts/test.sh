@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Set up and run the tests, a file at a time on each of up to four cores. Arguments go to pytest, for example:
-# bash scripts/test.sh -m "not slow"
+# Set up and run the tests, a file at a time in each of a few processes: one more than there are cores, for tests wait
+# for trainings and clocks half of their time. Arguments go to pytest, for example: bash scripts/test.sh -m "not slow"
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh
 make_environment "test"
-exec python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
+cores=$(getconf _NPROCESSORS_ONLN)
+workers=$((cores < 4 ? cores + 1 : 4))
+exec python -m pytest --numprocesses "$workers" --dist loadfile --no-loadscope-reorder "$@"

@@ -18,7 +18,7 @@ _TRUSTED_FRACTION = 0.05
 _SOON = 0.001
 _SHARE_OF_RUNS = 0.05
 """Of the waiting runs that must have ended before the schedule is searched again."""
-_SEARCH_AGAIN_PLACEMENTS = 40_000
+_SEARCH_AGAIN_PLACEMENTS = 10_000
 """Effort of a search that starts from much the same state as the last one: some hundredths of a second."""
 _START_SECONDS = 1.0
 """From the decision to the first step and from the last to the exit, until measured."""
@@ -112,7 +112,7 @@ class Chooser(Protocol):
         ...
 
     def forecast(self, waiting: Sequence[Waiting]) -> Forecast | None:
-        """What the schedule should take; None where a cluster's own scheduler decides."""
+        """What the schedule that is followed from here should take; None where a cluster's own scheduler decides."""
         ...
 
     def note_step(self, run_id: str, fraction: float) -> None:
@@ -194,12 +194,17 @@ class Scheduler:
         is_new = any(run.run_id not in self._ranks for run in waiting)
         if not is_new and self._num_ended <= len(waiting) * _SHARE_OF_RUNS:
             return
-        packing = self.pack(waiting, uses, SEARCH_PLACEMENTS if not self._ranks else _SEARCH_AGAIN_PLACEMENTS)
+        self._search(waiting, uses, _SEARCH_AGAIN_PLACEMENTS if self._ranks else SEARCH_PLACEMENTS)
+
+    def _search(self, waiting: Sequence[Waiting], uses: Sequence[Use], placements: int) -> Packing:
+        """Find the schedule to follow from now on."""
+        packing = self.pack(waiting, uses, placements)
         self._ranks = {waiting[number].run_id: rank for rank, number in enumerate(packing.order)}
         self._layouts = {
             run.run_id: run.layouts[option].num_slots for run, option in zip(waiting, packing.options, strict=True)
         }
         self._num_ended = 0
+        return packing
 
     def pack(
         self, waiting: Sequence[Waiting], uses: Sequence[Use] = (), placements: int = SEARCH_PLACEMENTS
@@ -217,7 +222,7 @@ class Scheduler:
 
     def forecast(self, waiting: Sequence[Waiting]) -> Forecast:
         """See `Chooser`."""
-        return Forecast(self.pack(waiting).makespan_seconds, self.lower_bound(waiting))
+        return Forecast(self._search(waiting, (), SEARCH_PLACEMENTS).makespan_seconds, self.lower_bound(waiting))
 
     def lower_bound(self, waiting: Sequence[Waiting]) -> float:
         """No schedule of these runs is shorter, in seconds, if all predictions hold."""
