@@ -26,7 +26,7 @@ class Device:
 
     Attributes:
         name: As written in a spec.
-        memory_bytes: What the driver reports as total, which is less than the name says.
+        memory_bytes: What CUDA reports as total, which is less than the name and `nvidia-smi` say.
         bf16_flops: Dense bf16 FLOP/s by the data sheet, without sparsity.
         fp32_flops: fp32 FLOP/s by the data sheet, outside the tensor cores.
         intra_node_bandwidth: Bytes a second to another device of the node, each way.
@@ -45,25 +45,29 @@ def _gib(number: float) -> int:
     return int(number * GIB)
 
 
-# Sources: NVIDIA's data sheets of each product (dense FLOP/s; NVLink or PCIe, halved to one direction); memory is what
-# `nvidia-smi` reports as total.
+# Sources: NVIDIA's data sheets of each product (dense FLOP/s; NVLink or PCIe, halved to one direction). Memory is what
+# CUDA can allocate of in all, as PyTorch's out-of-memory messages give it ("GPU 0 has a total capacity of 79.10 GiB"):
+# the driver keeps 0.4 to 0.9 GiB of what `nvidia-smi` calls total. Where drivers differ, the lowest that was found.
 DEVICES: tuple[Device, ...] = (
-    Device("A100-SXM-40GB", _gib(39.56), 312e12, 19.5e12, 300e9, ("NVIDIA A100-SXM4-40GB",)),
-    Device("A100-SXM-80GB", _gib(79.25), 312e12, 19.5e12, 300e9, ("NVIDIA A100-SXM4-80GB",)),
-    Device("A100-PCIE-40GB", _gib(39.56), 312e12, 19.5e12, 32e9, ("NVIDIA A100-PCIE-40GB",)),
-    Device("A100-PCIE-80GB", _gib(79.25), 312e12, 19.5e12, 32e9, ("NVIDIA A100 80GB PCIe",)),
+    Device("A100-SXM-40GB", _gib(39.38), 312e12, 19.5e12, 300e9, ("NVIDIA A100-SXM4-40GB",)),
+    Device("A100-SXM-80GB", _gib(79.14), 312e12, 19.5e12, 300e9, ("NVIDIA A100-SXM4-80GB",)),
+    Device("A100-PCIE-40GB", _gib(39.38), 312e12, 19.5e12, 32e9, ("NVIDIA A100-PCIE-40GB",)),
+    Device("A100-PCIE-80GB", _gib(79.14), 312e12, 19.5e12, 32e9, ("NVIDIA A100 80GB PCIe",)),
     Device("H100-SXM", _gib(79.10), 989e12, 67e12, 450e9, ("NVIDIA H100 80GB HBM3",)),
     Device("H100-PCIE", _gib(79.10), 756e12, 51e12, 64e9, ("NVIDIA H100 PCIe",)),
-    Device("H100-NVL", _gib(93.10), 835e12, 60e12, 300e9, ("NVIDIA H100 NVL",)),
+    Device("H100-NVL", _gib(93.00), 835e12, 60e12, 300e9, ("NVIDIA H100 NVL",)),
     Device("H200-SXM", _gib(139.80), 989e12, 67e12, 450e9, ("NVIDIA H200",)),
     Device("B200-SXM", _gib(178.35), 2250e12, 75e12, 900e9, ("NVIDIA B200",)),
-    Device("L4", _gib(22.49), 121e12, 30.3e12, 32e9, ("NVIDIA L4",)),
-    Device("L40S", _gib(44.99), 362e12, 91.6e12, 32e9, ("NVIDIA L40S",)),
-    Device("A10", _gib(22.49), 125e12, 31.2e12, 32e9, ("NVIDIA A10", "NVIDIA A10G")),
-    Device("RTX-A6000", _gib(47.99), 154.8e12, 38.7e12, 32e9, ("NVIDIA RTX A6000",)),
-    Device("RTX-3090", _gib(24.00), 71e12, 35.6e12, 16e9, ("NVIDIA GeForce RTX 3090",)),
-    Device("RTX-4090", _gib(23.99), 165.2e12, 82.6e12, 32e9, ("NVIDIA GeForce RTX 4090",)),
+    Device("L4", _gib(22.03), 121e12, 30.3e12, 32e9, ("NVIDIA L4",)),
+    Device("L40S", _gib(44.40), 362e12, 91.6e12, 32e9, ("NVIDIA L40S",)),
+    Device("A10", _gib(21.99), 125e12, 31.2e12, 32e9, ("NVIDIA A10",)),
+    Device("RTX-A6000", _gib(47.53), 154.8e12, 38.7e12, 32e9, ("NVIDIA RTX A6000",)),
+    Device("RTX-3090", _gib(23.56), 71e12, 35.6e12, 16e9, ("NVIDIA GeForce RTX 3090",)),
+    Device("RTX-4090", _gib(23.52), 165.2e12, 82.6e12, 32e9, ("NVIDIA GeForce RTX 4090",)),
 )
+# Taken from what `nvidia-smi` calls total where the table does not know what CUDA makes of it: the largest difference
+# of the table is 0.86 GiB (A100 of 80 GB: 81920 MiB against 79.14 GiB).
+_DRIVER_RESERVE = _gib(1)
 # One server core: small byte-level models reached 3e10 to 5.5e10 FLOP/s of exact training FLOPs in fp32.
 _CPU_SLOT = Device("cpu", 0, 4e10, 4e10, 5e9)
 _INTER_NODE_BANDWIDTH = 25e9  # one 200 Gbit/s port a GPU
@@ -77,7 +81,7 @@ class Machine:
     Attributes:
         device_name: Name of the table, the driver's name for a GPU outside it, or `cpu`.
         num_devices: GPUs, or slots of a CPU; under a launcher, what the launcher gives on this node.
-        device_memory_bytes: Memory of one GPU; None where it is the host's: on a CPU, or as the driver says.
+        device_memory_bytes: Memory of one GPU as CUDA has it; None where it is the host's (a CPU, some GPUs).
         host_memory_bytes: Memory of the host.
         num_nodes: Nodes, as the launcher says; 1 without one.
     """
@@ -183,12 +187,20 @@ def _visible_gpus(environment: Mapping[str, str]) -> list[tuple[str, int | None]
                 break  # CUDA ignores everything from the first entry that it does not know
             chosen.append(match)
         rows = chosen
-    return [(_table_name(name), _memory_bytes(memory)) for _, _, name, memory in rows]
+    return [(_table_name(name), _cuda_memory_bytes(_table_name(name), memory)) for _, _, name, memory in rows]
 
 
-def _memory_bytes(memory: str) -> int | None:
-    """`nvidia-smi` says `[N/A]` where host and device share their memory."""
-    return int(float(memory) * 2**20) if memory[:1].isdigit() else None
+def _cuda_memory_bytes(name: str, driver_memory: str) -> int | None:
+    """What CUDA has of the MiB that `nvidia-smi` calls total; None for its `[N/A]`: host and device share their memory.
+
+    The table's figure; less where the driver shows less than that (error correction switched on, a virtual GPU), and
+    for a GPU outside the table: then the driver's, without a reserve.
+    """
+    if not driver_memory[:1].isdigit():
+        return None
+    driver = int(float(driver_memory) * 2**20)
+    known = next((device.memory_bytes for device in DEVICES if device.name == name), driver)
+    return known if known < driver else max(0, driver - _DRIVER_RESERVE)
 
 
 def _table_name(driver_name: str) -> str:
