@@ -61,6 +61,7 @@ DEVICES: tuple[Device, ...] = (
     Device("L4", _gib(22.03), 121e12, 30.3e12, 32e9, ("NVIDIA L4",)),
     Device("L40S", _gib(44.40), 362e12, 91.6e12, 32e9, ("NVIDIA L40S",)),
     Device("A10", _gib(21.99), 125e12, 31.2e12, 32e9, ("NVIDIA A10",)),
+    Device("A10G", _gib(22.06), 70e12, 35e12, 32e9, ("NVIDIA A10G",)),
     Device("RTX-A6000", _gib(47.53), 154.8e12, 38.7e12, 32e9, ("NVIDIA RTX A6000",)),
     Device("RTX-3090", _gib(23.56), 71e12, 35.6e12, 16e9, ("NVIDIA GeForce RTX 3090",)),
     Device("RTX-4090", _gib(23.52), 165.2e12, 82.6e12, 32e9, ("NVIDIA GeForce RTX 4090",)),

@@ -25,7 +25,7 @@ GPUS = (
 DRIVER_MEMORY = {
     "A100-SXM-40GB": 40960, "A100-SXM-80GB": 81920, "A100-PCIE-40GB": 40960, "A100-PCIE-80GB": 81920, "H100-SXM": 81559,
     "H100-PCIE": 81559, "H100-NVL": 95830, "H200-SXM": 143771, "B200-SXM": 183359, "L4": 23034, "L40S": 46068,
-    "A10": 23028, "RTX-A6000": 49140, "RTX-3090": 24576, "RTX-4090": 24564,
+    "A10": 23028, "A10G": 23028, "RTX-A6000": 49140, "RTX-3090": 24576, "RTX-4090": 24564,
 }  # fmt: skip
 
 
@@ -52,6 +52,9 @@ class TestTable:
     def test_memory_is_what_cuda_can_allocate_less_than_the_driver_calls_total(self, device):
         kept_by_the_driver = DRIVER_MEMORY[device.name] / 1024 - device.memory_bytes / GIB
         assert 0.4 < kept_by_the_driver < 0.9
+
+    def test_the_a10g_of_the_cloud_has_about_half_the_tensor_cores_speed_of_an_a10(self):
+        assert find_device("NVIDIA A10G").bf16_flops == 70e12 < find_device("NVIDIA A10").bf16_flops
 
     def test_an_unknown_device_is_answered_with_the_nearest_and_with_what_custom_takes(self):
         with pytest.raises(SpecError) as caught:
