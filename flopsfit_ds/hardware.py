@@ -18,6 +18,8 @@ from flopsfit_ds.errors import LaunchError, SpecError
 from flopsfit_ds.units import GIB
 
 _MAX_AUTOMATIC_CPU_SLOTS = 8
+# How users and SLURM write "no GPU" into CUDA_VISIBLE_DEVICES
+_NO_GPU = ("", "-1", "none", "void", "nodevfiles")
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class Machine:
         device_memory_bytes: Memory of one GPU as CUDA has it; None where it is the host's (a CPU, some GPUs).
         host_memory_bytes: Memory of the host.
         num_nodes: Nodes, as the launcher says; 1 without one.
+        unknown_gpus: What a run would see that `nvidia-smi` tells no memory of, such as slices of a GPU (MIG); the
+            rest then says what the machine is without them.
     """
 
     device_name: str
@@ -92,6 +96,7 @@ class Machine:
     device_memory_bytes: int | None
     host_memory_bytes: int
     num_nodes: int = 1
+    unknown_gpus: str | None = None
 
 
 @dataclass(frozen=True)
@@ -161,34 +166,51 @@ def read_machine(environment: Mapping[str, str] | None = None) -> Machine:
     host_memory = psutil.virtual_memory().total
     launched = launched_world(environment)
     num_nodes = launched[0] // launched[1] if launched else 1
-    gpus = _visible_gpus(environment)
-    if gpus:
-        name, memory = gpus[0]
-        return Machine(name, launched[1] if launched else len(gpus), memory, host_memory, num_nodes)
+    listed = _listed_gpus()
+    gpus, unknown = _visible_gpus(listed, environment.get("CUDA_VISIBLE_DEVICES"))
+    if gpus and not unknown:
+        name, memory = _table_name(gpus[0].name), gpus[0].memory
+        cuda_memory = _cuda_memory_bytes(name, memory)
+        return Machine(name, launched[1] if launched else len(gpus), cuda_memory, host_memory, num_nodes)
     slots = launched[1] if launched else min(len(os.sched_getaffinity(0)), _MAX_AUTOMATIC_CPU_SLOTS)
-    return Machine("cpu", slots, None, host_memory, num_nodes)
+    return Machine("cpu", slots, None, host_memory, num_nodes, unknown)
 
 
-def _visible_gpus(environment: Mapping[str, str]) -> list[tuple[str, int | None]]:
-    """Name and memory of each GPU that CUDA_VISIBLE_DEVICES (numbers or UUIDs) leaves visible."""
+@dataclass(frozen=True)
+class _ListedGpu:
+    """One line of `nvidia-smi`."""
+
+    index: str
+    uuid: str
+    name: str
+    memory: str
+    mig: str
+
+
+def _listed_gpus() -> list[_ListedGpu]:
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
-    query = [program, "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits"]
+    query = [program, "--query-gpu=index,uuid,name,memory.total,mig.mode.current", "--format=csv,noheader,nounits"]
     answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
     if answer.returncode:
         return []
-    rows = [[cell.strip() for cell in line.split(",")] for line in answer.stdout.splitlines() if line.strip()]
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        chosen = []
-        for entry in (part.strip() for part in visible.split(",")):
-            match = next((row for row in rows if entry == row[0] or (entry and row[1].startswith(entry))), None)
-            if match is None:
-                break  # CUDA ignores everything from the first entry that it does not know
-            chosen.append(match)
-        rows = chosen
-    return [(_table_name(name), _cuda_memory_bytes(_table_name(name), memory)) for _, _, name, memory in rows]
+    lines = [line for line in answer.stdout.splitlines() if line.strip()]
+    return [_ListedGpu(*(cell.strip() for cell in line.split(","))) for line in lines]
+
+
+def _visible_gpus(listed: list[_ListedGpu], visible: str | None) -> tuple[list[_ListedGpu], str | None]:
+    """GPUs that CUDA_VISIBLE_DEVICES (numbers or UUIDs) leaves visible, and what of it is no GPU of the list."""
+    chosen = listed if visible is None else []
+    for entry in [] if visible is None else [part.strip() for part in visible.split(",")]:
+        match = next((gpu for gpu in listed if entry == gpu.index or (entry and gpu.uuid.startswith(entry))), None)
+        if match is None:
+            if entry.startswith("MIG-") or (listed and not chosen and entry.lower() not in _NO_GPU):
+                return chosen, f"CUDA_VISIBLE_DEVICES={visible}"
+            break  # CUDA ignores everything from the first entry that it does not know
+        chosen.append(match)
+    sliced = [gpu.index for gpu in chosen if gpu.mig == "Enabled"]
+    return chosen, f"GPU {', '.join(sliced)} in MIG mode" if sliced else None
 
 
 def _cuda_memory_bytes(name: str, driver_memory: str) -> int | None:
@@ -232,6 +254,21 @@ def find_device(name: str) -> Device:
     )
 
 
+def _refuse_unknown_gpus(machine: Machine) -> None:
+    by_hand = "write device: custom with device_memory, peak_flops, gpus_per_node and intra_node_bandwidth"
+    if machine.unknown_gpus is not None:
+        raise SpecError(
+            f"hardware.device: auto does not know the memory and the speed of {machine.unknown_gpus}: nvidia-smi tells "
+            f"them of the whole GPUs in its list only. {by_hand} of the slices that a run may use (MIG: one entry of CUDA_VISIBLE_DEVICES a "
+            "slice, and placement.num_gpus: [1], for slices do not reach each other), or device: cpu"
+        )
+    if machine.device_memory_bytes and machine.device_name not in {device.name for device in DEVICES}:
+        raise SpecError(
+            f"hardware.device: auto found {machine.device_name!r}, which is not in the table; {by_hand}; here "
+            f"device_memory: {machine.device_memory_bytes / GIB:.2f}GiB and gpus_per_node: {machine.num_devices}"
+        )
+
+
 def resolve_cluster(
     precision: str,
     machine: Machine | None = None,
@@ -254,13 +291,15 @@ def resolve_cluster(
         device: The remaining arguments are the fields of the spec's `hardware` section.
 
     Raises:
-        SpecError: An unknown device, a custom one without its numbers, or `auto` for more nodes than there are.
+        SpecError: An unknown device, a custom one without its numbers, or `auto` for more nodes than there are or for
+            GPUs that cannot be told apart from here.
     """
     automatic = device == "auto"
     if machine is None and (automatic or (gpus_per_node is None and device == "cpu")):
         machine = read_machine()
     if automatic:
         assert machine is not None
+        _refuse_unknown_gpus(machine)
         device = machine.device_name
         device_memory = device_memory or machine.device_memory_bytes
         host_memory = host_memory or machine.host_memory_bytes

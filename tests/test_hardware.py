@@ -31,11 +31,11 @@ DRIVER_MEMORY = {
 
 def install_nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, rows=GPUS, exit_code: int = 0) -> None:
     """An executable that answers as the driver's tool does, first on PATH."""
-    answer = "\n".join(", ".join(row) for row in rows)
+    answer = "\n".join(", ".join(row if len(row) == 4 else (*row, "[N/A]")) for row in rows)
     script = folder / "nvidia-smi"
     script.write_text(
         f"#!{sys.executable}\nimport sys\n"
-        "assert '--query-gpu=index,uuid,name,memory.total' in sys.argv, sys.argv\n"
+        "assert '--query-gpu=index,uuid,name,memory.total,mig.mode.current' in sys.argv, sys.argv\n"
         f"print({answer!r})\nsys.exit({exit_code})\n"
     )
     script.chmod(0o755)
@@ -100,6 +100,7 @@ class TestMachine:
             ("-1", 0),
             ("0,-1,2", 1),  # CUDA ignores all from the first entry it does not know
             ("0,7,2", 1),
+            ("NoDevFiles", 0),  # SLURM, for a job without a GPU
         ],
     )
     def test_only_visible_gpus_count(self, tmp_path, monkeypatch, visible, count):
@@ -132,9 +133,27 @@ class TestMachine:
         assert read_machine({}).device_memory_bytes == memory
 
     def test_a_gpu_outside_the_table_is_an_error_that_says_how_to_go_on(self, tmp_path, monkeypatch):
-        install_nvidia_smi(tmp_path, monkeypatch, rows=[("0", "GPU-aa", "NVIDIA Fantasy 9000, 1000")])
-        with pytest.raises(SpecError, match=r"'NVIDIA Fantasy 9000' is not in the table.*custom"):
+        install_nvidia_smi(tmp_path, monkeypatch, rows=[("0", "GPU-aa", "NVIDIA Fantasy 9000, 32000")])
+        with pytest.raises(SpecError, match=r"'NVIDIA Fantasy 9000', which is not in the table.*custom.*: 30.25GiB"):
             resolve_cluster("bf16")
+
+    @pytest.mark.parametrize("visible", ["MIG-9f0c", "0,MIG-9f0c", "GPU-eeee5555", "7"])
+    def test_auto_never_takes_gpus_that_it_does_not_know_for_a_cpu(self, tmp_path, monkeypatch, visible):
+        install_nvidia_smi(tmp_path, monkeypatch)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        with pytest.raises(SpecError, match=f"speed of CUDA_VISIBLE_DEVICES={visible}: .*device: custom with device_mem"):
+            SpecError, match=f"the speed of CUDA_VISIBLE_DEVICES={visible}.*device: custom with device_m"
+        ):
+            resolve_cluster("bf16")
+        assert resolve_cluster("fp32", device="cpu").gpus_per_node >= 1
+        by_hand = {"device_memory": 10 * GIB, "peak_flops": 1.4e14, "gpus_per_node": 2, "intra_node_bandwidth": 1e9}
+        assert resolve_cluster("bf16", device="custom", **by_hand).device_memory_bytes == 10 * GIB
+
+    def test_auto_does_not_plan_a_whole_gpu_where_it_is_sliced(self, tmp_path, monkeypatch):
+        install_nvidia_smi(tmp_path, monkeypatch, rows=[GPUS[0], (*GPUS[1], "Enabled")])
+        assert read_machine({"CUDA_VISIBLE_DEVICES": "0"}).device_name == "H100-SXM"
+        with pytest.raises(SpecError, match="the speed of GPU 1 in MIG mode"):
+            resolve_cluster("bf16", read_machine({"CUDA_VISIBLE_DEVICES": "0,1"}))
 
     def test_without_gpus_the_cores_are_slots(self):
         machine = read_machine({})
