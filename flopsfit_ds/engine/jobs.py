@@ -120,12 +120,10 @@ def decide(job: Job, attempts: Sequence[Attempt], max_attempts: int) -> Verdict:
     """Whether, and how, a run without a measured loss is tried again.
 
     Failures count against `max_attempts` only since the run last got further: a run that loses a worker every hour but
-    keeps its checkpoints is not given up. Preemptions and interruptions never count. After an out-of-memory the same
-    slots are tried with less memory, then more slots.
+    keeps its checkpoints is not given up, one that never starts again after a resume is. Preemptions and interruptions
+    never count. After an out-of-memory the same slots are tried with less memory, then more slots.
     """
-    failures = [attempt for attempt in attempts if attempt.outcome in _FAILURES]
-    furthest = max((attempt.start_step or 0 for attempt in attempts), default=0)
-    stuck = [attempt for attempt in failures if (attempt.start_step or 0) >= furthest]
+    stuck = [attempt for attempt in _since_progress(attempts) if attempt.outcome in _FAILURES]
     if len(stuck) >= max_attempts:
         return Verdict((), "failed", f"{len(stuck)} attempts failed; the last: {stuck[-1].reason}")
     too_large = [attempt.world_size for attempt in attempts if attempt.outcome == "oom"]
@@ -143,6 +141,12 @@ def decide(job: Job, attempts: Sequence[Attempt], max_attempts: int) -> Verdict:
         return Verdict(larger)
     last = next(attempt for attempt in reversed(attempts) if attempt.outcome == "oom")
     return Verdict((), "oom", f"out of memory in {len(too_large)} layouts; the last: {last.reason}")
+
+
+def _since_progress(attempts: Sequence[Attempt]) -> Sequence[Attempt]:
+    """Attempts from the first on that began as far as any did; one that ended before it knew its step began nowhere."""
+    steps = [attempt.start_step or 0 for attempt in attempts]
+    return attempts[steps.index(max(steps)) :] if steps else ()
 
 
 def _same_slots_first(job: Job, attempts: Sequence[Attempt]) -> tuple[Layout, ...]:

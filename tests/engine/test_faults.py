@@ -109,6 +109,15 @@ def test_a_point_that_gets_further_each_time_is_not_given_up(make_plan, run_toys
     faults.cost("SIGKILL of one rank", steps_trained_twice(plan.folder), allowed=4)
 
 
+def test_a_point_that_cannot_start_again_after_a_resume_is_given_up(make_plan, run_toys):
+    plan = make_plan(1)
+    fault = {"fault": "kill", "fault_attempts": 2, "fault_step": 7, "start_fails": range(3, 9)}
+    (record,) = run_toys(plan, {0: fault})
+    assert record.status == "failed"
+    assert [attempt.start_step for attempt in record.attempts] == [0, 5, None, None]
+    assert "no CUDA-capable device" in record.reason
+
+
 def test_a_slow_rank_is_left_alone(make_plan, run_toys, faults):
     """It takes ten times as long as its peer for each step, and all together longer than `hang_timeout`."""
     faults.inject("one rank slow")

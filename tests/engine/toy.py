@@ -51,6 +51,7 @@ class ToyTask:
         fault_step: After which step.
         checkpoint_steps: Steps between checkpoints.
         max_micro_batch: A larger micro-batch runs out of memory.
+        start_fails: In these attempts it breaks before it looks for a checkpoint.
     """
 
     plan: RunPlan
@@ -61,6 +62,7 @@ class ToyTask:
     fault_step: int = 3
     checkpoint_steps: int = CHECKPOINT_STEPS
     max_micro_batch: int = 10**9
+    start_fails: range = range(0)
 
 
 def run_worker(order, task) -> int:
@@ -69,6 +71,8 @@ def run_worker(order, task) -> int:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     stop = []
     signal.signal(signal.SIGTERM, lambda number, _frame: stop.append(number))
+    if order.attempt in task.start_fails:
+        raise RuntimeError("CUDA error: no CUDA-capable device is detected")
     store = TCPStore(order.store_host, order.store_port, is_master=False, timeout=timedelta(seconds=30))
     folder = RunFolder(Path(order.run_folder))
     attempt = folder.attempt(order.attempt)

@@ -1,0 +1,58 @@
+"""What becomes of a run after its attempts: tried again, in which way, or given up."""
+
+from __future__ import annotations
+
+import pytest
+
+from flopsfit_ds.engine.executor import Layout
+from flopsfit_ds.engine.jobs import Job, decide
+from flopsfit_ds.memory import Strategy
+from flopsfit_ds.records import Attempt
+
+
+def layout(num_slots, micro_batch=8, accumulation=1):
+    return Layout(Strategy(0, num_slots, micro_batch, False, "none", "fp32"), accumulation, 10.0, 0)
+
+
+def job(layouts, planned=0, reductions=()):
+    return Job("r", "r", 100, tuple(layouts), layouts[planned], tuple(reductions), 1)
+
+
+def history(*ends, slots=("0",)):
+    """Attempts, each an outcome and the step it began at."""
+    return [
+        Attempt(number, outcome, "why", slots, 0, len(slots), 8, 1, start_step, 0.0, 1.0)
+        for number, (outcome, start_step) in enumerate(ends, start=1)
+    ]
+
+
+FAILS_TO_START = ("failed", None)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        (),
+        (("interrupted", 0), ("interrupted", 500)),
+        (("killed", 0), ("preempted", 500), ("interrupted", None), ("preempted", 500)),
+        (("hung", 0), ("killed", 20), ("preempted", 40)),
+    ],
+)
+def test_failures_to_start_are_bounded_however_often_a_run_was_resumed(before):
+    assert decide(job([layout(1)]), history(*before, *[FAILS_TO_START] * 2), 3).status is None
+    verdict = decide(job([layout(1)]), history(*before, *[FAILS_TO_START] * 3), 3)
+    assert verdict.status == "failed"
+    assert verdict.reason.startswith("3 attempts failed")
+
+
+def test_failures_before_the_run_got_further_do_not_count():
+    ends = [("killed", 0), ("killed", 0), ("killed", 10), FAILS_TO_START]
+    assert decide(job([layout(1)]), history(*ends), 3).layouts == (layout(1),)
+    assert decide(job([layout(1)]), history(*ends, ("failed", 10)), 3).status == "failed"
+
+
+@pytest.mark.parametrize("outcome", ["interrupted", "preempted"])
+def test_interruptions_and_preemptions_are_no_failures(outcome):
+    ends = [(outcome, None)] * 40 + [(outcome, 5)] * 40
+    assert decide(job([layout(1)]), history(*ends), 1).layouts == (layout(1),)
+    assert decide(job([layout(1)]), history(*ends, FAILS_TO_START, *ends, FAILS_TO_START), 2).status == "failed"
