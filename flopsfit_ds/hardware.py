@@ -259,8 +259,9 @@ def _refuse_unknown_gpus(machine: Machine) -> None:
     if machine.unknown_gpus is not None:
         raise SpecError(
             f"hardware.device: auto does not know the memory and the speed of {machine.unknown_gpus}: nvidia-smi tells "
-            f"them of the whole GPUs in its list only. {by_hand} of the slices that a run may use (MIG: one entry of CUDA_VISIBLE_DEVICES a "
-            "slice, and placement.num_gpus: [1], for slices do not reach each other), or device: cpu"
+            f"them of whole GPUs in its list only. {by_hand} of what a run may use (MIG: one entry of "
+            "CUDA_VISIBLE_DEVICES a slice, and placement.num_gpus: [1], for slices do not reach each other), or "
+            "device: cpu"
         )
     if machine.device_memory_bytes and machine.device_name not in {device.name for device in DEVICES}:
         raise SpecError(
