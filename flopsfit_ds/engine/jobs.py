@@ -25,7 +25,8 @@ class Job:
         num_steps: Optimiser steps.
         layouts: The best way for each number of slots that holds the run, fewest first.
         planned: The layout that the plan chose; one of `layouts`.
-        reductions: What to try after an out-of-memory on the planned number of slots, in this order.
+        reductions: What to try after an out-of-memory on the planned number of slots, in this order; empty where the
+            plan knows nothing, or chose another number.
         points_per_slot: How many such runs may share a slot.
     """
 
@@ -39,7 +40,7 @@ class Job:
 
     def reduced(self, layout: Layout) -> tuple[Layout, ...]:
         """What to try after an out-of-memory on the same slots: the plan's fallbacks, or halved micro-batches."""
-        if layout.num_slots == self.planned.num_slots:
+        if layout.num_slots == self.planned.num_slots and self.reductions:
             return self.reductions
         halved = []
         while layout.strategy.micro_batch_size_per_gpu % 2 == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flopsfit_ds.engine.executor import Layout
-from flopsfit_ds.engine.jobs import Job, decide
+from flopsfit_ds.engine.jobs import Job, decide, fitting
 from flopsfit_ds.memory import Strategy
 from flopsfit_ds.records import Attempt
 
@@ -56,3 +56,19 @@ def test_interruptions_and_preemptions_are_no_failures(outcome):
     ends = [(outcome, None)] * 40 + [(outcome, 5)] * 40
     assert decide(job([layout(1)]), history(*ends), 1).layouts == (layout(1),)
     assert decide(job([layout(1)]), history(*ends, FAILS_TO_START, *ends, FAILS_TO_START), 2).status == "failed"
+
+
+def test_out_of_memory_on_fewer_slots_than_planned_halves_the_micro_batch():
+    planned, fallback = layout(8, 8, 8), layout(8, 4, 16)
+    whole = job([layout(4, 16, 8), planned], planned=1, reductions=[fallback])
+    tried = fitting(whole, 4)
+    sizes = []
+    for count in range(1, 6):
+        verdict = decide(tried, history(*[("oom", None)] * count, slots=tuple("0123")), 3)
+        sizes += [each.strategy.micro_batch_size_per_gpu for each in verdict.layouts]
+        assert all(
+            each.strategy.micro_batch_size_per_gpu * each.gradient_accumulation_steps == 128 for each in verdict.layouts
+        )
+    assert sizes == [8, 4, 2, 1]
+    assert verdict.status == "oom"
+    assert decide(whole, history(("oom", None), slots=tuple("01234567")), 3).layouts == (fallback,)
