@@ -33,6 +33,7 @@ def find_optimal(
     dataset: Any,
     loss_fn: Callable[[Any, Any], torch.Tensor],
     compute_budgets: Sequence[float | str],
+    sample_loss_fn: Callable[[Any, Any], torch.Tensor] | None = None,
     model_arguments: Mapping[str, Any] | None = None,
     eval_dataset: Any | None = None,
     heldout_fraction: float = 0.05,
@@ -61,6 +62,9 @@ def find_optimal(
         dataset: Map-style; every item is a pair (inputs, targets). A dictionary of inputs is passed as keywords.
         loss_fn: `loss_fn(model(inputs), targets)`, a scalar: the mean over the batch.
         compute_budgets: Training FLOPs a point.
+        sample_loss_fn: `sample_loss_fn(model(inputs), targets)`, the loss of each sample, [batch]. Held-out losses are
+            its mean. Needed where `loss_fn` of a batch is not the mean of `loss_fn` over its samples (contrastive
+            losses, means over unmasked targets); runs of such a function without it fail before their first step.
         model_arguments: The constructor's other arguments.
         eval_dataset: What the loss of a point is measured on; without it, a fixed share of `dataset` is held out.
         heldout_fraction: That share.
@@ -96,7 +100,7 @@ def find_optimal(
             raise DataError("eval_dataset is empty")
     if len(dataset) - num_heldout < 1:
         raise DataError(f"dataset: {len(dataset)} samples leave none to train on after {num_heldout} are held out")
-    fingerprint = _fingerprint(dataset, eval_dataset, loss_fn)
+    fingerprint = _fingerprint(dataset, eval_dataset, loss_fn, sample_loss_fn)
     spec = _spec(
         model_class, size_parameter, size_multiple_of, tokens_per_sample, fingerprint, len(dataset) + heldout_samples,
         heldout_samples, name=name, output_root=output_root, training=training, hardware=hardware,
@@ -129,7 +133,7 @@ def find_optimal(
     plan = build_plan(spec, family=family, corpus=corpus)
     if not train:
         return plan
-    workloads = _Workloads(model_class, dataset, eval_dataset, num_heldout, loss_fn, tokens_per_sample)
+    workloads = _Workloads(model_class, dataset, eval_dataset, num_heldout, loss_fn, sample_loss_fn, tokens_per_sample)
     records = run_sweep(plan, tasks=functools.partial(_task, plan, workloads), slots=slots)
     return conclude_sweep(plan, records)
 
@@ -143,6 +147,7 @@ class _Workloads:
     heldout: Any | None
     num_heldout: int
     loss_fn: Callable[[Any, Any], torch.Tensor]
+    sample_loss_fn: Callable[[Any, Any], torch.Tensor] | None
     tokens_per_sample: int
 
 
@@ -155,6 +160,7 @@ def _task(plan: SweepPlan, shared: _Workloads, run: RunPlan) -> WorkerTask:
         heldout=shared.heldout,
         num_heldout=shared.num_heldout,
         loss_fn=shared.loss_fn,
+        sample_loss_fn=shared.sample_loss_fn,
         tokens_per_sample=shared.tokens_per_sample,
     )
     return WorkerTask(run, workload, plan.spec.training.checkpoint_every, plan.cluster.peak_flops)
@@ -216,9 +222,9 @@ def _first_sample(dataset: Any, tokens_per_sample: int | None) -> tuple[Any, int
     return (inputs, targets), tokens_per_sample
 
 
-def _fingerprint(dataset: Any, eval_dataset: Any | None, loss_fn: Callable[..., Any]) -> str:
-    """Hash of the lengths, of evenly spaced samples, and of the loss function's source."""
-    digest = hashlib.sha256(source_hash(loss_fn).encode())
+def _fingerprint(dataset: Any, eval_dataset: Any | None, *losses: Callable[..., Any] | None) -> str:
+    """Hash of the lengths, of evenly spaced samples, and of the loss functions' source."""
+    digest = hashlib.sha256("".join(source_hash(loss) for loss in losses if loss is not None).encode())
     for samples in (dataset, eval_dataset):
         if samples is None:
             continue

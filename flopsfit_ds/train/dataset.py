@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,13 @@ import torch
 from torch.utils import _pytree
 from torch.utils.data import default_collate
 
+from flopsfit_ds.errors import DataError
 from flopsfit_ds.train.sampling import permute
 
 _SPLIT_KEY = 0x5EED
+_TOLERANCE = 2e-5
+"""Between the loss of a batch and the mean of its samples' losses, which differ in the order of their sums."""
+_SAMPLE_LOSS_FN = "sample_loss_fn(outputs, targets), the loss of each sample, [batch]"
 
 
 def call_model(model: Any, inputs: Any) -> Any:
@@ -36,6 +41,8 @@ class DatasetWorkload:
         heldout: Samples the loss is measured on, or None.
         num_heldout: Samples taken from `dataset` where there is no `heldout`.
         loss_fn: `loss_fn(outputs, targets)`, a scalar mean.
+        sample_loss_fn: `sample_loss_fn(outputs, targets)`, the loss of each sample, [batch]; None where `loss_fn` of a
+            batch of one sample says it.
         tokens_per_sample: Predictions that a sample counts as.
     """
 
@@ -45,6 +52,7 @@ class DatasetWorkload:
     heldout: Any | None
     num_heldout: int
     loss_fn: Callable[[Any, Any], torch.Tensor]
+    sample_loss_fn: Callable[[Any, Any], torch.Tensor] | None
     tokens_per_sample: int
 
     @property
@@ -94,15 +102,69 @@ class DatasetWorkload:
         return self.loss_fn(call_model(model, inputs), targets)
 
     def sample_losses(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
-        """The user's loss of each sample alone, [batch]."""
+        """The user's loss of each sample, [batch]."""
+        inputs, targets = batch
+        return self._losses_of_samples(call_model(model, inputs), targets)
+
+    def check_losses(self, model: torch.nn.Module, batch: Any) -> None:
+        """See that the loss of a batch is the mean of its samples' losses, as the held-out loss takes it to be.
+
+        Raises:
+            DataError: It is not, or single samples have no loss; where the user says the loss of each sample: it is
+                not one number a sample.
+        """
         inputs, targets = batch
         outputs = call_model(model, inputs)
-        size = len(_pytree.tree_leaves(targets)[0])
-        return torch.stack([self.loss_fn(_one(outputs, index), _one(targets, index)) for index in range(size)])
+        size = _num_samples(targets)
+        try:
+            losses = self._losses_of_samples(outputs, targets)
+        except Exception as error:
+            if self.sample_loss_fn is not None:
+                raise
+            raise DataError(
+                f"loss_fn: it fails on one sample of a batch of {size} ({type(error).__name__}: {error}); the model's "
+                f"outputs need a row a sample, or give find_optimal a sample_loss_fn: {_SAMPLE_LOSS_FN}"
+            ) from error
+        if self.sample_loss_fn is not None:
+            if losses.shape != (size,):
+                raise DataError(
+                    f"sample_loss_fn: it must return one loss a sample, [{size}]; it returned {list(losses.shape)}"
+                )
+            return
+        whole, mean = float(self.loss_fn(outputs, targets)), float(losses.double().mean())
+        if not abs(whole - mean) <= _TOLERANCE * float(losses.double().abs().mean()):
+            raise DataError(
+                f"loss_fn: the loss of a batch of {size} is {whole:.6g} and the mean over its samples, each alone, is "
+                f"{mean:.6g}; the held-out loss would not be what is trained: it must be a mean over samples (no sum, "
+                f"no mean over unmasked targets only), or give find_optimal a sample_loss_fn: {_SAMPLE_LOSS_FN}"
+            )
+
+    def _losses_of_samples(self, outputs: Any, targets: Any) -> torch.Tensor:
+        if self.sample_loss_fn is not None:
+            return self.sample_loss_fn(outputs, targets)
+        size = _num_samples(targets)
+        return torch.stack(
+            [self.loss_fn(_one(outputs, index, size), _one(targets, index, size)) for index in range(size)]
+        )
 
 
-def _one(tree: Any, index: int) -> Any:
-    return _pytree.tree_map_only(torch.Tensor, lambda tensor: tensor[index : index + 1], tree)
+def _num_samples(targets: Any) -> int:
+    return len(_pytree.tree_leaves(targets)[0])
+
+
+def _one(tree: Any, index: int, size: int) -> Any:
+    """One sample of a collated tree; a tensor that has no row a sample belongs to the whole batch and is kept."""
+
+    def row(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor[index : index + 1] if tensor.ndim > 0 and len(tensor) == size else tensor
+
+    return _map_tensors(row, tree)
+
+
+def _map_tensors(function: Callable[[torch.Tensor], torch.Tensor], tree: Any) -> Any:
+    if dataclasses.is_dataclass(tree) and type(tree) not in _pytree.SUPPORTED_NODES:
+        _pytree.register_dataclass(type(tree))
+    return _pytree.tree_map_only(torch.Tensor, function, tree)
 
 
 def _collate(dataset: Any, positions: Sequence[int] | np.ndarray) -> Any:

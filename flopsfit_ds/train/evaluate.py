@@ -29,6 +29,21 @@ class HeldoutLoss:
     num_predictions: int
 
 
+def check_evaluation(session: Session, workload: Workload, batch_size: int) -> None:
+    """See on the first held-out samples, before anything is trained, that the loss can be measured at the end.
+
+    A forward pass of all ranks, of at least two samples.
+
+    Raises:
+        DataError: It cannot.
+    """
+    indices = np.arange(max(2, batch_size)) % workload.num_heldout_samples
+    session.engine.eval()
+    with torch.no_grad():
+        workload.check_losses(session.engine, to_device(workload.heldout_batch(indices), session.device))
+    session.engine.train()
+
+
 def heldout_loss(session: Session, workload: Workload, batch_size: int) -> HeldoutLoss:
     """Measure the loss over all held-out samples, split over the ranks and reduced as sums in double precision.
 

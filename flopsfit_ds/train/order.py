@@ -106,6 +106,14 @@ class Workload(Protocol):
         """Mean loss of each sample of a batch, [batch]."""
         ...
 
+    def check_losses(self, model: torch.nn.Module, batch: Any) -> None:
+        """See that `loss` and `sample_losses` of a batch agree, where a user's own function could make them differ.
+
+        Raises:
+            DataError: They do not.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class WorkerTask:

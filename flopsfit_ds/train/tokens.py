@@ -196,6 +196,9 @@ class TokenWorkload:
         inputs, targets = batch
         return next_token_losses(model(inputs), targets).mean(dim=1)
 
+    def check_losses(self, model: torch.nn.Module, batch: Any) -> None:
+        """Nothing to see: both are means of the same losses of tokens, and every window has equally many."""
+
 
 @functools.lru_cache(maxsize=4)
 def _open(tokens: TokenFile) -> np.ndarray:

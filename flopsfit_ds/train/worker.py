@@ -30,7 +30,7 @@ import flopsfit_ds
 from flopsfit_ds.errors import SweepFolderError
 from flopsfit_ds.records import Observed, RunFolder
 from flopsfit_ds.storage import write_json
-from flopsfit_ds.train.evaluate import heldout_loss
+from flopsfit_ds.train.evaluate import check_evaluation, heldout_loss
 from flopsfit_ds.train.loop import DivergedError, PreemptedError, Progress, train
 from flopsfit_ds.train.order import (
     EXIT_FAILED,
@@ -100,6 +100,7 @@ def run_worker(order: WorkerOrder, task: WorkerTask) -> int:
         heartbeat("start")
         start = agree_on_resume_point(order, task.plan.run_id, heartbeat.store, heartbeat.pulse)
         session = open_session(order, task.plan, task.workload, load_universal=bool(start.universal))
+        check_evaluation(session, task.workload, order.micro_batch_size_per_gpu)
         return _train_and_measure(session, order, task, start, attempt_folder, heartbeat, stop)
     except PreemptedError as preempted:
         _log.warning("%s", preempted)

@@ -1,0 +1,75 @@
+"""The held-out loss of a user's own loss function is what is trained, or the run is refused before its first step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import own_losses
+import pytest
+import torch
+from own_losses import workload_of_own
+from ranks import Layout, RankServer, start
+from sweeps import MICRO, plan_of, with_values, write_bytes_corpus
+
+from flopsfit_ds.errors import DataError
+from flopsfit_ds.storage import read_json
+from flopsfit_ds.train.order import EXIT_FAILED
+
+SHORT = {"design__points": [{"num_params": 6e3, "num_tokens": 2560}], "training__precision": "fp32"}
+
+
+def begin(server: RankServer, folder: Path, workload, layout: Layout | None = None, **changes):
+    write_bytes_corpus(folder / "corpus.txt")
+    plan = plan_of(with_values(MICRO, **{**SHORT, **changes}), folder)
+    return start(server, plan.runs[0], workload, folder / "run", layout or Layout())
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "form"),
+    [(own_losses.cross_entropy, "tensor"), (own_losses.of_dataclass, "dataclass"),
+     (own_losses.with_auxiliary, "auxiliary")],
+)  # fmt: skip
+def test_losses_of_samples_are_those_of_batches_of_one(loss_fn, form):
+    workload = workload_of_own(loss_fn, form)
+    model, batch = workload.build_model(False).eval(), workload.heldout_batch(np.arange(4))
+    with torch.no_grad():
+        workload.check_losses(model, batch)
+        alone = torch.stack([workload.loss(model, workload.heldout_batch(np.array([index]))) for index in range(4)])
+        found = workload.sample_losses(model, batch)
+    auxiliary = 0.01 * model(batch[0])["auxiliary"] if form == "auxiliary" else 0.0
+    own = 0.01 * torch.stack([model(x[None])["auxiliary"] for x in batch[0]]) if form == "auxiliary" else 0.0
+    assert torch.allclose(found, alone - own + auxiliary, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "form", "padded", "said"),
+    [
+        (own_losses.summed, "tensor", False, "mean over its samples"),
+        (own_losses.contrastive, "tensor", False, "mean over its samples"),
+        (own_losses.cross_entropy, "tensor", True, "mean over its samples"),
+        (own_losses.cross_entropy, "flat", False, "fails on one sample of a batch of 4.*sample_loss_fn"),
+    ],
+)
+def test_a_loss_that_is_no_mean_over_samples_is_refused(loss_fn, form, padded, said):
+    workload = workload_of_own(loss_fn, form, padded)
+    with pytest.raises(DataError, match=said):
+        workload.check_losses(workload.build_model(False).eval(), workload.heldout_batch(np.arange(4)))
+
+
+def test_the_users_own_losses_of_samples_are_taken():
+    workload = workload_of_own(own_losses.contrastive, sample_loss_fn=own_losses.each_contrastive)
+    model, batch = workload.build_model(False).eval(), workload.heldout_batch(np.arange(4))
+    workload.check_losses(model, batch)
+    assert torch.equal(workload.sample_losses(model, batch), own_losses.each_contrastive(model(batch[0]), batch[1]))
+    scalar = workload_of_own(own_losses.contrastive, sample_loss_fn=own_losses.contrastive)
+    with pytest.raises(DataError, match=r"one loss a sample, \[4\]; it returned \[\]"):
+        scalar.check_losses(model, batch)
+
+
+def test_a_run_whose_loss_cannot_be_measured_fails_before_its_first_step(server, tmp_path):
+    attempt = begin(server, tmp_path, workload_of_own(own_losses.summed))
+    assert attempt.wait() == [EXIT_FAILED], attempt.logs()
+    error = read_json(attempt.folder.attempt(1) / "error.0.json")
+    assert "sample_loss_fn" in error["message"]
+    assert attempt.steps_done() == 0
