@@ -102,6 +102,7 @@ def _worker_environment(launch: Launch) -> dict[str, str]:
     }
     if launch.visible_devices is not None:
         environment["CUDA_VISIBLE_DEVICES"] = launch.visible_devices
+        environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the numbers are those of nvidia-smi
     return environment
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import os
 import shutil
 import socket
@@ -12,6 +14,8 @@ from dataclasses import dataclass
 from flopsfit_ds.errors import LaunchError
 from flopsfit_ds.hardware import Cluster, launched_world
 
+_logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, order=True)
 class Slot:
@@ -20,7 +24,7 @@ class Slot:
     Attributes:
         node: Number of the node; 0 is the driver's.
         index: Number of the device on its node.
-        device: Its entry for CUDA_VISIBLE_DEVICES (a number or a UUID); None on a CPU.
+        device: Its entry for CUDA_VISIBLE_DEVICES (a number, or the UUID of a slice); None on a CPU.
         name: For people: `3`, or `node1:3` where there are several nodes.
     """
 
@@ -93,7 +97,11 @@ def slots_of_this_node(
 
 
 def visible_devices(environment: Mapping[str, str]) -> list[str]:
-    """GPUs that a worker of this process could use, as entries for CUDA_VISIBLE_DEVICES; CUDA itself is not touched."""
+    """GPUs that a worker of this process could use, as entries for CUDA_VISIBLE_DEVICES; CUDA itself is not touched.
+
+    UUIDs become the numbers of `nvidia-smi`, which workers count by (CUDA_DEVICE_ORDER=PCI_BUS_ID): where `pynvml` is
+    installed, DeepSpeed reads every entry as a number. Slices of a GPU (MIG) have none and keep their UUID.
+    """
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
@@ -107,8 +115,14 @@ def visible_devices(environment: Mapping[str, str]) -> list[str]:
         return [index for index, _ in rows]
     entries = []
     for entry in (part.strip() for part in visible.split(",")):
-        known = any(entry == index or (entry and uuid.startswith(entry)) for index, uuid in rows)
-        if not known and not entry.startswith("MIG-"):
+        number = next((index for index, uuid in rows if entry == index or (entry and uuid.startswith(entry))), None)
+        if number is None and not entry.startswith("MIG-"):
             break  # CUDA ignores everything from the first entry that it does not know
-        entries.append(entry)
+        entries.append(entry if number is None else number)
+    if any(entry.startswith("MIG-") for entry in entries) and importlib.util.find_spec("pynvml") is not None:
+        _logger.warning(
+            "CUDA_VISIBLE_DEVICES names MIG slices, which have no number, and pynvml is installed: DeepSpeed 0.19 then "
+            "fails at the start of ZeRO-1 and 2 (int() of the entry); uninstall nvidia-ml-py or pynvml, or plan with "
+            "placement.zero_stages: [0, 3]"
+        )
     return entries

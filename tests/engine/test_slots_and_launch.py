@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import stat
 import subprocess
@@ -9,10 +10,11 @@ import sys
 import textwrap
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from flopsfit_ds.engine.child import scrub_environment
+from flopsfit_ds.engine.child import Launch, _worker_environment, scrub_environment
 from flopsfit_ds.engine.launch import launched_rank
 from flopsfit_ds.engine.slots import slots_of_this_node, visible_devices
 from flopsfit_ds.errors import LaunchError
@@ -37,10 +39,11 @@ def cpu_cluster(slots):
     [
         (None, ["0", "1", "2", "3", "4", "5", "6", "7"]),
         ("2,5", ["2", "5"]),
-        ("GPU-aaaa3-bbbb,GPU-aaaa1", ["GPU-aaaa3-bbbb", "GPU-aaaa1"]),
+        ("GPU-aaaa3-bbbb,GPU-aaaa1", ["3", "1"]),
         ("1,99,2", ["1"]),
         ("", []),
         ("MIG-GPU-1/2/0", ["MIG-GPU-1/2/0"]),
+        ("MIG-3c2b,MIG-77af", ["MIG-3c2b", "MIG-77af"]),
     ],
 )
 def test_cuda_visible_devices_is_honoured_as_cuda_does(eight_gpus, visible, expected):
@@ -50,7 +53,7 @@ def test_cuda_visible_devices_is_honoured_as_cuda_does(eight_gpus, visible, expe
 def test_gpu_slots_keep_the_entries_that_workers_will_see(eight_gpus):
     cluster = resolve_cluster("bf16", device="H100-SXM", gpus_per_node=8)
     node = slots_of_this_node(cluster, 2, {"CUDA_VISIBLE_DEVICES": "6,GPU-aaaa1,3"})
-    assert node.devices == ("6", "GPU-aaaa1")
+    assert node.devices == ("6", "1")
     with pytest.raises(LaunchError, match="--slots asks for 9 slots on this node and it shows 8 GPUs"):
         slots_of_this_node(cluster, 9, {})
     launched = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "4"}
@@ -59,6 +62,38 @@ def test_gpu_slots_keep_the_entries_that_workers_will_see(eight_gpus):
     assert len(slots_of_this_node(cluster, None, launched).devices) == 4
     with pytest.raises(LaunchError, match="leave --slots out"):
         slots_of_this_node(cluster, 2, launched)
+
+
+@pytest.mark.parametrize("visible", ["GPU-aaaa5,GPU-aaaa2", "5,GPU-aaaa2-bbbb"])
+def test_the_installed_deepspeed_finds_the_gpus_of_a_worker_with_pynvml(eight_gpus, monkeypatch, visible):
+    from deepspeed.accelerator.cuda_accelerator import CUDA_Accelerator
+
+    order = SimpleNamespace(
+        rank=0, local_rank=0, world_size=2, local_world_size=2, store_host="x", store_port=1, num_threads=1
+    )
+    devices = ",".join(visible_devices({"CUDA_VISIBLE_DEVICES": visible}))
+    environment = _worker_environment(Launch("module:function", order, b"", devices))  # pyright: ignore[reportArgumentType]
+    assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", environment["CUDA_VISIBLE_DEVICES"])
+    remap = CUDA_Accelerator._get_nvml_gpu_id
+    assert [remap(None, number) for number in (0, 1)] == [5, 2]  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_slices_of_a_gpu_are_slots_and_pynvml_beside_them_is_warned_of(
+    eight_gpus, tmp_path, monkeypatch, caplog, installed
+):
+    if installed:
+        (tmp_path / "pynvml.py").touch()
+        monkeypatch.syspath_prepend(str(tmp_path))
+    elif importlib.util.find_spec("pynvml"):
+        pytest.skip("pynvml is installed here")
+    by_hand = {"device_memory": 2**33, "peak_flops": 1e14, "gpus_per_node": 2, "intra_node_bandwidth": 1e9}
+    node = slots_of_this_node(
+        resolve_cluster("bf16", device="custom", **by_hand), None, {"CUDA_VISIBLE_DEVICES": "MIG-3c2b,MIG-77af"}
+    )
+    assert [slot.device for slot in node.slots("")] == ["MIG-3c2b", "MIG-77af"]
+    assert ("DeepSpeed 0.19 then fails at the start of ZeRO-1 and 2" in caplog.text) is installed
 
 
 def test_slots_of_a_cpu():
