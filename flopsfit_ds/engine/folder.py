@@ -96,6 +96,20 @@ def whole_records(runs: Sequence[RunPlan], folder: SweepFolder) -> list[RunRecor
     return records
 
 
+def readable_records(folder: SweepFolder) -> dict[str, RunRecord]:
+    """All records by run, also of runs that are no longer planned; a damaged one is passed over, and said."""
+    records = {}
+    for path in sorted((folder.path / "runs").glob("*/")):
+        try:
+            record = folder.run(path.name).read_record()
+        except RecordError as error:
+            _log.warning("%s; passed over: remove it, or plan its run again", error)
+            continue
+        if record is not None:
+            records[path.name] = record
+    return records
+
+
 def record_measured(
     runs: Sequence[RunPlan], folder: SweepFolder, recorder: Recorder, lease: Right, events: JsonLines
 ) -> list[RunPlan]:
@@ -133,10 +147,10 @@ def conclude(
         SweepFolderError: The folder cannot be written, or is another driver's now.
     """
     lease.check()
-    left = record_measured(runs_to_do(plan.runs, folder), folder, recorder, lease, folder.events)
-    records = {record.run_id: record for record in folder.records()}
-    atomic_write(folder.results, records_csv([records[run_id] for run_id in sorted(records)]))
-    return records, left
+    record_measured(runs_to_do(plan.runs, folder), folder, recorder, lease, folder.events)
+    records = readable_records(folder)
+    atomic_write(folder.results, records_csv(list(records.values())))
+    return records, [run for run in plan.runs if run.run_id not in records]
 
 
 def settle(folder: SweepFolder, runs: Sequence[RunPlan]) -> None:

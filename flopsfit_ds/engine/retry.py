@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flopsfit_ds.engine.folder import readable_records
 from flopsfit_ds.engine.lease import Lease
 from flopsfit_ds.records import RunFolder, RunRecord, SweepFolder
 
@@ -16,11 +17,10 @@ def give_another_chance(folder: SweepFolder) -> list[RunRecord]:
 
     Raises:
         SweepFolderError: A driver is at work on the sweep.
-        RecordError: A record is damaged.
     """
     lease = Lease.acquire(folder.path / "leases")
     try:
-        given_up = [record for record in folder.records() if record.status in ("failed", "oom")]
+        given_up = [record for record in readable_records(folder).values() if record.status in ("failed", "oom")]
         for record in given_up:
             path = folder.run(record.run_id).record
             last = max((attempt.number for attempt in record.attempts), default=0)

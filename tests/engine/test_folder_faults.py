@@ -14,9 +14,10 @@ import pytest
 from test_driver_deaths import finish, processes_of, start, sweep_folder, wait_for_steps
 from toy import CHECKPOINT_STEPS, steps_trained_twice, undisturbed_loss
 
-from flopsfit_ds.engine import read_plan
+from flopsfit_ds.engine import give_another_chance, read_plan
 from flopsfit_ds.engine.lease import Lease
 from flopsfit_ds.errors import RecordError, SweepFolderError
+from flopsfit_ds.records import SweepFolder
 from flopsfit_ds.storage import write_json
 
 
@@ -127,6 +128,19 @@ def test_a_damaged_record_is_put_aside_and_written_again_without_training(make_p
     events = [json.loads(line[9:]) for line in (plan.folder / "events.jsonl").read_text().splitlines()]
     assert [event["run_id"] for event in events if event["event"] == "damaged"] == [before[0].run_id]
     faults.cost("damaged record", steps_trained_twice(plan.folder), allowed=0)
+
+
+def test_a_damaged_record_of_a_run_that_is_no_longer_planned_is_passed_over(make_plan, run_toys, caplog):
+    plan = make_plan(3)
+    gone, *others = run_toys(plan)
+    path = plan.folder / "runs" / gone.run_id / "record.json"
+    path.write_bytes(path.read_bytes()[:100])
+    smaller = replace(plan, runs=plan.runs[1:])
+    assert [record.run_id for record in run_toys(smaller)] == [record.run_id for record in others]
+    assert f"{path}: torn" in caplog.text
+    rows = (plan.folder / "results.csv").read_text().splitlines()[1:]
+    assert sorted(row.partition(",")[0] for row in rows) == sorted(record.run_id for record in others)
+    assert give_another_chance(SweepFolder(plan.folder)) == []
 
 
 @pytest.mark.parametrize("damage", ["torn", "bit flipped"])
