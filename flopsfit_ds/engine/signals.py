@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import threading
+import time
 from contextlib import suppress
 from types import FrameType, TracebackType
 
@@ -15,6 +16,8 @@ EXIT_REQUEUE = 75
 """EX_TEMPFAIL of sysexits.h: the same command, started again, goes on."""
 EXIT_CTRL_C = 130
 _PREEMPTION = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_ONE_PRESS_SECONDS = 2.0
+"""One Ctrl-C reaches a launched process more than once: from the terminal, and from a launcher that passes it on."""
 
 
 class SweepStoppedError(FlopsfitError):
@@ -31,13 +34,14 @@ class Signals:
     Attributes:
         received: The first signal; None so far.
         asks_for_requeue: SIGUSR1 or SIGUSR2 came: the cluster wants the machine back, and will give another.
-        insisted: Ctrl-C came twice: end now, without checkpoints.
+        insisted: Ctrl-C was pressed again, a while after the first signal: end now, without checkpoints.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self.asks_for_requeue = False
         self.insisted = False
+        self._received_at = 0.0
         self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._previous: dict[int, signal._HANDLER] = {}
 
@@ -60,14 +64,15 @@ class Signals:
         os.close(self._write_end)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.stops and number == signal.SIGINT and time.monotonic() - self._received_at > _ONE_PRESS_SECONDS:
+            self.insisted = True
         self.note(number)
 
     def note(self, number: int) -> None:
-        """Act as if this process had got a signal: a launched rank passes on what it was sent."""
+        """Stop as if this process had got a signal that another rank or node was sent; that never insists."""
         self.asks_for_requeue |= number in (signal.SIGUSR1, signal.SIGUSR2)
-        if self.received is not None and number == signal.SIGINT:
-            self.insisted = True
         if self.received is None:
+            self._received_at = time.monotonic()
             self.received = signal.Signals(number)
         with suppress(BlockingIOError):
             os.write(self._write_end, b"!")
