@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
+_LONGEST_STAT = 4096
 _STATE, _SESSION, _START_TIME = 0, 3, 19  # fields of /proc/<pid>/stat that follow the command's name; see proc(5)
 
 
@@ -55,10 +56,16 @@ class ProcessIdentity:
 def stat_fields(pid: int) -> list[str] | None:
     """The fields of /proc/<pid>/stat after the command's name; None where there is no such process."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
+        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY)  # no pathlib: read of every process at each end
+    except FileNotFoundError:
         return None
-    return text.rpartition(")")[2].split()
+    try:
+        line = os.read(descriptor, _LONGEST_STAT)
+    except ProcessLookupError:
+        return None
+    finally:
+        os.close(descriptor)
+    return line.decode(errors="replace").rpartition(")")[2].split()
 
 
 def identify(pid: int | None = None) -> ProcessIdentity:
@@ -92,20 +99,22 @@ def die_with_parent(with_signal: int = signal.SIGKILL) -> None:
 
 def session_members(session: int) -> list[int]:
     """Pids of all processes of a session that still run."""
+    with os.scandir("/proc") as entries:
+        pids = [int(entry.name) for entry in entries if entry.name.isdigit()]
     members = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            fields = stat_fields(int(entry.name))
-            if fields is not None and int(fields[_SESSION]) == session and fields[_STATE] not in "ZX":
-                members.append(int(entry.name))
+    for pid in pids:
+        fields = stat_fields(pid)
+        if fields is not None and int(fields[_SESSION]) == session and fields[_STATE] not in "ZX":
+            members.append(pid)
     return members
 
 
 def kill_session(leader: ProcessIdentity) -> None:
     """SIGKILL a worker with all that it started; nothing happens where its pid is another process now."""
-    if leader.is_alive and os.getsid(leader.pid) != leader.pid:  # forked, but not yet a session of its own
-        os.kill(leader.pid, signal.SIGKILL)
-        return
+    with suppress(ProcessLookupError):  # it may end at any moment, and what it started live on
+        if leader.is_alive and os.getsid(leader.pid) != leader.pid:  # forked, but not yet a session of its own
+            os.kill(leader.pid, signal.SIGKILL)
+            return
     fields = stat_fields(leader.pid)
     if fields is not None and int(fields[_START_TIME]) != leader.start_time:
         return
