@@ -6,19 +6,27 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import pickle
 import tempfile
+import threading
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
+
+_logger = logging.getLogger(__name__)
 
 _LIBRARIES = ("torch", "deepspeed", "accelerate")
 _FOLDERS = ("simulate", "train", "presets.py", "ds_config.py")
 
 
 def cache_folder() -> Path:
-    """Where results are kept: `flopsfit-ds/memory` in the user's cache folder."""
+    """Where results are kept: `flopsfit-ds/memory` in the user's cache folder.
+
+    Raises:
+        RuntimeError: XDG_CACHE_HOME is not set and the user has no home.
+    """
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "flopsfit-ds" / "memory"
 
@@ -32,23 +40,40 @@ def content_key(*parts: Any) -> str:
 
 
 def load_result(key: str) -> dict[str, Any] | None:
-    """The result stored under a key; None where there is none, or where it is torn."""
+    """The result stored under a key; None where there is none, where it is torn, or where no cache can be read."""
     try:
         return json.loads((cache_folder() / f"{key}.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except FileNotFoundError:
+        return None
+    except ValueError:  # torn: neither JSON nor, perhaps, UTF-8
+        return None
+    except (OSError, RuntimeError) as error:
+        _warn_once(str(error))
         return None
 
 
 def store_result(key: str, result: dict[str, Any]) -> None:
-    """Keep a result; a folder that cannot be written costs the next call time, nothing else."""
-    folder = cache_folder()
+    """Keep a result; a folder that cannot be written is warned of and costs the next call time, nothing else."""
     try:
+        folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".tmp", delete=False, encoding="utf-8") as stream:
             json.dump(result, stream)
         Path(stream.name).replace(folder / f"{key}.json")
-    except OSError:
-        return
+    except (OSError, RuntimeError) as error:
+        _warn_once(str(error))
+
+
+_warned = threading.Event()
+
+
+def _warn_once(reason: str) -> None:
+    if not _warned.is_set():
+        _warned.set()
+        _logger.warning(
+            "simulations of memory are not kept (%s): each is done again; XDG_CACHE_HOME names a folder for them",
+            reason,
+        )
 
 
 def _text(part: Any) -> str:
