@@ -12,7 +12,7 @@ from torch import nn
 from flopsfit_ds.architecture import ClassShape
 from flopsfit_ds.errors import PlanError, SpecError
 from flopsfit_ds.family import SizedModel
-from flopsfit_ds.simulate.profile import ClassMeasurement, build_on_meta, profile_class
+from flopsfit_ds.simulate.profile import LOOKED_AT_SAMPLES, ClassMeasurement, build_on_meta, profile_class
 from flopsfit_ds.spec import ClassModel, Training
 from flopsfit_ds.train.model import next_token_losses
 from flopsfit_ds.units import format_count
@@ -36,11 +36,12 @@ class ClassFamily:
         size_parameter: str,
         size_multiple_of: int,
         arguments: Mapping[str, Any],
-        sample: Any,
+        samples: Any,
         loss: Callable[[nn.Module, Any], torch.Tensor],
         training: Training,
         tokens_per_sample: int,
         vocab_size: int | None,
+        approximate_flops: bool = True,
     ) -> None:
         """Note what is needed to build the class.
 
@@ -50,11 +51,12 @@ class ClassFamily:
             size_parameter: The constructor's integer argument that grows it.
             size_multiple_of: Its granularity.
             arguments: The other arguments.
-            sample: A batch of one sample.
+            samples: A batch of `LOOKED_AT_SAMPLES`.
             loss: `loss(model, batch)`, a scalar.
             training: The spec's section.
             tokens_per_sample: Predictions a sample counts as.
             vocab_size: Of a language model; None otherwise.
+            approximate_flops: Whether FLOPs may be 6 N D where the forward pass cannot be looked at.
 
         Raises:
             SpecError: The constructor takes no such parameter.
@@ -65,11 +67,12 @@ class ClassFamily:
         self._size_parameter = size_parameter
         self._multiple = size_multiple_of
         self._arguments = dict(arguments)
-        self._sample = sample
+        self._samples = samples
         self._loss = loss
         self._training = training
         self._tokens_per_sample = tokens_per_sample
         self._vocab_size = vocab_size
+        self._approximate_flops = approximate_flops
         self._source_hash = source_hash(model_class)
         self._counts: dict[int, int] = {}
         self._models: dict[int, SizedModel] = {}
@@ -80,7 +83,7 @@ class ClassFamily:
 
         Raises:
             SpecError: The class cannot be built, or does not grow with its size parameter.
-            PlanError: No size is within a factor of 2, or the loss is no scalar.
+            PlanError: No size is within a factor of 2, the loss is no scalar, or FLOPs cannot be counted.
         """
         upper = self._smallest_reaching(num_params)
         near = [step for step in range(upper - 3, upper + 4) if step >= 1 and self._count(step) not in taken]
@@ -124,7 +127,7 @@ class ClassFamily:
             measured = profile_class(
                 self._class,
                 self._build_arguments(step),
-                sample=self._sample,
+                samples=self._samples,
                 loss=self._loss,
                 precision=self._training.precision,
                 frozen_parameters=self._training.frozen_parameters,
@@ -137,6 +140,13 @@ class ClassFamily:
         forward = measured.forward_flops_per_sample
         if not forward:
             why = measured.problem or "it has no operation with known FLOPs"
+            if not self._approximate_flops:
+                raise PlanError(
+                    f"{self._class.__name__} cannot be looked at without weights ({why}), so its FLOPs cannot be "
+                    "counted; make its forward pass run on the meta device (no decision that depends on values), or "
+                    "accept 6 N D with approximate_flops=True: far too few where a parameter is used many times a "
+                    "sample, as in a convolution"
+                )
             self.warnings.append(
                 f"{self._class.__name__} cannot be looked at without weights ({why}): FLOPs are 6 N D, and the memory "
                 "of its activations is not in the estimate"
@@ -176,7 +186,7 @@ def spec_class_family(model: ClassModel, training: Training) -> ClassFamily:
     Raises:
         SpecError: The class cannot be imported, or takes no such argument.
     """
-    tokens = torch.zeros((1, model.context_length), dtype=torch.int64)
+    tokens = torch.zeros((LOOKED_AT_SAMPLES, model.context_length), dtype=torch.int64)
 
     def loss(module: nn.Module, batch: Any) -> torch.Tensor:
         inputs, targets = batch
@@ -188,7 +198,7 @@ def spec_class_family(model: ClassModel, training: Training) -> ClassFamily:
         size_parameter=model.size_parameter,
         size_multiple_of=model.size_multiple_of,
         arguments=model.arguments,
-        sample=(tokens, tokens),
+        samples=(tokens, tokens),
         loss=loss,
         training=training,
         tokens_per_sample=model.context_length,

@@ -18,6 +18,7 @@ from flopsfit_ds.class_family import ClassFamily
 from flopsfit_ds.corpus import Corpus
 from flopsfit_ds.errors import DataError, SpecError
 from flopsfit_ds.plan import RunPlan, SweepPlan, build_plan
+from flopsfit_ds.simulate.profile import LOOKED_AT_SAMPLES
 from flopsfit_ds.spec import SweepSpec, validate_spec
 from flopsfit_ds.train.dataset import DatasetWorkload, call_model
 from flopsfit_ds.train.order import WorkerTask
@@ -39,6 +40,7 @@ def find_optimal(
     heldout_fraction: float = 0.05,
     size_multiple_of: int = 1,
     tokens_per_sample: int | None = None,
+    approximate_flops: bool = False,
     global_batch_samples: int = 64,
     name: str = "find-optimal",
     output_root: str = "outputs",
@@ -71,6 +73,9 @@ def find_optimal(
         size_multiple_of: Granularity of the size parameter.
         tokens_per_sample: Predictions a sample counts as; without it, the length of a one-dimensional integer target,
             else 1.
+        approximate_flops: Where the class's forward pass cannot run on the meta device, take 6 N D for its FLOPs: far
+            too few where a parameter is used many times a sample. Sequences, with more than one prediction a sample,
+            need no such consent; a warning says it.
         global_batch_samples: Samples an optimiser step.
         name: Of the sweep and its folder.
         output_root: Folder in which the sweep's folder lies.
@@ -89,9 +94,9 @@ def find_optimal(
     Raises:
         SpecError: The class takes no such parameter or cannot be built, or a key is unknown.
         DataError: The dataset is empty or its items are no pairs.
-        PlanError: The loss is no scalar, or no plan meets the budgets.
+        PlanError: The loss is no scalar, FLOPs cannot be counted, or no plan meets the budgets.
     """
-    sample, tokens_per_sample = _first_sample(dataset, tokens_per_sample)
+    samples, tokens_per_sample = _first_samples(dataset, tokens_per_sample)
     if eval_dataset is None:
         heldout_samples = num_heldout = max(1, round(heldout_fraction * len(dataset)))
     else:
@@ -114,11 +119,12 @@ def find_optimal(
         size_parameter=size_parameter,
         size_multiple_of=size_multiple_of,
         arguments=model_arguments or {},
-        sample=sample,
+        samples=samples,
         loss=lambda model, batch: loss_fn(call_model(model, batch[0]), batch[1]),
         training=spec.training,
         tokens_per_sample=tokens_per_sample,
         vocab_size=None,
+        approximate_flops=approximate_flops or tokens_per_sample > 1,
     )
     corpus = Corpus(
         source="dataset",
@@ -202,8 +208,8 @@ def _spec(
     return validate_spec(values, "find_optimal")
 
 
-def _first_sample(dataset: Any, tokens_per_sample: int | None) -> tuple[Any, int]:
-    """A batch of the first sample, and how many predictions a sample is.
+def _first_samples(dataset: Any, tokens_per_sample: int | None) -> tuple[Any, int]:
+    """A batch of the first sample, as often as a class is looked at with, and how many predictions a sample is.
 
     Raises:
         DataError: No map-style dataset, an empty one, or items that are no pairs.
@@ -215,7 +221,7 @@ def _first_sample(dataset: Any, tokens_per_sample: int | None) -> tuple[Any, int
     item = dataset[0]
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         raise DataError(f"dataset: an item is a pair (inputs, targets); the first is a {type(item).__name__}")
-    inputs, targets = default_collate([tuple(item)])
+    inputs, targets = default_collate([tuple(item)] * LOOKED_AT_SAMPLES)
     if tokens_per_sample is None:
         is_sequence = isinstance(targets, torch.Tensor) and targets.ndim == 2 and not targets.is_floating_point()
         return (inputs, targets), int(targets.shape[1]) if is_sequence else 1

@@ -15,6 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from flopsfit_ds.errors import PlanError, SpecError
 from flopsfit_ds.memory import ModelProfile
 
+LOOKED_AT_SAMPLES = 2
+"""Of the batch that a class is looked at with: batch normalisation refuses a single one."""
+
 
 @dataclass(frozen=True)
 class ClassMeasurement:
@@ -59,7 +62,7 @@ def profile_class(
     model_class: type[nn.Module],
     arguments: Mapping[str, Any],
     *,
-    sample: Any,
+    samples: Any,
     loss: Callable[[nn.Module, Any], torch.Tensor],
     precision: Literal["fp32", "bf16"],
     frozen_parameters: tuple[str, ...] = (),
@@ -72,7 +75,7 @@ def profile_class(
     Args:
         model_class: The class.
         arguments: Its constructor's arguments.
-        sample: A batch of one sample: a tree of tensors.
+        samples: A batch of `LOOKED_AT_SAMPLES`: a tree of tensors.
         loss: `loss(model, batch)`.
         precision: Of the sweep.
         frozen_parameters: Glob patterns of parameters that are not trained.
@@ -92,7 +95,7 @@ def profile_class(
     trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     if trainable == 0:
         raise PlanError("training.frozen_parameters: nothing is left to train")
-    batch = _pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to("meta"), sample)
+    batch = _pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to("meta"), samples)
     flops, saved, problem = _look_at_forward(model, batch, loss)
     num_params = sum(parameter.numel() for parameter in parameters)
     profile = _class_profile(model, batch, saved, flops, precision, tokens_per_sample)
@@ -120,6 +123,7 @@ def _class_profile(
         block_params=block_params,
         block_largest_params=max((p.numel() for block in blocks for p in block.parameters()), default=0),
         num_blocks=num_blocks,
+        num_blocks_saved=num_blocks,
         width=max(min(parameter.shape) for parameter in parameters if parameter.ndim >= 1),
         sequence_length=tokens,
         precision=precision,
@@ -133,14 +137,14 @@ def _class_profile(
         outside_saved_bytes=0,
         loss_bytes=0,
         logits_bytes=0,
-        input_bytes=input_bytes,
+        input_bytes=input_bytes // LOOKED_AT_SAMPLES,
     )
 
 
 def _look_at_forward(
     model: nn.Module, batch: Any, loss: Callable[[nn.Module, Any], torch.Tensor]
 ) -> tuple[int | None, int, str | None]:
-    """FLOPs of the forward pass, bytes it saves for the backward pass, and what went wrong.
+    """FLOPs of the forward pass and bytes it saves for the backward pass, a sample, and what went wrong.
 
     Raises:
         PlanError: The loss is no scalar.
@@ -162,7 +166,8 @@ def _look_at_forward(
     if not isinstance(value, torch.Tensor) or value.ndim != 0:
         found = f"a tensor of shape {list(value.shape)}" if isinstance(value, torch.Tensor) else f"{value!r}"
         raise PlanError(f"the loss function must return a scalar tensor; it returned {found}: take its mean")
-    return counter.get_total_flops(), sum(storage.nbytes() for storage in kept.values()), None
+    saved = sum(storage.nbytes() for storage in kept.values())
+    return counter.get_total_flops() // LOOKED_AT_SAMPLES, saved // LOOKED_AT_SAMPLES, None
 
 
 def repeated_blocks(model: nn.Module) -> list[nn.Module]:

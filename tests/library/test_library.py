@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from own_model import Regressor, Waves, study
+from own_model import Convolution, Regressor, Waves, study
 from torch import nn
 
 from flopsfit_ds.errors import DataError, PlanError, SpecError
@@ -32,6 +32,21 @@ def test_the_plan_counts_the_class_exactly_and_meets_the_budgets() -> None:
         linear = sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
         assert run.flops == 6 * linear * run.num_tokens
         assert run.flops == pytest.approx(run.compute_budget_flops, rel=0.005)
+
+
+def test_flops_of_a_class_that_normalises_over_the_batch_are_counted() -> None:
+    for run in plan(model_class=Convolution).runs:
+        width = dict(run.model.arguments)["width"]
+        assert run.flops == 6 * (3 * width * 16 + width) * run.num_tokens  # 16 positions
+
+
+def test_a_class_whose_flops_cannot_be_counted_is_planned_only_with_consent() -> None:
+    changes = {"model_class": Convolution, "model_arguments": {"peek": True}}
+    with pytest.raises(PlanError, match=r"cannot be looked at without weights.*approximate_flops=True"):
+        plan(**changes)
+    accepted = plan(**changes, approximate_flops=True)
+    assert all(run.flops == 6 * run.num_params_total * run.num_tokens for run in accepted.runs)
+    assert any("FLOPs are 6 N D" in warning for warning in accepted.warnings)
 
 
 def test_planning_never_builds_weights(monkeypatch: pytest.MonkeyPatch) -> None:
