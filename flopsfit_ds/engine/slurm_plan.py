@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from flopsfit_ds.engine.executor import Layout
 from flopsfit_ds.engine.jobs import Job, job_of
+from flopsfit_ds.engine.slurm_memory import convert_bytes, load_bytes
 from flopsfit_ds.hardware import Cluster
-from flopsfit_ds.plan import SweepPlan
+from flopsfit_ds.plan import RunPlan, SweepPlan
 from flopsfit_ds.units import GIB
 
 _SMALL_SECONDS = 600.0
@@ -67,9 +68,9 @@ def plan_submissions(
     """
     wanted = None if run_ids is None else set(run_ids)
     jobs = [_in_time(job_of(run), max_minutes) for run in plan.runs if wanted is None or run.run_id in wanted]
-    host_bytes = {run.run_id: run.placement.memory.host_bytes for run in plan.runs}
+    runs = {run.run_id: run for run in plan.runs}
     bins = _bins(sorted(jobs, key=lambda job: -job.planned.predicted_seconds))
-    return tuple(_submission(plan, members, host_bytes) for members in bins)
+    return tuple(_submission(plan, members, runs) for members in bins)
 
 
 def _in_time(job: Job, max_minutes: int | None) -> Job:
@@ -106,11 +107,11 @@ def _length(members: Sequence[Job]) -> float:
     return sum(job.planned.predicted_seconds for job in members)
 
 
-def _submission(plan: SweepPlan, members: Sequence[Job], host_bytes: dict[str, int]) -> Submission:
+def _submission(plan: SweepPlan, members: Sequence[Job], runs: Mapping[str, RunPlan]) -> Submission:
     layout = members[0].planned
     nodes, per_node = _shape(layout, plan.cluster)
     is_gpu = plan.cluster.kind == "cuda"
-    rank_bytes = max(host_bytes[job.run_id] + (0 if is_gpu else job.planned.device_bytes) for job in members)
+    node_bytes = max(_node_bytes(runs[job.run_id], job, per_node, is_gpu) for job in members)
     return Submission(
         name=f"{plan.name}-{members[0].label}" + (f"+{len(members) - 1}" if len(members) > 1 else ""),
         run_ids=tuple(job.run_id for job in members),
@@ -119,10 +120,28 @@ def _submission(plan: SweepPlan, members: Sequence[Job], host_bytes: dict[str, i
         slots_per_node=per_node,
         gpus_per_node=per_node if is_gpu else 0,
         cpus_per_node=per_node * _CPUS_PER_GPU if is_gpu else per_node,
-        memory_bytes=per_node * (rank_bytes + _PROCESS_BYTES) + _PROCESS_BYTES,
+        memory_bytes=node_bytes + (per_node + 1) * _PROCESS_BYTES,
         minutes=_minutes(_length(members)),
         layout=layout,
     )
+
+
+def _node_bytes(run: RunPlan, job: Job, per_node: int, is_gpu: bool) -> int:
+    """Host memory of a node for a run's states, in whatever layout of its slots it is carried out or was before."""
+    possible = [job.planned, *job.reductions, *(each for each in job.layouts if each.num_slots < job.planned.num_slots)]
+    most = 0
+    for layout in possible:
+        resident = run.placement.memory.host_bytes + (0 if is_gpu else layout.device_bytes)
+        ranks = min(per_node, layout.num_slots)
+        most = max(
+            most, ranks * (resident + load_bytes(layout.strategy, run.num_params_total, run.num_params_trainable))
+        )
+    if len({(layout.strategy.zero_stage, layout.num_slots) for layout in possible}) > 1:
+        converted = (
+            convert_bytes(layout.strategy, run.num_params_total, run.num_params_trainable) for layout in possible
+        )
+        most = max(most, *converted)
+    return most
 
 
 def _shape(layout: Layout, cluster: Cluster) -> tuple[int, int]:
