@@ -17,6 +17,11 @@ from flopsfit_ds.spec import PlacementRules
 from flopsfit_ds.step_time import step_seconds
 from flopsfit_ds.units import GIB, MIB, format_bytes
 
+CLEARLY_FITS = 0.85
+"""Share of the device. The closed forms keep within 5% of the simulation, or 8% where parameters are frozen; below this
+it does not change the answer."""
+_PROCESS_BYTES = 3 * GIB
+"""Of the host: PyTorch with CUDA, and the data."""
 _MAX_FALLBACKS = 6
 _INDIFFERENCE = 0.05
 
@@ -58,7 +63,7 @@ def rank_candidates(candidates: list[Candidate]) -> list[Candidate]:
 
     The step times are not exact enough for a hair's breadth to buy a higher stage or more GPUs.
     """
-    fewest = min(candidate.gpu_seconds for candidate in candidates)
+    fewest = min((candidate.gpu_seconds for candidate in candidates), default=0.0)
 
     def key(candidate: Candidate) -> tuple[float, int, int, bool, bool, float]:
         strategy = candidate.strategy
@@ -87,34 +92,47 @@ class Search:
     rules: PlacementRules
     _known: dict[Strategy, Candidate] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def best_of_each_layout(self) -> list[Candidate]:
-        """For every stage, number of GPUs and checkpointing, the largest micro-batch that fits.
+    def best_of_each_layout(self, share: float = 1.0) -> list[Candidate]:
+        """For every stage, number of GPUs and checkpointing, the largest micro-batch that fits into this share.
 
         Where offload is allowed, it is the last resort: a host's optimiser is slower than its prediction more often
         than not.
         """
         stages = list(self.stages())
-        found = self._best_of_each(entry for entry in stages if entry[1] == "none")
-        return found or self._best_of_each(entry for entry in stages if entry[1] != "none")
+        found = self._best_of_each((entry for entry in stages if entry[1] == "none"), share)
+        return found or self._best_of_each((entry for entry in stages if entry[1] != "none"), share)
 
-    def _best_of_each(self, stages: Iterable[tuple[int, Offload]]) -> list[Candidate]:
+    def _best_of_each(self, stages: Iterable[tuple[int, Offload]], share: float) -> list[Candidate]:
         candidates = (
-            self._largest_micro_batch(stage, offload, num_gpus, checkpointing)
+            self._largest_micro_batch(stage, offload, num_gpus, checkpointing, share)
             for num_gpus, (stage, offload), checkpointing in itertools.product(
                 self.gpu_counts(), stages, self.checkpointing()
             )
         )
         return [candidate for candidate in candidates if candidate is not None]
 
+    def with_room_for_others(self, candidate: Candidate) -> Candidate:
+        """A layout on one GPU with the micro-batch that lets as many points share the GPU as the rules allow."""
+        strategy = candidate.strategy
+        if strategy.num_gpus == 1:
+            for sharing in range(self.rules.points_per_gpu, 1, -1):
+                smaller = self._largest_micro_batch(
+                    strategy.zero_stage, strategy.offload, 1, strategy.activation_checkpointing, 1 / sharing
+                )
+                if smaller is not None:
+                    return smaller
+        return candidate
+
     def layout(self, zero_stage: int, offload: Offload, num_gpus: int, checkpointing: bool) -> Candidate:
         """A layout at the smallest micro-batch, whether it fits or not."""
         return self._candidate(zero_stage, offload, num_gpus, checkpointing, 1)
 
-    def fits(self, candidate: Candidate) -> bool:
-        """Whether device and host hold a candidate."""
+    def fits(self, candidate: Candidate, share: float = 1.0) -> bool:
+        """Whether host and this share of the device hold a candidate."""
         on_node = min(candidate.strategy.num_gpus, self.cluster.gpus_per_node)
-        host = candidate.host_bytes * on_node
-        return self.device_fits(candidate.device_total_bytes) and host <= self.cluster.host_memory_bytes
+        host = _host_need(candidate) * on_node
+        on_device = candidate.device_total_bytes <= share * self.cluster.device_memory_bytes
+        return on_device and host <= self.cluster.host_memory_bytes
 
     def need(self, candidate: Candidate) -> str:
         """What a candidate that does not fit asks for, beside what there is."""
@@ -122,7 +140,7 @@ class Search:
         if not self.device_fits(candidate.device_total_bytes):
             return f"{bytes_of(candidate.device_total_bytes, cluster.device_memory_bytes)} a GPU"
         return (
-            f"{format_bytes(candidate.host_bytes)} of host memory a GPU, a node has "
+            f"{format_bytes(_host_need(candidate))} of host memory a GPU, a node has "
             f"{format_bytes(cluster.host_memory_bytes)} for {cluster.gpus_per_node} GPUs"
         )
 
@@ -181,17 +199,17 @@ class Search:
         return _divisors(share, min(share, self.rules.max_micro_batch_size_per_gpu))
 
     def _largest_micro_batch(
-        self, zero_stage: int, offload: Offload, num_gpus: int, checkpointing: bool
+        self, zero_stage: int, offload: Offload, num_gpus: int, checkpointing: bool, share: float = 1.0
     ) -> Candidate | None:
         sizes = self._micro_batches(num_gpus)
         largest = self._candidate(zero_stage, offload, num_gpus, checkpointing, sizes[0])
-        if self.fits(largest):
+        if self.fits(largest, share):
             return largest
         low, high, best = 1, len(sizes), None
         while low < high:
             middle = (low + high) // 2
             candidate = self._candidate(zero_stage, offload, num_gpus, checkpointing, sizes[middle])
-            if self.fits(candidate):
+            if self.fits(candidate, share):
                 best, high = candidate, middle
             else:
                 low = middle + 1
@@ -236,6 +254,17 @@ class Search:
                 else:
                     found.append(self.layout(stage, offload, num_gpus, self.checkpointing()[-1]))
         return found
+
+
+def _host_need(candidate: Candidate) -> int:
+    """Host memory of one rank with offload: its states, rounded up, and the process itself.
+
+    PyTorch rounds a pinned buffer up to a power of two (CachingHostAllocator.h); of a rank's 20 bytes a parameter the
+    4 of DeepSpeed's flat buffer of gradients are one pinned block (stage3.py), which may so become 8.
+    """
+    if not candidate.host_bytes:
+        return 0
+    return candidate.host_bytes * 6 // 5 + _PROCESS_BYTES
 
 
 @functools.lru_cache(maxsize=256)

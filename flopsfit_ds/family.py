@@ -80,11 +80,16 @@ class DecoderFamily:
             PlanError: None lies within a factor of 2, or everything is frozen.
         """
         shape = self._rule.nearest(num_params, taken)
-        return _sized_decoder(shape, self._training.frozen_parameters, self._training.precision)
+        return sized_decoder(shape, self._training.frozen_parameters, self._training.precision)
 
 
 @functools.lru_cache(maxsize=4096)
-def _sized_decoder(shape: ModelShape, frozen: tuple[str, ...], precision: Precision) -> SizedModel:
+def sized_decoder(shape: ModelShape, frozen: tuple[str, ...], precision: Precision) -> SizedModel:
+    """What planning needs to know of a decoder, some of its parameters frozen by glob patterns of their names.
+
+    Raises:
+        PlanError: A pattern matches nothing, or all are frozen.
+    """
     counts = shape.parameters
     tensors = list(shape.tensors()) if frozen else []
     for pattern in frozen:
@@ -102,5 +107,19 @@ def _sized_decoder(shape: ModelShape, frozen: tuple[str, ...], precision: Precis
         num_params_non_embedding=counts.non_embedding,
         num_params_trainable=trainable,
         flops_per_token=training_flops_per_token(shape, frozen_matrices),
-        profile=profile_decoder(shape, precision, num_params_trainable=trainable),
+        profile=profile_decoder(
+            shape,
+            precision,
+            num_params_trainable=trainable,
+            num_blocks_without_gradient=_frozen_blocks_in_front(shape, {name for name, _ in held}),
+        ),
     )
+
+
+def _frozen_blocks_in_front(shape: ModelShape, frozen: set[str]) -> int:
+    """Blocks before which, and in which, nothing is trained: no gradient reaches them."""
+    trained = [name for name, _ in shape.tensors() if name not in frozen] if frozen else ["embedding.weight"]
+    if "embedding.weight" in trained:
+        return 0
+    first = min((int(name.split(".")[1]) for name in trained if name.startswith("blocks.")), default=shape.num_layers)
+    return first

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from flopsfit_ds.candidates import Candidate, Search, bytes_of, rank_candidates
+from flopsfit_ds.candidates import CLEARLY_FITS, Candidate, Search, bytes_of, rank_candidates
 from flopsfit_ds.errors import PlanError
 from flopsfit_ds.hardware import DEVICES, Cluster, resolve_cluster
 from flopsfit_ds.memory import MemoryEstimate, ModelProfile, Strategy
@@ -39,7 +39,8 @@ class Placement:
         points_per_gpu: How many runs like this one may share a GPU.
         reason: Why this one, in a sentence.
         runners_up: Next best, by GPU-seconds.
-        alternatives: The best for each number of GPUs that holds the run, fewest first.
+        alternatives: The best for each number of GPUs that holds the run, fewest first; other numbers than the chosen
+            one only where closed forms leave no doubt, for no simulation looks at them.
         profile: What the estimate knows of the model.
         fallbacks: What to try after an out-of-memory, in this order: on the same GPUs, each needing less than the last.
     """
@@ -140,7 +141,7 @@ def place_run(
     seconds = best.predicted_step_seconds * num_steps
     gpu_hours = seconds * chosen.num_gpus / 3600
     price = cluster.price_per_gpu_hour
-    per_gpu = {c.strategy.num_gpus: c for c in reversed(choice.ranked)}
+    per_gpu = {c.strategy.num_gpus: c for c in reversed(choice.others)} | {chosen.num_gpus: best}
     sharing = cluster.device_memory_bytes // max(1, memory.device_total_bytes) if chosen.num_gpus == 1 else 1
     return Placement(
         strategy=chosen,
@@ -162,9 +163,18 @@ def place_run(
 
 @dataclass(frozen=True)
 class _Choice:
-    """What does not depend on how long a run is: fitting candidates, best first, and what is known of the best."""
+    """What does not depend on how long a run is.
+
+    Attributes:
+        ranked: Candidates that fit, best first.
+        others: Those that clearly do, best first.
+        memory: Of the best.
+        reason: Why it is the best.
+        fallbacks: After an out-of-memory of the best.
+    """
 
     ranked: tuple[Candidate, ...]
+    others: tuple[Candidate, ...]
     memory: MemoryEstimate
     reason: str
     fallbacks: tuple[Candidate, ...]
@@ -180,12 +190,15 @@ def _choose(search: Search) -> _Choice:
     fitting = search.best_of_each_layout()
     if not fitting:
         raise PlanError(_explain_nothing_fits(search))
-    ranked = tuple(rank_candidates(fitting))
-    best = ranked[0]
+    best, *rest = rank_candidates(fitting)
+    best = search.with_room_for_others(best)
+    ranked = (best, *rest)
     memory = estimate_memory(
         search.profile, best.strategy, search.cluster, search.rules.memory_margin, best.gradient_accumulation_steps
     )
-    return _Choice(ranked, memory, _explain(search, best), search.fallbacks(best))
+    share = CLEARLY_FITS if search.cluster.kind == "cuda" else 1.0
+    others = tuple(rank_candidates(search.best_of_each_layout(share)))
+    return _Choice(ranked, others, memory, _explain(search, best), search.fallbacks(best))
 
 
 def _explain(search: Search, chosen: Candidate) -> str:

@@ -33,12 +33,23 @@ def _fraction_of_peak(profile: ModelProfile, sequences: int, cluster: Cluster) -
 
 
 def _bandwidth(cluster: Cluster, num_gpus: int) -> float:
-    link = cluster.intra_node_bandwidth if num_gpus <= cluster.gpus_per_node else cluster.inter_node_bandwidth
+    """Bytes a second of one GPU in a ring of all.
+
+    Across nodes NCCL builds a ring for each network card, so that each carries a part of every GPU's traffic: 8 cards
+    of 50 GB/s reach 340 GB/s (NVIDIA/nccl#1218), 8 of 12.5 GB/s reach 75 (NVIDIA/nccl#495).
+    """
+    link = cluster.intra_node_bandwidth
+    if num_gpus > cluster.gpus_per_node:
+        link = min(link, cluster.gpus_per_node * cluster.inter_node_bandwidth)
     return 0.7 * link
 
 
 def _bytes_sent(profile: ModelProfile, strategy: Strategy, accumulation: int) -> float:
-    """Bytes that one GPU sends in a step (Rajbhandari et al., 2020, section 7), all of it in fp32."""
+    """Bytes that one GPU sends in a step (Rajbhandari et al., 2020, section 7), all of it in fp32.
+
+    ZeRO-3 gathers parameters for the forward and for the backward pass, and with checkpointing once more for the
+    recomputation of a block, after which it lets them go.
+    """
     if strategy.num_gpus == 1:
         return 0.0
     share = (strategy.num_gpus - 1) / strategy.num_gpus
@@ -49,7 +60,8 @@ def _bytes_sent(profile: ModelProfile, strategy: Strategy, accumulation: int) ->
         return share * (2 * 4 * trainable + 4 * trainable)
     if strategy.zero_stage == 2:
         return share * (accumulation * 4 * trainable + 4 * trainable)
-    return share * accumulation * 4 * (2 * total + trainable)
+    gathers = 3 if strategy.activation_checkpointing else 2
+    return share * accumulation * 4 * (gathers * total + trainable)
 
 
 def _offload_seconds(profile: ModelProfile, strategy: Strategy, accumulation: int, cluster: Cluster) -> float:

@@ -4,15 +4,18 @@ import pytest
 from pydantic import TypeAdapter
 
 from flopsfit_ds.architecture import ModelShape
+from flopsfit_ds.candidates import CLEARLY_FITS
 from flopsfit_ds.errors import PlanError
 from flopsfit_ds.flops import training_flops_per_token
 from flopsfit_ds.hardware import Cluster, resolve_cluster
-from flopsfit_ds.memory import profile_decoder
+from flopsfit_ds.memory import Strategy, profile_decoder
 from flopsfit_ds.placement import Placement, place_run
 from flopsfit_ds.spec import PlacementRules
+from flopsfit_ds.step_time import step_seconds
 
 H100_NODE = resolve_cluster("bf16", device="H100-SXM", gpus_per_node=8)
 SMALL = ModelShape(12, 768, 12, 12, 2048, 50304, 1024)
+ONE_B = ModelShape(24, 2048, 16, 16, 5504, 32000, 1024)
 SEVEN_B = ModelShape(32, 4096, 32, 32, 11008, 32000, 2048)
 SEVENTY_B = ModelShape(80, 8192, 64, 8, 28672, 32000, 2048)
 
@@ -102,7 +105,8 @@ def test_a_larger_margin_leaves_more_of_the_device_free():
 
 def test_points_share_a_gpu_only_as_far_as_memory_goes():
     assert place(SMALL, points_per_gpu=4, max_micro_batch_size_per_gpu=1).points_per_gpu == 4
-    assert place(SMALL, points_per_gpu=4, max_micro_batch_size_per_gpu=64).points_per_gpu == 1
+    assert place(ONE_B, points_per_gpu=4, num_gpus=(1,)).points_per_gpu == 2
+    assert place(SEVEN_B, points_per_gpu=4).points_per_gpu == 1
 
 
 def test_a_price_gives_the_cost_of_a_run():
@@ -116,3 +120,47 @@ def test_a_placement_survives_json():
     adapter = TypeAdapter(Placement)
     placement = place(SEVEN_B)
     assert adapter.validate_json(adapter.dump_json(placement)) == placement
+
+
+def test_other_numbers_of_gpus_are_offered_only_where_closed_forms_leave_no_doubt():
+    placement = place(SEVEN_B)
+    others = [c for c in placement.alternatives if c.strategy.num_gpus != placement.strategy.num_gpus]
+    assert others
+    assert all(c.device_total_bytes <= CLEARLY_FITS * H100_NODE.device_memory_bytes for c in others)
+    fitting = (placement.candidate, *placement.runners_up)
+    assert any(c.device_total_bytes > CLEARLY_FITS * H100_NODE.device_memory_bytes for c in fitting)
+
+
+def test_points_that_may_share_a_gpu_get_micro_batches_that_leave_room_for_the_others():
+    alone, shared = place(SMALL), place(SMALL, points_per_gpu=4)
+    assert alone.points_per_gpu == 1
+    assert shared.points_per_gpu == 4
+    assert shared.strategy.micro_batch_size_per_gpu < alone.strategy.micro_batch_size_per_gpu
+
+
+def test_offload_leaves_host_memory_for_pinned_buffers_and_the_processes():
+    states = 20 * SEVEN_B.parameters.total
+    tight = resolve_cluster("bf16", device="H100-SXM", gpus_per_node=1, host_memory=states + 2**30)
+    with pytest.raises(PlanError, match="host memory"):
+        place(SEVEN_B, tight, offload="always", zero_stages=(3,))
+    roomy = resolve_cluster("bf16", device="H100-SXM", gpus_per_node=1, host_memory=2 * states)
+    assert place(SEVEN_B, roomy, offload="always", zero_stages=(3,)).strategy.offload == "optimizer"
+
+
+def test_every_network_card_of_a_node_carries_a_part_of_the_traffic():
+    profile = profile_decoder(SEVEN_B, "bf16")
+    strategy = Strategy(3, 16, 1, False, "none", "bf16")
+    slow_links = {"device": "H100-SXM", "gpus_per_node": 8, "num_nodes": 2, "inter_node_bandwidth": 12.5e9}
+    per_card = resolve_cluster("bf16", **slow_links)
+    seconds = step_seconds(profile, strategy, 1, 1e12, per_card)
+    sent = 15 / 16 * 4 * 3 * profile.num_params
+    assert sent / (8 * 12.5e9) < seconds < 2 * sent / (8 * 12.5e9)
+
+
+def test_recomputation_under_zero3_gathers_the_weights_once_more():
+    profile = profile_decoder(SEVEN_B, "bf16")
+    slow = resolve_cluster("bf16", device="H100-SXM", gpus_per_node=8, intra_node_bandwidth=1e9)
+    plain, recomputed = (
+        step_seconds(profile, Strategy(3, 8, 1, flag, "none", "bf16"), 1, 1e12, slow) for flag in (False, True)
+    )
+    assert recomputed / plain == pytest.approx(4 / 3, rel=0.02)

@@ -122,8 +122,9 @@ def _saved(profile: ModelProfile, strategy: Strategy, block_bytes: int) -> tuple
     sequences = strategy.micro_batch_size_per_gpu
     outside = profile.outside_saved_bytes + profile.input_bytes
     if strategy.activation_checkpointing:
-        return sequences * (profile.num_blocks * profile.block_input_bytes + outside), sequences * block_bytes
-    return sequences * (profile.num_blocks * block_bytes + outside), 0
+        kept = profile.num_blocks_saved * profile.block_input_bytes
+        return sequences * (kept + outside), sequences * block_bytes * bool(kept)
+    return sequences * (profile.num_blocks_saved * block_bytes + outside), 0
 
 
 def _replicated_moments(
@@ -140,15 +141,20 @@ def _replicated_moments(
     casts = 2 * (profile.head_params if checkpointing and profile.num_params_cast else profile.num_params_cast)
     block_casts = 2 * profile.block_params if checkpointing and profile.num_params_cast else 0
     head, narrow = profile.head_params, (2 if profile.num_params_cast else 0)
-    fraction = trainable / profile.num_params
-    in_flight = round(4 * fraction * profile.block_largest_params)
-    first_block = earlier or (round(4 * fraction * (head + profile.block_largest_params)) if stage < 2 else whole)
+    in_flight = 4 * min(profile.block_largest_params, trainable)
+    first_block = earlier or (4 * min(head + profile.block_largest_params, trainable) if stage < 2 else whole)
     transient = sequences * profile.block_transient_bytes
     block_loss = sequences * profile.logits_bytes
-    last_saved = recomputed or sequences * profile.block_saved_bytes
+    last_saved = recomputed or sequences * profile.block_saved_bytes * bool(profile.num_blocks_saved)
+    # until the forward pass ends autocast keeps the casts of all trained weights, also where blocks are recomputed
+    all_casts = 2 * (min(profile.num_params_cast, trainable) if checkpointing else profile.num_params_cast)
     moments = [
+        _Moment("forward", all_casts, earlier, 0, saved, block_loss, 0),
+        _Moment(
+            "forward", max(0, all_casts - narrow * head), earlier, 0, saved, 0, sequences * profile.block_forward_bytes
+        ),
         _Moment("backward", casts, earlier, 0, saved, sequences * profile.loss_bytes, 0),
-        _Moment("backward", casts, earlier + round(4 * fraction * head), 0, saved, block_loss, narrow * head),
+        _Moment("backward", casts, earlier + 4 * min(head, trainable), 0, saved, block_loss, narrow * head),
         _Moment(
             "backward",
             (casts - narrow * head if not checkpointing else 0) + block_casts,
@@ -173,7 +179,7 @@ def _replicated_moments(
         moments.append(_Moment("backward", 0, whole, flat, 0, 0, 0))
     else:
         moments.append(_Moment("start", 0, 0, 4 * trainable - 12 * share, 0, 0, 0))
-        embedding = 4 * profile.largest_tensor_params if stage == 2 else 4 * share
+        embedding = 4 * min(profile.largest_tensor_params, trainable) if stage == 2 else 4 * share
         moments.append(_Moment("backward", 0, whole + embedding, bucket, 0, 0, 0))
         moments.append(_Moment("step", 0, 4 * share, 0, 0, 0, 4 * share))
     return moments

@@ -97,9 +97,10 @@ def allocator_margin(
         source = "bound by the gathers and reductions that DeepSpeed lets run ahead (record_stream)"
         lines.append(MarginLine("frees delayed by streams", delayed_bytes, "reserved", source))
     lines.append(MarginLine("CUDA context", _CONTEXT_BYTES, "device", context))
+    communicators = "two communicators: of all ranks, and DeepSpeed's copy of it (utils/groups.py)"
     if num_gpus > cluster.gpus_per_node:
-        lines.append(MarginLine("NCCL", _NCCL_NODES_BYTES, "device", "one communicator, NVIDIA/nccl#864"))
+        lines.append(MarginLine("NCCL", 2 * _NCCL_NODES_BYTES, "device", f"{communicators}, NVIDIA/nccl#864"))
     elif num_gpus > 1:
         num_bytes = _NCCL_PAIR_BYTES if num_gpus == 2 else _NCCL_NODE_BYTES
-        lines.append(MarginLine("NCCL", num_bytes, "device", "one communicator, NVIDIA/nccl#964"))
+        lines.append(MarginLine("NCCL", 2 * num_bytes, "device", f"{communicators}, NVIDIA/nccl#964"))
     return tuple(lines)

@@ -23,6 +23,8 @@ class ModelProfile:
         block_params: Of one block.
         block_largest_params: Of the largest tensor of a block.
         num_blocks: Blocks.
+        num_blocks_saved: Of these, the ones that keep activations for a backward pass: all but the frozen ones in
+            front, where nothing before them is trained.
         width: Typical inner dimension of the matrix products; decides their speed.
         sequence_length: Tokens of a sequence.
         precision: `fp32`, or `bf16` autocast.
@@ -36,6 +38,8 @@ class ModelProfile:
         loss_bytes: Most that logits, loss and their gradients hold at once, a sequence.
         logits_bytes: Gradient of the logits, a sequence.
         input_bytes: Tokens and targets, a sequence.
+        block_forward_bytes: Most that a checkpointed block holds in the forward pass, a sequence; 0 for a model that
+            checkpoints by itself.
     """
 
     name: str
@@ -47,6 +51,7 @@ class ModelProfile:
     block_params: int
     block_largest_params: int
     num_blocks: int
+    num_blocks_saved: int
     width: int
     sequence_length: int
     precision: Literal["fp32", "bf16"]
@@ -60,18 +65,31 @@ class ModelProfile:
     loss_bytes: int
     logits_bytes: int
     input_bytes: int
+    block_forward_bytes: int = 0
 
 
 def profile_decoder(
-    shape: ModelShape, precision: Literal["fp32", "bf16"], *, num_params_trainable: int | None = None
+    shape: ModelShape,
+    precision: Literal["fp32", "bf16"],
+    *,
+    num_params_trainable: int | None = None,
+    num_blocks_without_gradient: int = 0,
 ) -> ModelProfile:
     """Profile of the built-in decoder, from its shape alone.
+
+    Args:
+        shape: The decoder's.
+        precision: Of training.
+        num_params_trainable: Parameters that are not frozen; without it, all.
+        num_blocks_without_gradient: Frozen blocks in front, where the embedding is frozen too: they save nothing, and
+            autocast keeps no casts of their weights.
 
     Per token a block saves, under bf16 autocast: its two fp32 norm inputs; a bf16 cast of the norm's output for each of
     the five projections that read one (autocast keeps casts of weights, not of activations); the rotated queries and
     keys, the values, the attention's output and log-sum-exp; gate, SiLU, up and product of the SwiGLU layer. In fp32,
     and under ZeRO-3's own linear layer, each norm's fp32 output is saved once instead of its casts. The backward pass
     of a block is widest in the SwiGLU layer: gradients of the product and of its two factors, beside the residual's.
+    A checkpointed forward pass is widest where keys are rotated, in fp32, or in the SwiGLU layer.
     """
     counts = shape.parameters
     tokens, hidden, kv, wide = shape.context_length, shape.hidden_size, shape.kv_size, shape.intermediate_size
@@ -84,16 +102,20 @@ def profile_decoder(
     outputs, casts = 2 * 4 * hidden, (5 * item * hidden if precision == "bf16" else 2 * 4 * hidden)
     table = shape.vocab_size * hidden
     transient = max(3 * item * wide + 4 * hidden, _attention_transient(shape, precision))
+    forward = max(14 * hidden + 18 * kv, 10 * hidden + 4 * item * wide)
+    in_blocks, with_gradient = counts.attention + counts.mlp, shape.num_layers - num_blocks_without_gradient
+    cast = in_blocks * with_gradient // shape.num_layers + table
     return ModelProfile(
         name="decoder",
         num_params=counts.total,
         num_params_trainable=counts.total if num_params_trainable is None else num_params_trainable,
-        num_params_cast=(counts.attention + counts.mlp + table) if precision == "bf16" else 0,
+        num_params_cast=cast if precision == "bf16" else 0,
         head_params=table,
         largest_tensor_params=max(table, hidden * wide, hidden * hidden),
-        block_params=(counts.attention + counts.mlp) // shape.num_layers + 2 * hidden,
+        block_params=in_blocks // shape.num_layers + 2 * hidden,
         block_largest_params=hidden * max(wide, hidden),
         num_blocks=shape.num_layers,
+        num_blocks_saved=with_gradient,
         width=hidden,
         sequence_length=tokens,
         precision=precision,
@@ -107,6 +129,7 @@ def profile_decoder(
         loss_bytes=tokens * 12 * shape.vocab_size,
         logits_bytes=tokens * item * shape.vocab_size,
         input_bytes=16 * tokens,
+        block_forward_bytes=tokens * forward,
     )
 
 

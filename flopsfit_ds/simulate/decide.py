@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from flopsfit_ds.candidates import Candidate
+from flopsfit_ds.candidates import CLEARLY_FITS, Candidate
 from flopsfit_ds.errors import PlanError
 from flopsfit_ds.hardware import Cluster
 from flopsfit_ds.memory import MemoryEstimate, ModelProfile
@@ -20,8 +20,6 @@ from flopsfit_ds.units import format_bytes
 if TYPE_CHECKING:
     from flopsfit_ds.simulate.case import Case
 
-CLEARLY_FITS = 0.85
-"""Share of the device. The closed forms keep within 5% of the simulation; below this it cannot change the answer."""
 _PATIENCE_SECONDS = 180.0
 """GPUs wait for the review, and the other nodes of a launch for this one: five minutes at most."""
 
