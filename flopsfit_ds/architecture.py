@@ -123,7 +123,7 @@ class ClassShape:
         class_path: `package.module:Class`.
         arguments: The constructor's arguments, the size parameter among them, sorted by name.
         size_parameter: Which of them sets the size.
-        source_hash: Hash of the class's source, so that a changed class is a new run.
+        source_hash: Hash of the class and of all the user's code that it refers to: a changed class is a new run.
         vocab_size: Token ids; None where the class is trained on a dataset of the user's own.
         context_length: Tokens (or positions) a sample.
     """

@@ -67,7 +67,7 @@ def find_optimal(
         sample_loss_fn: `sample_loss_fn(model(inputs), targets)`, the loss of each sample, [batch]. Held-out losses are
             its mean. Needed where `loss_fn` of a batch is not the mean of `loss_fn` over its samples (contrastive
             losses, means over unmasked targets); runs of such a function without it fail before their first step.
-        model_arguments: The constructor's other arguments.
+        model_arguments: The constructor's other arguments: numbers, strings, booleans, None.
         eval_dataset: What the loss of a point is measured on; without it, a fixed share of `dataset` is held out.
         heldout_fraction: That share.
         size_multiple_of: Granularity of the size parameter.
@@ -108,8 +108,8 @@ def find_optimal(
     fingerprint = _fingerprint(dataset, eval_dataset, loss_fn, sample_loss_fn)
     spec = _spec(
         model_class, size_parameter, size_multiple_of, tokens_per_sample, fingerprint, len(dataset) + heldout_samples,
-        heldout_samples, name=name, output_root=output_root, training=training, hardware=hardware,
-        placement=placement, fit=fit, execution=execution,
+        heldout_samples, model_arguments or {}, name=name, output_root=output_root, training=training,
+        hardware=hardware, placement=placement, fit=fit, execution=execution,
         design={"compute_budgets": list(compute_budgets), **(design or {})},
         global_batch_tokens=global_batch_samples * tokens_per_sample,
     )  # fmt: skip
@@ -180,6 +180,7 @@ def _spec(
     fingerprint: str,
     num_samples: int,
     heldout_samples: int,
+    model_arguments: Mapping[str, Any],
     *,
     training: Mapping[str, Any] | None,
     global_batch_tokens: int,
@@ -190,6 +191,12 @@ def _spec(
         raise SpecError(
             f"{model_class.__qualname__} is defined inside a function; workers can only import a class of a module"
         )
+    for name, value in model_arguments.items():
+        if not isinstance(value, (str, int, float, bool, type(None))):
+            raise SpecError(
+                f"model_arguments: {name} is {value!r}; a plan holds numbers, strings, booleans and None only: let the "
+                "class take a name, or derive a class that sets it"
+            )
     values = {key: value for key, value in sections.items() if value is not None}
     values["model"] = {
         "family": "class",
@@ -230,7 +237,7 @@ def _first_samples(dataset: Any, tokens_per_sample: int | None) -> tuple[Any, in
 
 def _fingerprint(dataset: Any, eval_dataset: Any | None, *losses: Callable[..., Any] | None) -> str:
     """Hash of the lengths, of evenly spaced samples, and of the loss functions' source."""
-    digest = hashlib.sha256("".join(source_hash(loss) for loss in losses if loss is not None).encode())
+    digest = hashlib.sha256(source_hash(*losses).encode())
     for samples in (dataset, eval_dataset):
         if samples is None:
             continue
@@ -238,8 +245,5 @@ def _fingerprint(dataset: Any, eval_dataset: Any | None, *losses: Callable[..., 
         count = min(len(samples), _FINGERPRINTED_SAMPLES)
         for number in range(count):
             for leaf in _pytree.tree_leaves(samples[number * (len(samples) - 1) // max(count - 1, 1)]):
-                content = (
-                    leaf.detach().cpu().numpy().tobytes() if isinstance(leaf, torch.Tensor) else repr(leaf).encode()
-                )
-                digest.update(content)
+                digest.update(source_hash(leaf).encode() if isinstance(leaf, torch.Tensor) else repr(leaf).encode())
     return digest.hexdigest()[:16]

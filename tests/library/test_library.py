@@ -36,7 +36,7 @@ def test_the_plan_counts_the_class_exactly_and_meets_the_budgets() -> None:
 
 def test_flops_of_a_class_that_normalises_over_the_batch_are_counted() -> None:
     for run in plan(model_class=Convolution).runs:
-        width = dict(run.model.arguments)["width"]
+        width = Convolution(**dict(run.model.arguments)).last.in_features
         assert run.flops == 6 * (3 * width * 16 + width) * run.num_tokens  # 16 positions
 
 
@@ -64,6 +64,9 @@ def test_a_change_of_data_or_arguments_is_a_new_run() -> None:
     assert before == {run.run_id for run in plan().runs}
     assert before.isdisjoint(run.run_id for run in plan(dataset=Waves(5000)).runs)
     assert before.isdisjoint(run.run_id for run in plan(model_arguments={"inputs": 16}).runs)
+    losses = [nn.MSELoss(), nn.HuberLoss(), nn.HuberLoss(delta=2.0)]
+    ids = [run.run_id for loss in losses for run in plan(loss_fn=loss).runs]
+    assert len(set(ids)) == len(ids)
 
 
 def test_a_heldout_share_is_left_out_of_training() -> None:
@@ -84,6 +87,7 @@ def test_a_heldout_share_is_left_out_of_training() -> None:
         ({"loss_fn": lambda outputs, targets: (outputs - targets) ** 2}, PlanError, "scalar"),
         ({"loss_fn": lambda outputs, targets: torch.stack([outputs, targets])}, PlanError, "scalar"),
         ({"training": {"precison": "fp32"}}, SpecError, "did you mean precision"),
+        ({"model_arguments": {"inputs": nn.Linear}}, SpecError, "model_arguments: inputs is <class .*Linear"),
         ({"model_arguments": {"inputs": "many"}}, SpecError, "cannot be built"),
     ],
 )
