@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from flopsfit_ds.simulate.results import RankMemory
 
 _TRUST = (
-    "closed forms keep within about 5% of the simulation for the built-in decoder; for other models no bound is known"
+    "closed forms keep within about 5% of the simulation for the built-in decoder, 8% where parameters are frozen or "
+    "optimiser states offloaded; for other models no bound is known"
 )
 
 
