@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from flopsfit_ds.engine.control import RemoteNode
 from flopsfit_ds.engine.node import NodeWorkers
+from flopsfit_ds.engine.patience import Patience
 from flopsfit_ds.engine.signals import Signals
 from flopsfit_ds.engine.slot_executor import SlotExecutor
 from flopsfit_ds.engine.slots import NodeSlots
@@ -24,7 +25,7 @@ class LaunchedExecutor(SlotExecutor):
         there: Sequence[tuple[NodeSlots, RemoteNode]],
         store_host: str,
         signals: Signals,
-        hang_timeout_seconds: float,
+        patience: Patience,
     ) -> None:
         """Take charge of all nodes.
 
@@ -34,10 +35,10 @@ class LaunchedExecutor(SlotExecutor):
             there: Of the others.
             store_host: Where the other nodes reach this one.
             signals: Whose arrival ends a wait.
-            hang_timeout_seconds: An attempt without a heartbeat for so long is ended.
+            patience: How long an attempt may be silent, or stopping.
         """
         nodes = {slots.node: (slots, node) for slots, node in (here, *there)}
-        super().__init__(folder, nodes, store_host, hang_timeout_seconds)
+        super().__init__(folder, nodes, store_host, patience)
         self._here = here[1]
         self._remote = [node for _, node in there]
         self._signals = signals

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flopsfit_ds.engine.node import NodeWorkers
+from flopsfit_ds.engine.patience import Patience
 from flopsfit_ds.engine.signals import Signals
 from flopsfit_ds.engine.slot_executor import SlotExecutor
 from flopsfit_ds.engine.slots import NodeSlots
@@ -20,7 +21,7 @@ class LocalExecutor(SlotExecutor):
         slots: NodeSlots,
         workers: NodeWorkers,
         signals: Signals,
-        hang_timeout_seconds: float,
+        patience: Patience,
     ) -> None:
         """Take charge of this machine.
 
@@ -29,9 +30,9 @@ class LocalExecutor(SlotExecutor):
             slots: What the machine has.
             workers: Forks and ends its workers.
             signals: Whose arrival ends a wait.
-            hang_timeout_seconds: An attempt without a heartbeat for so long is ended.
+            patience: How long an attempt may be silent, or stopping.
         """
-        super().__init__(folder, {slots.node: (slots, workers)}, _LOOPBACK, hang_timeout_seconds)
+        super().__init__(folder, {slots.node: (slots, workers)}, _LOOPBACK, patience)
         self._workers = workers
         self._signals = signals
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from flopsfit_ds.engine.attempts import AttemptOutcome, Exits, close_attempt, open_attempt
 from flopsfit_ds.engine.executor import Assignment, Ending, Report
+from flopsfit_ds.engine.patience import Pace, Patience, split_beat
 from flopsfit_ds.engine.slots import NodeSlots
 from flopsfit_ds.records import Attempt, RunFolder, SweepFolder
 from flopsfit_ds.train.order import EXIT_OUTCOME_WRITTEN, EXIT_PREEMPTED, WorkerOrder
@@ -69,6 +70,7 @@ class _Running:
     exits: dict[int, int]
     beats: list[str]
     last_beat: float
+    pace: Pace
     cause: str | None = None
     cause_outcome: AttemptOutcome | None = None
     kill_at: float | None = None
@@ -92,7 +94,7 @@ class SlotExecutor(ABC):
         folder: SweepFolder,
         nodes: Mapping[int, tuple[NodeSlots, Node]],
         store_host: str,
-        hang_timeout_seconds: float,
+        patience: Patience,
     ) -> None:
         """Take charge of nodes.
 
@@ -100,14 +102,14 @@ class SlotExecutor(ABC):
             folder: The sweep's folder.
             nodes: Slots and workers, by number of the node.
             store_host: Where the nodes reach this process.
-            hang_timeout_seconds: An attempt without a heartbeat for so long is ended.
+            patience: How long an attempt may be silent, or stopping.
         """
         import torch.distributed  # noqa: F401 - for seconds; the fork servers are loading meanwhile
 
         self._folder = folder
         self._nodes = nodes
         self._store_host = store_host
-        self._hang_timeout_seconds = hang_timeout_seconds
+        self._patience = patience
         self._running: dict[str, _Running] = {}
 
     def submit(self, assignments: Sequence[Assignment]) -> None:
@@ -126,7 +128,8 @@ class SlotExecutor(ABC):
         world_size = assignment.layout.num_slots
         for rank in range(world_size):
             store.set(_beat_key(rank), "start")
-        running = _Running(assignment, folder, attempt, store, began, {}, ["start"] * world_size, began)
+        pace = self._patience.pace(assignment.run_id, assignment.layout.predicted_seconds)
+        running = _Running(assignment, folder, attempt, store, began, {}, ["start"] * world_size, began, pace)
         self._running[assignment.run_id] = running
         for number, ranks in _ranks_by_node(assignment).items():
             slots, node = self._nodes[number]
@@ -184,6 +187,7 @@ class SlotExecutor(ABC):
         if beats == running.beats:
             return False
         running.beats, running.last_beat = beats, now
+        running.pace.note(beats, now)
         return True
 
     def _end_if_needed(self, running: _Running) -> None:
@@ -196,7 +200,7 @@ class SlotExecutor(ABC):
             running.kill_at = now
         elif codes and running.kill_at is None:
             running.kill_at = now + PEER_SECONDS
-        elif running.kill_at is None and now - running.last_beat > self._hang_timeout_seconds:
+        elif running.kill_at is None and now - running.last_beat > self._patience.before_hang(running.pace):
             self._dump(running, now)
         if running.kill_at is not None and now >= running.kill_at:
             running.killed = True
@@ -210,7 +214,7 @@ class SlotExecutor(ABC):
         held = f"; stopped by a signal: {', '.join(f'rank {rank}' for rank in stopped)}" if stopped else ""
         running.cause_outcome = "hung"
         running.cause = (
-            f"no step for {now - running.last_beat:.0f} s (execution.hang_timeout): {where}{held}; stacks in the logs"
+            f"silent for {now - running.last_beat:.0f} s (execution.hang_timeout): {where}{held}; stacks in the logs"
         )
         running.kill_at = now + DUMP_SECONDS
         self._signal(running, signal.SIGUSR1)
@@ -248,9 +252,8 @@ class SlotExecutor(ABC):
 
 
 def _report(run_id: str, running: _Running) -> Report:
-    steps = [int(beat) for beat in running.beats if beat.isdigit()]
-    phase = running.beats[0]
-    return Report(run_id, running.ended, max(steps, default=None), "train" if phase.isdigit() else phase)
+    steps = [step for step, _ in map(split_beat, running.beats) if step is not None]
+    return Report(run_id, running.ended, max(steps, default=None), split_beat(running.beats[0])[1])
 
 
 def _beat_key(rank: int) -> str:

@@ -20,6 +20,7 @@ from flopsfit_ds.engine.launched import LaunchedExecutor
 from flopsfit_ds.engine.lease import Lease, Right
 from flopsfit_ds.engine.local import LocalExecutor
 from flopsfit_ds.engine.node import NodeWorkers
+from flopsfit_ds.engine.patience import Patience
 from flopsfit_ds.engine.progress import Progress, Silence
 from flopsfit_ds.engine.recording import Recorder, git_commit
 from flopsfit_ds.engine.schedule import Scheduler
@@ -193,10 +194,11 @@ class Sweep:
         node = slots_of_this_node(self.plan.cluster, self.num_slots, self.environment)
         server, workers = self._crew(node)
         executor: SlotExecutor
+        patience = Patience.of(missing, execution.hang_timeout)
         if place is not None and store is not None:
-            executor, slots = _reach_nodes(folder, place, store, (node, workers), signals, execution.hang_timeout)
+            executor, slots = _reach_nodes(folder, place, store, (node, workers), signals, patience)
         else:
-            executor = LocalExecutor(folder, node, workers, signals, execution.hang_timeout)
+            executor = LocalExecutor(folder, node, workers, signals, patience)
             slots = node.slots("")
         code = 1
         try:
@@ -242,7 +244,7 @@ def _reach_nodes(
     store: tuple[Store, str],
     here: tuple[NodeSlots, NodeWorkers],
     signals: Signals,
-    hang_timeout_seconds: float,
+    patience: Patience,
 ) -> tuple[LaunchedExecutor, tuple[Slot, ...]]:
     """The executor over all nodes of a launch, once all have joined."""
     remote = [RemoteNode(number, store[0], signals) for number in range(1, place.num_nodes)]
@@ -253,4 +255,4 @@ def _reach_nodes(
     for node in everyone:
         name = node.hostname if names.count(node.hostname) == 1 else f"{node.hostname}/{node.node}"
         slots += node.slots(f"{name}:")
-    return LaunchedExecutor(folder, here, there, store[1], signals, hang_timeout_seconds), tuple(slots)
+    return LaunchedExecutor(folder, here, there, store[1], signals, patience), tuple(slots)

@@ -331,7 +331,7 @@ class Execution(Section):
     max_attempts: Count = 3
     """How often a point is tried before it counts as failed."""
     hang_timeout: Seconds = 600.0
-    """A run that reports no step for this long is ended and tried again."""
+    """A run that is silent for this long, and for five of its own steps, is ended and tried again."""
     simulate_memory: bool = True
     """Points that nearly fill a GPU are simulated before they are trained, and moved where they are too big."""
     slurm_partition: str | None = None

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from flopsfit_ds.train.batches import to_device
+from flopsfit_ds.train.checkpoint import Pulse
 from flopsfit_ds.train.order import Workload
 from flopsfit_ds.train.session import Session
 
@@ -44,11 +45,11 @@ def check_evaluation(session: Session, workload: Workload, batch_size: int) -> N
     session.engine.train()
 
 
-def heldout_loss(session: Session, workload: Workload, batch_size: int) -> HeldoutLoss:
+def heldout_loss(session: Session, workload: Workload, batch_size: int, pulse: Pulse) -> HeldoutLoss:
     """Measure the loss over all held-out samples, split over the ranks and reduced as sums in double precision.
 
     All ranks go through the same number of batches (a forward pass at ZeRO-3 is a collective); where samples run out, a
-    rank repeats the first one with weight zero.
+    rank repeats the first one with weight zero. `pulse` is told at each batch that the evaluation goes on.
     """
     rank, world_size = session.accelerator.process_index, session.accelerator.num_processes
     total = workload.num_heldout_samples
@@ -57,6 +58,7 @@ def heldout_loss(session: Session, workload: Workload, batch_size: int) -> Heldo
     session.engine.eval()
     with torch.no_grad():
         for number in range(num_batches):
+            pulse("eval")
             first = (number * world_size + rank) * batch_size
             indices = np.arange(first, first + batch_size)
             weights = torch.from_numpy((indices < total).astype(np.float64)).to(session.device)

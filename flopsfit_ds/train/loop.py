@@ -88,7 +88,7 @@ def train(
         task: What is trained.
         start: Where the ranks agreed to begin.
         heartbeat: Told the number of steps done, or a phase.
-        pulse: Told that a phase goes on.
+        pulse: Told that a phase, or the step after so many, goes on.
         resumed: Told the step at which this attempt begins.
         stop_requested: Asked after each step; a yes on one rank stops all of them at the same step.
 
@@ -113,6 +113,7 @@ def train(
         agreed = None
         step_loss = torch.zeros((), dtype=torch.float64, device=session.device)
         for number, indices in enumerate(micro_batches):
+            pulse(str(step))
             with session.accelerator.accumulate(engine):
                 loss = workload.loss(engine, to_device(workload.training_batch(indices), session.device))
                 step_loss += loss.detach().double() / len(micro_batches)

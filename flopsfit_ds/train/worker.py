@@ -59,17 +59,21 @@ class Heartbeat:
         self.store = TCPStore(order.store_host, order.store_port, is_master=False, timeout=timedelta(seconds=60))
         self._key = f"heartbeat/{order.rank}"
         self._last = 0.0
+        self._last_step = 0.0
         self._pulses = 0
 
     def __call__(self, message: str) -> None:
         """Send a step number or a phase; step numbers at most a few times a second."""
         now = time.monotonic()
-        if not message.isdigit() or now - self._last >= _HEARTBEAT_EVERY_SECONDS:
-            self.store.set(self._key, message)
-            self._last = now
+        if message.isdigit():
+            if now - self._last_step < _HEARTBEAT_EVERY_SECONDS:
+                return
+            self._last_step = now
+        self.store.set(self._key, message)
+        self._last = now
 
     def pulse(self, phase: str) -> None:
-        """Say that a phase without steps goes on, at most once a second."""
+        """Say that a phase, or the step after so many, goes on; at most once a second."""
         now = time.monotonic()
         if now - self._last >= _PULSE_EVERY_SECONDS:
             self._pulses += 1
@@ -77,8 +81,9 @@ class Heartbeat:
             self.store.set(self._key, f"{phase} ({self._pulses})")
 
     def resumed(self, step: int) -> None:
-        """Say from which step on this attempt trains."""
+        """Say from which step on this attempt trains, and that it does from now on."""
         self.store.set("start_step", str(step))
+        self(str(step))
 
 
 def run_worker(order: WorkerOrder, task: WorkerTask) -> int:
@@ -135,7 +140,7 @@ def _train_and_measure(
             heartbeat=heartbeat, pulse=heartbeat.pulse, resumed=heartbeat.resumed, stop_requested=lambda: bool(stop),
         )  # fmt: skip
         heartbeat("eval")
-        loss = heldout_loss(session, task.workload, order.micro_batch_size_per_gpu)
+        loss = heldout_loss(session, task.workload, order.micro_batch_size_per_gpu, heartbeat.pulse)
         status, reason = "completed", None
         if not math.isfinite(loss.mean):
             status, reason = "diverged", f"the held-out loss is {loss.mean}"

@@ -1,0 +1,71 @@
+"""How long the driver waits for a run: never less than what its steps take and its states need to be written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from flopsfit_ds.plan import RunPlan
+
+_STEPS_BEFORE_HANG = 5.0
+"""Steps' worth of silence that are no hang, whatever the time limit: a GPU's queue hides how far a step is."""
+
+
+def split_beat(beat: str) -> tuple[int | None, str]:
+    """Optimiser steps done and the phase that a heartbeat tells: `7`, `7 (3)` inside a step, or a phase's name."""
+    name, _, _ = beat.partition(" ")
+    return (int(name), "train") if name.isdigit() else (None, name)
+
+
+class Pace:
+    """What a step of an attempt takes: as predicted, and as the last heartbeats have shown.
+
+    Attributes:
+        step: Optimiser steps done, of the rank that is furthest; None before the first is known.
+    """
+
+    def __init__(self, predicted_seconds: float) -> None:
+        self.step: int | None = None
+        self._predicted_seconds = predicted_seconds
+        self._measured_seconds = 0.0
+        self._since = 0.0
+
+    def note(self, beats: Sequence[str], now: float) -> None:
+        """Heartbeats of all ranks were read."""
+        step = max((number for number, _ in map(split_beat, beats) if number is not None), default=None)
+        if step is None or step == self.step:
+            return
+        if self.step is not None:
+            self._measured_seconds = (now - self._since) / (step - self.step)
+        self.step, self._since = step, now
+
+    @property
+    def step_seconds(self) -> float:
+        """Length of a step, the longer of both."""
+        return max(self._predicted_seconds, self._measured_seconds)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Time limits of a sweep's runs.
+
+    Attributes:
+        hang_timeout_seconds: What the user allows a run to be silent.
+        num_steps: Optimiser steps of each run, by its id.
+    """
+
+    hang_timeout_seconds: float
+    num_steps: Mapping[str, int]
+
+    @classmethod
+    def of(cls, runs: Sequence[RunPlan], hang_timeout_seconds: float) -> Patience:
+        """Time limits for the runs of a plan."""
+        return cls(hang_timeout_seconds, {run.run_id: run.num_steps for run in runs})
+
+    def pace(self, run_id: str, predicted_seconds: float) -> Pace:
+        """The pace of a new attempt, all of which is predicted to take so long."""
+        return Pace(predicted_seconds / self.num_steps[run_id])
+
+    def before_hang(self, pace: Pace) -> float:
+        """Seconds without a heartbeat that are a hang."""
+        return max(self.hang_timeout_seconds, _STEPS_BEFORE_HANG * pace.step_seconds)
