@@ -94,18 +94,22 @@ def test_a_lone_long_run_is_spread_where_that_shortens_the_whole():
 
 def test_a_wide_run_is_not_starved_and_its_gap_is_filled():
     scheduler, clock = make_scheduler(1, 2)
-    first = scheduler.choose([Waiting("running", (layout(1, 100),))])
-    assert len(first) == 1
-    waiting = [
-        Waiting("wide", (layout(2, 50),)),
-        Waiting("short", (layout(1, 60),)),
-        Waiting("long", (layout(1, 500),)),
-    ]
-    started = {chosen.run_id for chosen in scheduler.choose(waiting)}
-    assert started <= {"short", "long"}
-    assert "wide" not in started
+    (running,) = scheduler.choose([Waiting("running", (layout(1, 100),))])
+    waiting = {
+        "wide": Waiting("wide", (layout(2, 200),)),
+        "long": Waiting("long", (layout(1, 150),)),
+        "short": Waiting("short", (layout(1, 60),)),
+    }
+    (short,) = scheduler.choose(list(waiting.values()))
+    assert short.run_id == "short", "over before the wide one can start"
+    del waiting["short"]
+    clock[0] = 61.0
+    scheduler.note_end(short, (attempt(1, 61.0),))
+    assert scheduler.choose(list(waiting.values())) == [], "the free slot is kept for the wide one"
     clock[0] = 101.0
-    scheduler.note_end(first[0], (attempt(1, 101.0),))
+    scheduler.note_end(running, (attempt(1, 101.0),))
+    (wide,) = scheduler.choose(list(waiting.values()))
+    assert wide.run_id == "wide"
 
 
 def test_predictions_follow_measured_times():
