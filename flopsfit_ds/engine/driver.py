@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +18,14 @@ from flopsfit_ds.engine.recording import Recorder
 from flopsfit_ds.engine.retry import forgiven_attempts
 from flopsfit_ds.engine.schedule import Chooser, Waiting
 from flopsfit_ds.engine.signals import Signals, SweepStoppedError
+from flopsfit_ds.engine.slots import Slot
+from flopsfit_ds.engine.suspects import NUM_RUNS
 from flopsfit_ds.errors import SweepFolderError
 from flopsfit_ds.plan import RunPlan
 from flopsfit_ds.records import Attempt, RunRecord, SweepFolder
 from flopsfit_ds.storage import JsonLines
 
+_log = logging.getLogger(__name__)
 _TICK_SECONDS = 0.5
 
 
@@ -67,6 +71,7 @@ class Driver:
         self._events = events
         self._recorder = recorder
         self._scheduler = scheduler
+        self._num_slots = len(scheduler.slots)
         self._executor = executor
         self._lease = lease
         self._signals = signals
@@ -118,14 +123,14 @@ class Driver:
             self._log(
                 "plan",
                 num_runs=len(waiting),
-                num_slots=len(self._scheduler.slots),
+                num_slots=self._num_slots,
                 makespan_seconds=forecast.makespan_seconds,
                 lower_bound_seconds=forecast.lower_bound_seconds,
             )
 
     def _sum_up(self) -> None:
         """Note what the schedule took, beside the lower bound from measured times."""
-        num_slots = len(self._scheduler.slots)
+        num_slots = self._num_slots
         if self._measured and num_slots:
             work = sum(attempt.seconds * attempt.world_size for attempt in self._measured)
             self._log(
@@ -138,14 +143,15 @@ class Driver:
 
     def _waiting(self) -> list[Waiting]:
         return [
-            Waiting(run_id, course.verdict.layouts, course.job.points_per_slot)
+            Waiting(run_id, course.verdict.layouts, course.job.points_per_slot, course.verdict.avoid)
             for run_id, course in self._courses.items()
             if run_id not in self._running
         ]
 
     def _start(self) -> None:
-        waiting = self._waiting()
-        assignments = self._scheduler.choose(waiting)
+        before = self._scheduler.slots
+        assignments = self._scheduler.choose(self._waiting())
+        self._tell_of_slots(before, self._scheduler.slots)
         for assignment in assignments:
             self._running[assignment.run_id] = assignment
             self._log(
@@ -158,6 +164,22 @@ class Driver:
             )
             self._progress.on_start(self._courses[assignment.run_id].run, assignment.slots)
         self._executor.submit(assignments)
+
+    def _tell_of_slots(self, before: Sequence[Slot], after: Sequence[Slot]) -> None:
+        """Note and say which slots have been set aside, and which are in service again."""
+        for slot in before:
+            if slot not in after:
+                self._log("set_aside", slot=slot.name)
+                _log.warning(
+                    "slot %s is set aside: %d points failed there before their first step, and no step has been made "
+                    "there since; see to its device, then start the sweep again to use it",
+                    slot.name,
+                    NUM_RUNS,
+                )
+        for slot in after:
+            if slot not in before:
+                self._log("in_service", slot=slot.name)
+                _log.warning("slot %s is in service again: points fail elsewhere too, or need it", slot.name)
 
     def _hear(self, report: Report) -> None:
         course = self._courses[report.run_id]

@@ -12,7 +12,8 @@ from flopsfit_ds.placement import Candidate
 from flopsfit_ds.plan import RunPlan
 from flopsfit_ds.records import Attempt
 
-_FAILURES = ("failed", "hung", "killed")
+FAILURES = ("failed", "hung", "killed")
+"""Outcomes of attempts that count against a run."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,13 @@ class Verdict:
         layouts: Ways to try it; empty if it is over.
         status: How it ended, if it is over and never measured a loss.
         reason: Why.
+        avoid: Names of slots on which it failed since it last got further.
     """
 
     layouts: tuple[Layout, ...]
     status: Literal["oom", "failed"] | None = None
     reason: str | None = None
+    avoid: frozenset[str] = frozenset()
 
 
 def job_of(run: RunPlan) -> Job:
@@ -124,22 +127,23 @@ def decide(job: Job, attempts: Sequence[Attempt], max_attempts: int) -> Verdict:
     keeps its checkpoints is not given up, one that never starts again after a resume is. Preemptions and interruptions
     never count. After an out-of-memory the same slots are tried with less memory, then more slots.
     """
-    stuck = [attempt for attempt in _since_progress(attempts) if attempt.outcome in _FAILURES]
+    stuck = [attempt for attempt in _since_progress(attempts) if attempt.outcome in FAILURES]
     if len(stuck) >= max_attempts:
         return Verdict((), "failed", f"{len(stuck)} attempts failed; the last: {stuck[-1].reason}")
+    avoid = frozenset(slot for attempt in stuck for slot in attempt.slots)
     too_large = [attempt.world_size for attempt in attempts if attempt.outcome == "oom"]
     if not too_large:
-        return Verdict(_same_slots_first(job, attempts))
+        return Verdict(_same_number_first(job, attempts), avoid=avoid)
     options = {}
     for layout in job.layouts:
         ladder = (layout, *job.reduced(layout))[too_large.count(layout.num_slots) :]
         if ladder:
             options[layout.num_slots] = ladder[0]
     if too_large[-1] in options:
-        return Verdict((options[too_large[-1]],))
+        return Verdict((options[too_large[-1]],), avoid=avoid)
     larger = tuple(layout for slots, layout in options.items() if slots > max(too_large))
     if larger:
-        return Verdict(larger)
+        return Verdict(larger, avoid=avoid)
     last = next(attempt for attempt in reversed(attempts) if attempt.outcome == "oom")
     return Verdict((), "oom", f"out of memory in {len(too_large)} layouts; the last: {last.reason}")
 
@@ -150,7 +154,7 @@ def _since_progress(attempts: Sequence[Attempt]) -> Sequence[Attempt]:
     return attempts[steps.index(max(steps)) :] if steps else ()
 
 
-def _same_slots_first(job: Job, attempts: Sequence[Attempt]) -> tuple[Layout, ...]:
+def _same_number_first(job: Job, attempts: Sequence[Attempt]) -> tuple[Layout, ...]:
     """A run that has a checkpoint goes on with as many ranks as wrote it."""
     if any(attempt.start_step for attempt in attempts):
         same = tuple(layout for layout in job.layouts if layout.num_slots == attempts[-1].world_size)

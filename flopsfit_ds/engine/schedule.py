@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from flopsfit_ds.engine.executor import Assignment, Layout
+from flopsfit_ds.engine.jobs import FAILURES
 from flopsfit_ds.engine.packing import SEARCH_PLACEMENTS, Option, Packing, lower_bound, pack
 from flopsfit_ds.engine.slots import Slot
+from flopsfit_ds.engine.suspects import Suspects
 from flopsfit_ds.engine.timeline import Timeline, Use
 from flopsfit_ds.records import Attempt
 
@@ -34,11 +37,13 @@ class Waiting:
         run_id: The run.
         layouts: Ways to carry it out, at most one a number of slots.
         points_per_slot: How many such runs may share one slot.
+        avoid: Names of slots that it should not get again, as long as others hold it.
     """
 
     run_id: str
     layouts: tuple[Layout, ...]
     points_per_slot: int = 1
+    avoid: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -102,7 +107,7 @@ class Chooser(Protocol):
     """Decides what starts next.
 
     Attributes:
-        slots: All slots; none where a cluster's own scheduler has them.
+        slots: Slots in service: all that do not look broken; none where a cluster's own scheduler has them.
     """
 
     slots: tuple[Slot, ...]
@@ -128,7 +133,7 @@ class Scheduler:
     """Knows what runs where and how far it is; asked for what to start next.
 
     Attributes:
-        slots: All slots.
+        slots: Slots in service. One that looks broken is set aside for as long as the others hold all runs.
     """
 
     def __init__(
@@ -141,7 +146,8 @@ class Scheduler:
             points_per_slot: How many small runs may share one.
             clock: Seconds; another one than the machine's for simulations.
         """
-        self.slots = tuple(slots)
+        self.slots = self._all_slots = tuple(slots)
+        self._suspects = Suspects()
         self.predictions = Predictions()
         self._num_lanes = points_per_slot
         self._running: dict[str, _Run] = {}
@@ -153,7 +159,11 @@ class Scheduler:
     def choose(self, waiting: Sequence[Waiting]) -> list[Assignment]:
         """Runs to start now; they count as started."""
         now = self._clock()
-        uses = [Use(run.assignment.slots, run.lanes, run.remaining(now)) for run in self._running.values()]
+        waiting = self._set_broken_aside(waiting)
+        uses = [
+            Use(tuple(slot for slot in run.assignment.slots if slot in self.slots), run.lanes, run.remaining(now))
+            for run in self._running.values()
+        ]
         timeline = Timeline(self.slots, self._num_lanes, uses)
         if not waiting or not timeline.has_room_now:
             return []
@@ -173,15 +183,42 @@ class Scheduler:
             self._running[assignment.run_id] = _Run(assignment, lanes, now, seconds)
         return assignments
 
+    def _set_broken_aside(self, waiting: Sequence[Waiting]) -> Sequence[Waiting]:
+        """Decide which slots are in service; the runs, with those layouts that these hold."""
+        broken = self._suspects.broken
+        if not waiting or (not broken and self.slots == self._all_slots):
+            return waiting
+        slots = tuple(slot for slot in self._all_slots if slot not in broken)
+        before, after = (Counter(slot.node for slot in some) for some in (self._all_slots, slots))
+        in_one_node = range(1, max(after.values(), default=0) + 1)
+        across_nodes = range(max(before.values()) + 1, len(slots) + 1)
+        held = [
+            replace(run, layouts=layouts)
+            for run in waiting
+            if (layouts := tuple(each for each in run.layouts if each.num_slots in (*in_one_node, *across_nodes)))
+        ]
+        if len(held) < len(waiting):
+            slots, held = self._all_slots, waiting
+        if slots != self.slots:
+            self.slots, self._ranks = slots, {}
+        return held
+
+    def _avoided(self, run: Waiting, layout: Layout) -> frozenset[Slot]:
+        """Slots that a run should not get again; none where it would not fit into a node without them."""
+        avoid = frozenset(slot for slot in self.slots if slot.name in run.avoid)
+        left = Counter(slot.node for slot in self.slots if slot not in avoid)
+        return avoid if max(left.values(), default=0) >= layout.num_slots else frozenset()
+
     def _place(self, run: Waiting, timeline: Timeline) -> Assignment | None:
         """Give a run its turn: slots now, slots later (nothing is started, but they are kept), or a gap."""
         layout = next((each for each in run.layouts if each.num_slots == self._layouts.get(run.run_id)), run.layouts[0])
         seconds, lanes = self.predictions.seconds(layout), self._lanes_of(run, layout)
+        avoid = self._avoided(run, layout) if run.avoid else frozenset()
         if timeline.has_room_now:
-            claim = timeline.earliest(layout.num_slots, lanes)
+            claim = timeline.earliest(layout.num_slots, lanes, avoid)
             timeline.place(claim, lanes, seconds)
         else:
-            claim = timeline.gap(layout.num_slots, seconds)
+            claim = timeline.gap(layout.num_slots, seconds, avoid)
         return Assignment(run.run_id, layout, claim.slots) if claim is not None and claim.start <= 0 else None
 
     def _lanes_of(self, run: Waiting, layout: Layout) -> int:
@@ -239,7 +276,9 @@ class Scheduler:
 
     def note_step(self, run_id: str, fraction: float) -> None:
         """A run has done this share of its steps."""
-        self._running[run_id].fraction = fraction
+        run = self._running[run_id]
+        run.fraction = fraction
+        self._suspects.note_step(run.assignment.slots)
 
     def note_end(self, assignment: Assignment, attempts: Sequence[Attempt]) -> None:
         """An assignment is over; a run that was carried out whole teaches how long others take."""
@@ -247,4 +286,6 @@ class Scheduler:
         attempt = attempts[-1]
         if attempt.outcome == "completed" and not attempt.start_step and run.lanes == self._num_lanes:
             self.predictions.note(assignment.layout, attempt.seconds)
+        if attempt.outcome in FAILURES and not run.fraction:
+            self._suspects.note_failure(assignment.run_id, assignment.slots)
         self._num_ended += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
 from flopsfit_ds.engine.slots import Slot
@@ -75,8 +75,13 @@ class Timeline:
         """Whether slots are idle because they are kept for a run that starts later."""
         return bool(self._held)
 
-    def earliest(self, num_slots: int, lanes: int) -> Claim:
+    def earliest(self, num_slots: int, lanes: int, avoid: Set[Slot] = frozenset()) -> Claim:
         """The earliest claim for a run: inside one node where it fits into one, else whole nodes.
+
+        Args:
+            num_slots: Slots that it takes.
+            lanes: Of each, how many lanes.
+            avoid: Slots that it must not have; only for a run that the others of one node hold.
 
         Raises:
             ValueError: There are fewer slots than that.
@@ -84,9 +89,11 @@ class Timeline:
         best: list[tuple[float, Slot]] = []
         best_key = (float("inf"), 0)
         for slots in self._nodes.values():
-            if len(slots) < num_slots:
+            ordered = sorted(
+                ((self._lanes[slot][lanes - 1], slot) for slot in slots if slot not in avoid), key=lambda item: item[0]
+            )
+            if len(ordered) < num_slots:
                 continue
-            ordered = sorted(((self._lanes[slot][lanes - 1], slot) for slot in slots), key=lambda item: item[0])
             start = ordered[num_slots - 1][0]
             spare = sum(time <= start for time, _ in ordered)  # prefer the node that it fills
             if (start, spare) < best_key:
@@ -109,11 +116,11 @@ class Timeline:
                 self._held[slot] = claim.start
             self._take(slot, lanes, claim.start + seconds)
 
-    def gap(self, num_slots: int, seconds: float) -> Claim | None:
+    def gap(self, num_slots: int, seconds: float, avoid: Set[Slot] = frozenset()) -> Claim | None:
         """Slots that are kept for a later start and would be free again by then; None where there are not enough."""
         by_node: dict[int, list[Slot]] = {}
         for slot, until in self._held.items():
-            if seconds <= until:
+            if seconds <= until and slot not in avoid:
                 by_node.setdefault(slot.node, []).append(slot)
         for slots in by_node.values():
             if len(slots) >= num_slots:

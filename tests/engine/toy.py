@@ -52,6 +52,7 @@ class ToyTask:
         checkpoint_steps: Steps between checkpoints.
         max_micro_batch: A larger micro-batch runs out of memory.
         start_fails: In these attempts it breaks before it looks for a checkpoint.
+        bad_device: There it breaks at once.
     """
 
     plan: RunPlan
@@ -63,6 +64,7 @@ class ToyTask:
     checkpoint_steps: int = CHECKPOINT_STEPS
     max_micro_batch: int = 10**9
     start_fails: range = range(0)
+    bad_device: str | None = None
 
 
 def run_worker(order, task) -> int:
@@ -73,6 +75,8 @@ def run_worker(order, task) -> int:
     signal.signal(signal.SIGTERM, lambda number, _frame: stop.append(number))
     if order.attempt in task.start_fails:
         raise RuntimeError("CUDA error: no CUDA-capable device is detected")
+    if task.bad_device is not None and os.environ.get("CUDA_VISIBLE_DEVICES") == task.bad_device:
+        raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
     store = TCPStore(order.store_host, order.store_port, is_master=False, timeout=timedelta(seconds=30))
     folder = RunFolder(Path(order.run_folder))
     attempt = folder.attempt(order.attempt)
