@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from flopsfit_ds.engine.launch import LaunchedRank
 from flopsfit_ds.engine.lease import Lease
 from flopsfit_ds.engine.progress import Silence
 from flopsfit_ds.engine.signals import Signals, SweepStoppedError
+from flopsfit_ds.engine.slurm_states import SlurmSilentError, ask_slurm
 from flopsfit_ds.engine.sweep import Program, Sweep
 from flopsfit_ds.plan import RunPlan, SweepPlan
 from flopsfit_ds.records import SweepFolder
@@ -113,13 +113,12 @@ def _await_the_end(job: str, signals: Signals) -> None:
     deadline = time.monotonic() + _END_SECONDS
     while time.monotonic() < deadline:
         if signals.asks_for_requeue:
-            answer = subprocess.run(
-                ["scontrol", "requeue", job], capture_output=True, text=True, timeout=60, check=False
-            )
-            if answer.returncode:
-                _log.warning("scontrol requeue %s: %s", job, answer.stderr.strip())
-            return
-        signals.wait(1.0)
+            try:
+                ask_slurm(["scontrol", "requeue", job])
+                return
+            except SlurmSilentError as error:
+                _log.warning("job %s is not requeued yet: %s", job, error)
+        signals.wait(5.0)
 
 
 def _environment() -> dict[str, str]:

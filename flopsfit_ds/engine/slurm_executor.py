@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from flopsfit_ds.engine.attempts import Exits, close_attempt, open_attempt, read
 from flopsfit_ds.engine.executor import Assignment, Ending, Report
 from flopsfit_ds.engine.signals import Signals
 from flopsfit_ds.engine.slurm_plan import Submission
+from flopsfit_ds.engine.slurm_states import ENDED, JobStates, ask_slurm
 from flopsfit_ds.errors import LaunchError
 from flopsfit_ds.records import Attempt, SweepFolder
 from flopsfit_ds.storage import JsonLines
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from submitit import SlurmJob
 
 _POLL_SECONDS = 3.0
-_ENDED_STATES = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
 _TAIL_CHARACTERS = 400
 
 
@@ -53,15 +52,12 @@ def find_partition(name: str | None) -> Partition:
     """The partition of that name, or the default one.
 
     Raises:
-        LaunchError: There is none, or no SLURM.
+        LaunchError: There is none, or no SLURM, or it does not answer.
     """
-    for program in ("sbatch", "sacct", "sinfo"):
+    for program in ("sbatch", "squeue", "sinfo"):
         if shutil.which(program) is None:
             raise LaunchError(f"--executor slurm: {program} is not installed here; run on a login node of the cluster")
-    answer = subprocess.run(["sinfo", "-h", "-o", "%P %l"], capture_output=True, text=True, timeout=60, check=False)
-    if answer.returncode:
-        raise LaunchError(f"--executor slurm: sinfo says: {answer.stderr.strip()[:_TAIL_CHARACTERS]}")
-    limits = dict(line.split() for line in answer.stdout.splitlines())
+    limits = dict(line.split() for line in ask_slurm(["sinfo", "-h", "-o", "%P %l"]).splitlines())
     for found, limit in limits.items():
         if found.rstrip("*") == name or (name is None and found.endswith("*")):
             return Partition(found.rstrip("*"), _minutes(limit))
@@ -117,6 +113,7 @@ class SlurmExecutor:
         self._told: dict[str, int] = {}
         self._left: set[str] = set()
         self._last_look = 0.0
+        self._states = JobStates()
         self._adopt()
 
     @property
@@ -132,8 +129,8 @@ class SlurmExecutor:
             job = SlurmJob(folder=self._submitit_folder, job_id=line["job_id"])
             self._live[line["job_id"]] = _LiveJob(job, tuple(line["run_ids"]))
         if self._live:
-            self._look()
-            self._live = {key: live for key, live in self._live.items() if live.state not in _ENDED_STATES}
+            states = self._states.ask(self._live)
+            self._live = {key: live for key, live in self._live.items() if states[key] not in ENDED}
 
     @property
     def _submitit_folder(self) -> Path:
@@ -195,7 +192,7 @@ class SlurmExecutor:
         watched = self._running - self._left
         reports += [Report(run_id, ended=True) for run_id in watched if self._folder.run(run_id).record.exists()]
         for key, live in list(self._live.items()):
-            if live.state in _ENDED_STATES:
+            if live.state in ENDED:
                 reports += self._bury(key, live)
         known = {report.run_id for report in reports}
         return reports + [self._progress_of(run_id) for run_id in self._running - known]
@@ -203,18 +200,9 @@ class SlurmExecutor:
     def _look(self) -> None:
         """Ask SLURM for the states of all jobs at once."""
         self._last_look = time.monotonic()
-        for live in self._live.values():
-            live.job.watcher.register_job(live.job.job_id)
-        if self._live:
-            next(iter(self._live.values())).job.watcher.update()
-        for live in self._live.values():
-            state = live.job.watcher.get_state(live.job.job_id, mode="cache")
-            live.state = state.upper().split(" ")[0].rstrip("+")
-        if any(live.state in _ENDED_STATES for live in self._live.values()):
-            here = _jobs_in_queue()
-            for key, live in self._live.items():
-                if live.state in _ENDED_STATES and key in here:
-                    live.state = "COMPLETING"  # cancelled, say, and still writing its checkpoint
+        states = self._states.look(self._live) if self._live else None
+        for key, state in (states or {}).items():
+            self._live[key].state = state
 
     def _bury(self, key: str, live: _LiveJob) -> list[Report]:
         """A job has ended: those of its runs that have no record were lost with it."""
@@ -261,14 +249,6 @@ class SlurmExecutor:
 
     def close(self, exit_code: int) -> None:
         """See `Executor`; jobs in the cluster go on."""
-
-
-def _jobs_in_queue() -> set[str]:
-    """Jobs whose processes SLURM has not yet seen the end of."""
-    answer = subprocess.run(
-        ["squeue", "-h", "--me", "-o", "%A"], capture_output=True, text=True, timeout=60, check=False
-    )
-    return set(answer.stdout.split())
 
 
 def _last_words(job: SlurmJob) -> str:

@@ -1,0 +1,42 @@
+"""Programs that answer in SLURM's place, for states that no cluster of two nodes comes to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+class FakeSlurm:
+    """`sbatch` numbers jobs from 11 and starts nothing; the others say what they are told to."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        folder.mkdir()
+        monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+        self.answer("srun", "exit 0")
+        self.answer("sinfo", "echo 'main* infinite'")
+        self.answer("squeue", "exit 0")
+        self.answer("sacct", "exit 0")
+        self.answer("sbatch", f"echo >>{folder}/submitted; n=$(wc -l <{folder}/submitted)",
+                    "echo Submitted batch job $((10 + n))")  # fmt: skip
+
+    def answer(self, program: str, *lines: str) -> None:
+        """Let a program do this from now on."""
+        draft = self.folder / f".{program}"
+        draft.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+        draft.chmod(0o755)
+        draft.rename(self.folder / program)
+
+    @property
+    def num_submitted(self) -> int:
+        """Jobs that were submitted."""
+        return len((self.folder / "submitted").read_text().splitlines())
+
+
+@pytest.fixture
+def fake_slurm(tmp_path, monkeypatch):
+    """SLURM's programs, on PATH before any real ones; polled without pauses."""
+    monkeypatch.setattr("flopsfit_ds.engine.slurm_executor._POLL_SECONDS", 0.05)
+    return FakeSlurm(tmp_path / "slurm", monkeypatch)
