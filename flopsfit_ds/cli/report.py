@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,23 +32,17 @@ def register(app: typer.Typer) -> None:
 def report_command(
     folder: Annotated[Path, typer.Argument(metavar="SWEEP_FOLDER", help="Folder of a sweep, finished or not.")],
 ) -> None:
-    """Fit the runs that have ended and write report/index.html."""
+    """Fit the planned runs that have ended and write fit.json and report/index.html."""
     from rich.console import Console
 
-    from flopsfit_ds.api import fit_records
+    from flopsfit_ds.api import conclude_sweep
     from flopsfit_ds.records import SweepFolder
-    from flopsfit_ds.report import write_report
 
     sweep = SweepFolder(folder)
-    plan = _read_plan(sweep)
-    by_id = {record.run_id: record for record in sweep.records()}
-    records = [by_id[run.run_id] for run in plan.runs if run.run_id in by_id]
-    try:
-        fit: ScalingFit | FitError = fit_records(records, plan.spec)
-    except FitError as error:
-        fit = error
-    path = write_report(sweep, records, fit, plan)
-    print_summary(Console(), fit, records, path, parameter_count=plan.spec.fit.parameters)
+    plan = replace(_read_plan(sweep), folder=folder)
+    ended = [sweep.run(run.run_id).read_record() for run in plan.runs]
+    result = conclude_sweep(plan, [record for record in ended if record is not None])
+    print_summary(Console(), result.fit, result.records, result.report, parameter_count=plan.spec.fit.parameters)
 
 
 def _read_plan(folder: SweepFolder) -> SweepPlan:

@@ -80,7 +80,7 @@ def carry_out(plan: SweepPlan, executor: ExecutorChoice, slots: int | None) -> N
 
 
 def _conclusion(plan: SweepPlan, records: Sequence[RunRecord], console: Console) -> str:
-    """Fit and report, and the summary of both; what was concluded from the same records before is only read again."""
+    """Fit and report, and the summary of both; only read again where the same records gave the files that lie there."""
     folder = SweepFolder(plan.folder)
     remembered = folder.report / "summary.json"
     basis = [
@@ -92,13 +92,12 @@ def _conclusion(plan: SweepPlan, records: Sequence[RunRecord], console: Console)
         [asdict(record) for record in records],
     ]
     digest = hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
-    if (folder.report / "index.html").exists():
-        try:
-            known = read_json(remembered)
-        except (FileNotFoundError, RecordError):
-            known = None
-        if known is not None and known["basis"] == digest:
-            return known["summary"]
+    try:
+        known = read_json(remembered)
+    except (FileNotFoundError, RecordError):
+        known = {}
+    if known.get("basis") == digest and known.get("files") == _hashes(folder):
+        return known["summary"]
 
     from flopsfit_ds.api import conclude_sweep
     from flopsfit_ds.cli.report import print_summary
@@ -107,5 +106,12 @@ def _conclusion(plan: SweepPlan, records: Sequence[RunRecord], console: Console)
     text = io.StringIO()
     page = type(console)(file=text, width=console.width, force_terminal=console.is_terminal)
     print_summary(page, result.fit, records, result.report, parameter_count=plan.spec.fit.parameters)
-    write_json(remembered, {"basis": digest, "summary": text.getvalue()})
+    write_json(remembered, {"basis": digest, "files": _hashes(folder), "summary": text.getvalue()})
     return text.getvalue()
+
+
+def _hashes(folder: SweepFolder) -> dict[str, str]:
+    """SHA-256 of what a conclusion writes, and of what its page shows or gives the hash of."""
+    shown = (folder.spec, folder.plan, folder.results, folder.fit, folder.report / "index.html")
+    files = [path for path in (*shown, *folder.report.glob("*.svg")) if path.exists()]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
