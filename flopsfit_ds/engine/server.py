@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import forkserver, spawn
 from multiprocessing.process import BaseProcess
-from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from flopsfit_ds.engine import preload
@@ -146,13 +145,15 @@ class ForkServer:
 
 
 def pickle_task(task: Any) -> bytes:
-    """A task as it is sent to workers.
+    """A task as it is sent to workers: to each of them, and by value.
+
+    The pickler of multiprocessing would send tensors as open files that only one process can take over.
 
     Raises:
         LaunchError: It holds something that cannot be sent.
     """
     try:
-        return bytes(ForkingPickler.dumps(task))
+        return pickle.dumps(task)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         if "cloudpickle" in sys.modules:  # inside a job: submitit brought the script's own classes by value
             return sys.modules["cloudpickle"].dumps(task)

@@ -65,4 +65,4 @@ def study(model_class=Regressor, **changes):
 
 
 if __name__ == "__main__":
-    study(output_root=sys.argv[-1])
+    study(output_root=sys.argv[-2], placement={"num_gpus": [int(sys.argv[-1])]})

@@ -12,6 +12,7 @@ import torch
 from own_model import Convolution, Regressor, Waves, study
 from torch import nn
 
+from flopsfit_ds.engine.server import pickle_task
 from flopsfit_ds.errors import DataError, PlanError, SpecError
 from flopsfit_ds.plan import SweepPlan
 from flopsfit_ds.records import SweepFolder
@@ -47,6 +48,16 @@ def test_a_class_whose_flops_cannot_be_counted_is_planned_only_with_consent() ->
     accepted = plan(**changes, approximate_flops=True)
     assert all(run.flops == 6 * run.num_params_total * run.num_tokens for run in accepted.runs)
     assert any("FLOPs are 6 N D" in warning for warning in accepted.warnings)
+
+
+def test_every_rank_can_take_a_dataset_that_holds_tensors() -> None:
+    sent = pickle_task(Waves(8))
+    for _rank in range(2):
+        received = subprocess.run(
+            [sys.executable, "-c", "import pickle, sys; print(float(pickle.load(sys.stdin.buffer).x.sum()))"],
+            input=sent, capture_output=True, check=True, cwd=SCRIPT.parent,
+        )  # fmt: skip
+        assert float(received.stdout) == float(Waves(8).x.sum())
 
 
 def test_planning_never_builds_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,21 +108,23 @@ def test_bad_input_is_refused_before_training(changes: dict, error: type[Excepti
 
 
 @pytest.mark.slow
-def test_a_study_gives_the_same_losses_plainly_and_under_deepspeed(tmp_path: Path) -> None:
+def test_a_study_gives_the_same_losses_on_one_gpu_each_and_under_deepspeed_on_two(tmp_path: Path) -> None:
     losses = []
     bin_folder = Path(sys.executable).parent
-    for name, launcher in (
-        ("plain", [sys.executable]),
-        ("launched", [str(bin_folder / "deepspeed"), "--num_gpus", "2"]),
+    for name, launcher, num_gpus in (
+        ("plain", [sys.executable], 1),
+        ("launched", [str(bin_folder / "deepspeed"), "--num_gpus", "2"], 2),
     ):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
         done = subprocess.run(
-            [*launcher, str(SCRIPT), name], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-        )
+            [*launcher, str(SCRIPT), name, str(num_gpus)],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         records = {record.run_id: record for record in SweepFolder(tmp_path / name / "find-optimal").records()}
         assert len(records) == 6
         assert all(record.status == "completed" for record in records.values())
+        assert all(record.attempts[-1].world_size == num_gpus for record in records.values())
         assert (tmp_path / name / "find-optimal" / "report" / "index.html").exists()
         losses.append({run_id: record.loss for run_id, record in records.items()})
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
