@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flopsfit_ds.engine.attempts import Exits, close_attempt, open_attempt, read_attempts, settle_open_attempts
+from flopsfit_ds.engine.attempts import (
+    Exits,
+    attempt_numbers,
+    close_attempt,
+    open_attempt,
+    read_attempts,
+    settle_open_attempts,
+)
 from flopsfit_ds.engine.executor import Assignment, Ending, Report
 from flopsfit_ds.engine.signals import Signals
 from flopsfit_ds.engine.slurm_plan import Submission
-from flopsfit_ds.engine.slurm_states import ENDED, JobStates, ask_slurm
+from flopsfit_ds.engine.slurm_states import ENDED, NOT_BY_THE_RUN, JobStates, ask_slurm
 from flopsfit_ds.errors import LaunchError
 from flopsfit_ds.records import Attempt, SweepFolder
 from flopsfit_ds.storage import JsonLines
@@ -22,8 +30,12 @@ from flopsfit_ds.storage import JsonLines
 if TYPE_CHECKING:
     from submitit import SlurmJob
 
+_log = logging.getLogger(__name__)
 _POLL_SECONDS = 3.0
 _TAIL_CHARACTERS = 400
+_MAX_FUTILE_JOBS = 5
+"""Of the same runs, one after another, in none of which one got further."""
+_INNOCENT = ("interrupted", "preempted")
 
 
 @dataclass(frozen=True)
@@ -41,11 +53,32 @@ class Partition:
 
 @dataclass
 class _LiveJob:
-    """A job in the cluster."""
+    """A job in the cluster.
+
+    Attributes:
+        job: Submitit's.
+        run_ids: Its runs.
+        attempts_before: Number of the last attempt of each when it was submitted.
+        state: SLURM's word for it.
+    """
 
     job: SlurmJob
     run_ids: tuple[str, ...]
+    attempts_before: dict[str, int]
     state: str = "PENDING"
+
+
+@dataclass
+class _Luck:
+    """How a run fared in jobs so far.
+
+    Attributes:
+        step: The furthest that it was seen at.
+        futile_jobs: Jobs that were lost since a run that shared them got further.
+    """
+
+    step: int
+    futile_jobs: list[str]
 
 
 def find_partition(name: str | None) -> Partition:
@@ -109,7 +142,8 @@ class SlurmExecutor:
         self._queue: dict[str, Assignment] = {}
         self._live: dict[str, _LiveJob] = {}
         self._running: set[str] = set()
-        self._lost: dict[str, str] = {}
+        self._luck: dict[str, _Luck] = {}
+        self._given_up: dict[str, str] = {}
         self._told: dict[str, int] = {}
         self._left: set[str] = set()
         self._last_look = 0.0
@@ -127,10 +161,11 @@ class SlurmExecutor:
 
         for line in self._ledger.read():
             job = SlurmJob(folder=self._submitit_folder, job_id=line["job_id"])
-            self._live[line["job_id"]] = _LiveJob(job, tuple(line["run_ids"]))
+            self._live[line["job_id"]] = _LiveJob(job, tuple(line["run_ids"]), line.get("attempts_before", {}))
         if self._live:
             states = self._states.ask(self._live)
             self._live = {key: live for key, live in self._live.items() if states[key] not in ENDED}
+        self._gets_further(self.runs_in_jobs)
 
     @property
     def _submitit_folder(self) -> Path:
@@ -141,7 +176,7 @@ class SlurmExecutor:
         taken = self.runs_in_jobs
         for assignment in assignments:
             self._running.add(assignment.run_id)
-            if assignment.run_id not in taken:
+            if assignment.run_id not in taken and assignment.run_id not in self._given_up:
                 self._queue[assignment.run_id] = assignment
         self._submit_queue()
 
@@ -152,8 +187,11 @@ class SlurmExecutor:
             if len(self._live) >= self._max_jobs:
                 return
             job = self._submit_job(submission)
-            self._ledger.append({"job_id": job.job_id, "run_ids": list(submission.run_ids), "name": submission.name})
-            self._live[job.job_id] = _LiveJob(job, submission.run_ids)
+            before = {run_id: self._last_attempt(run_id) for run_id in submission.run_ids}
+            line = {"job_id": job.job_id, "run_ids": list(submission.run_ids), "name": submission.name}
+            self._ledger.append({**line, "attempts_before": before})
+            self._live[job.job_id] = _LiveJob(job, submission.run_ids, before)
+            self._gets_further(submission.run_ids)
             for run_id in submission.run_ids:
                 del self._queue[run_id]
 
@@ -181,8 +219,15 @@ class SlurmExecutor:
         except FailedJobError as error:
             raise LaunchError(f"sbatch refused {submission.name}: {str(error)[-_TAIL_CHARACTERS:]}") from None
 
+    def _last_attempt(self, run_id: str) -> int:
+        return max(attempt_numbers(self._folder.run(run_id)), default=0)
+
     def poll(self, timeout_seconds: float) -> list[Report]:
-        """See `Executor`."""
+        """See `Executor`.
+
+        Raises:
+            LaunchError: SLURM does not answer, or job after job was lost and no other is left to wait for.
+        """
         self._signals.wait(timeout_seconds)
         self._submit_queue()
         reports = [Report(run_id, ended=True) for run_id in self._left]
@@ -190,6 +235,8 @@ class SlurmExecutor:
             return reports  # a thousand runs on a network file system are not looked at twice a second
         self._look()
         watched = self._running - self._left
+        if watched and watched <= self._given_up.keys():
+            raise LaunchError("; ".join(sorted(set(self._given_up.values()))))
         reports += [Report(run_id, ended=True) for run_id in watched if self._folder.run(run_id).record.exists()]
         for key, live in list(self._live.items()):
             if live.state in ENDED:
@@ -207,12 +254,74 @@ class SlurmExecutor:
     def _bury(self, key: str, live: _LiveJob) -> list[Report]:
         """A job has ended: those of its runs that have no record were lost with it."""
         del self._live[key]
-        reports = []
-        for run_id in live.run_ids:
-            if run_id in self._running and not self._folder.run(run_id).record.exists():
-                self._lost[run_id] = f"SLURM job {key} ended as {live.state}{_last_words(live.job)}"
-                reports.append(Report(run_id, ended=True))
-        return reports
+        lost = [run for run in live.run_ids if run in self._running and not self._folder.run(run).record.exists()]
+        if not lost:
+            return []
+        reason = f"SLURM job {key} ended as {live.state}{_last_words(live.job)}"
+        self._folder.log_event("job lost", job_id=key, state=live.state, run_ids=lost)
+        begun = any(self._attempts_in(live, run_id) for run_id in live.run_ids)
+        further = self._gets_further(live.run_ids)
+        for run_id in lost:
+            self._note_loss(run_id, live, reason, begun)
+            futile = self._luck[run_id].futile_jobs
+            if further:
+                futile.clear()
+            elif all(attempt.outcome in _INNOCENT for attempt in self._attempts_in(live, run_id)):
+                futile.append(key)
+        self._give_up([run_id for run_id in lost if len(self._luck[run_id].futile_jobs) >= _MAX_FUTILE_JOBS], reason)
+        return [Report(run_id, ended=True) for run_id in lost if run_id not in self._left]
+
+    def _attempts_in(self, live: _LiveJob, run_id: str) -> list[Attempt]:
+        before = live.attempts_before.get(run_id, 0)
+        return [attempt for attempt in read_attempts(self._folder.run(run_id)) if attempt.number > before]
+
+    def _note_loss(self, run_id: str, live: _LiveJob, reason: str, begun: bool) -> None:
+        """Close the attempt that a lost job left open; of a run that it never began, note that.
+
+        What the cluster does to a job is no failure of a run, and what one run does to a job is none of another's.
+
+        Args:
+            run_id: The run.
+            live: The job.
+            reason: How it ended.
+            begun: Whether any of its runs was begun.
+        """
+        folder = self._folder.run(run_id)
+        is_begun = bool(self._attempts_in(live, run_id))
+        innocent = live.state in NOT_BY_THE_RUN or (begun and not is_begun)
+        exits = Exits({}, reason, "interrupted" if innocent else "killed", None)
+        settled = settle_open_attempts(folder, exits)
+        if not (settled or is_begun):
+            (submission,) = self._plan_jobs([run_id])
+            attempt = open_attempt(folder, Assignment(run_id, submission.layout, ()))
+            close_attempt(folder, attempt, exits, 0.0)
+
+    def _gets_further(self, run_ids: Iterable[str]) -> bool:
+        """Whether one of these runs has ended or is further than it ever was; from now on that is the measure."""
+        further = False
+        for run_id in run_ids:
+            folder = self._folder.run(run_id)
+            luck = self._luck.setdefault(run_id, _Luck(0, []))
+            metrics = folder.metrics.last()
+            step = metrics["step"] if metrics else 0
+            further |= step > luck.step or folder.record.exists()
+            luck.step = max(step, luck.step)
+        return further
+
+    def _give_up(self, run_ids: Sequence[str], reason: str) -> None:
+        """Submit these runs no more; the driver stops once nothing else is left to wait for."""
+        if not run_ids:
+            return
+        jobs = self._luck[run_ids[0]].futile_jobs
+        message = (
+            f"{len(jobs)} SLURM jobs in a row were lost before a run of theirs got further; the last: {reason}. "
+            f"See `sacct -j {','.join(jobs)}`, `sinfo -R` and {self._submitit_folder}; if nodes are at fault or the "
+            "partition's time limit is too short, choose another (execution.slurm_partition), then start the same "
+            f"command again. Not submitted again until then: {', '.join(run_ids)}"
+        )
+        for run_id in run_ids:
+            self._given_up[run_id] = message
+        _log.warning("%s", message)
 
     def _progress_of(self, run_id: str) -> Report:
         metrics = self._folder.run(run_id).metrics.last()
@@ -223,23 +332,13 @@ class SlurmExecutor:
         self._left.add(run_id)
 
     def collect(self, run_id: str) -> tuple[Attempt, ...]:
-        """See `Executor`; of a run that was lost with its job, the attempt left open, or one in its place."""
+        """See `Executor`."""
         self._running.discard(run_id)
         self._queue.pop(run_id, None)
-        folder = self._folder.run(run_id)
-        reason = self._lost.pop(run_id, None)
         if run_id in self._left:
             self._left.discard(run_id)
             return ()
-        if reason is None:
-            return self._news(run_id, read_attempts(folder))
-        exits = Exits({}, reason, "killed", None)
-        settled = settle_open_attempts(folder, exits)
-        if not settled:
-            (submission,) = self._plan_jobs([run_id])
-            attempt = open_attempt(folder, Assignment(run_id, submission.layout, ()))
-            close_attempt(folder, attempt, exits, 0.0)
-        return self._news(run_id, read_attempts(folder))
+        return self._news(run_id, read_attempts(self._folder.run(run_id)))
 
     def _news(self, run_id: str, attempts: Sequence[Attempt]) -> tuple[Attempt, ...]:
         """Attempts that have not been told before."""

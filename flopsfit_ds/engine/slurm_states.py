@@ -16,9 +16,11 @@ _PATIENCE_SECONDS = 900.0
 _TAIL_CHARACTERS = 400
 GONE = "GONE"
 """Neither the controller nor the accounting knows the job: it has ended, nobody knows how."""
-OUTSIDE_CAUSES = frozenset({"BOOT_FAIL", "CANCELLED", "DEADLINE", "NODE_FAIL", "PREEMPTED", "REVOKED", "TIMEOUT"})
-"""Ends that the cluster or a person brought about, not what ran."""
-ENDED = OUTSIDE_CAUSES | {"COMPLETED", "FAILED", "LAUNCH_FAILED", "OUT_OF_MEMORY", "RECONFIG_FAIL", GONE}
+NOT_BY_THE_RUN = frozenset(
+    {"BOOT_FAIL", "CANCELLED", "DEADLINE", GONE, "NODE_FAIL", "PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT"}
+)
+"""Ends that the cluster or a person brought about, as far as is known."""
+ENDED = NOT_BY_THE_RUN | {"COMPLETED", "FAILED", "LAUNCH_FAILED", "OUT_OF_MEMORY"}
 
 
 class SlurmSilentError(LaunchError):

@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from flopsfit_ds.engine.attempts import open_attempt
+from flopsfit_ds.engine.executor import Assignment, Layout
+from flopsfit_ds.memory import Strategy
+from flopsfit_ds.records import RunFolder
+
 
 class FakeSlurm:
     """`sbatch` numbers jobs from 11 and starts nothing; the others say what they are told to."""
@@ -33,6 +38,14 @@ class FakeSlurm:
     def num_submitted(self) -> int:
         """Jobs that were submitted."""
         return len((self.folder / "submitted").read_text().splitlines())
+
+
+def begin_attempt(run_folder: str) -> None:
+    """What a job does first with a run, unless the run is recorded."""
+    folder = RunFolder(Path(run_folder))
+    if not folder.record.exists():
+        strategy = Strategy(0, 1, 1, activation_checkpointing=False, offload="none", precision="fp32")
+        open_attempt(folder, Assignment(folder.path.name, Layout(strategy, 1, 1.0, 1), ()))
 
 
 @pytest.fixture
