@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from flopsfit_ds.engine.control import meet
@@ -29,18 +30,19 @@ class LeaseSet:
     """The right to carry out some runs."""
 
     def __init__(self, folder: SweepFolder, run_ids: tuple[str, ...]) -> None:
-        """Take the lease of each run; all or none.
+        """Take the lease of each run; all or none, and together, as each may have to be waited for.
 
         Raises:
             SweepFolderError: Another job holds one.
         """
-        self._leases: list[Lease] = []
-        try:
-            for run_id in run_ids:
-                self._leases.append(Lease.acquire(folder.run(run_id).path / "leases"))
-        except BaseException:
+        paths = [folder.run(run_id).path / "leases" for run_id in run_ids]
+        with ThreadPoolExecutor(max_workers=max(1, len(paths))) as pool:
+            pending = [pool.submit(Lease.acquire, path) for path in paths]
+        errors = [error for each in pending if (error := each.exception()) is not None]
+        self._leases = [each.result() for each in pending if each.exception() is None]
+        if errors:
             self.release()
-            raise
+            raise errors[0]
 
     def check(self) -> None:
         """See `Lease`."""
