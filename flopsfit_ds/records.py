@@ -10,7 +10,7 @@ import csv
 import io
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -246,7 +246,7 @@ class SweepFolder:
 
     @property
     def results(self) -> Path:
-        """A table of all records, derived."""
+        """A table of the records of the plan's runs, derived."""
         return self.path / "results.csv"
 
     @property
@@ -289,6 +289,11 @@ class SweepFolder:
             record = RunFolder(folder).read_record()
             if record is not None:
                 yield record
+
+    def other_runs(self, known: Collection[str]) -> list[str]:
+        """Ids of the runs that have ended in this folder, those in `known` left out."""
+        ended = sorted(path.parent.name for path in (self.path / "runs").glob("*/record.json"))
+        return [run_id for run_id in ended if run_id not in known]
 
     def log_event(self, kind: str, **details: Any) -> None:
         """Append to `events.jsonl`."""

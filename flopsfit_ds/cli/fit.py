@@ -12,6 +12,7 @@ import typer
 
 from flopsfit_ds.cli.options import AllowImport, AsJson, Overrides, SpecArgument, plan_from
 from flopsfit_ds.errors import DataError, FitError
+from flopsfit_ds.spec import Fit
 from flopsfit_ds.units import format_count, format_flops, parse_quantity
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from flopsfit_ds.fit.result import ScalingFit
     from flopsfit_ds.plan import SweepPlan
 
+_DEFAULT = "without it what a sweep folder's spec says, else"
 _COLUMN = "Column that holds this quantity, where its name is not a common one."
 
 
@@ -37,17 +39,25 @@ def fit_command(
     data: Annotated[Path, typer.Argument(help="CSV, JSONL or Parquet with a row for each run, or a sweep folder.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the fit as JSON.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the JSON to this file as well.")] = None,
-    law: Annotated[str, typer.Option(help="Form of the law.")] = "chinchilla",
-    loss: Annotated[str, typer.Option(help="huber_log, squared_log, huber or squared.")] = "huber_log",
-    huber_delta: Annotated[float, typer.Option(help="Where the Huber loss turns from square to linear.")] = 1e-3,
-    bootstrap: Annotated[str, typer.Option(help="What is resampled: points, clusters or wild.")] = "points",
-    bootstrap_samples: Annotated[int, typer.Option(help="Resamples; 0 for none.")] = 1000,
-    level: Annotated[float, typer.Option(help="Probability of the intervals.")] = 0.9,
+    law: Annotated[str | None, typer.Option(help=f"Form of the law; {_DEFAULT} chinchilla.")] = None,
+    loss: Annotated[
+        str | None, typer.Option(help=f"huber_log, squared_log, huber or squared; {_DEFAULT} huber_log.")
+    ] = None,
+    huber_delta: Annotated[
+        float | None, typer.Option(help=f"Where the Huber loss turns from square to linear; {_DEFAULT} 0.001.")
+    ] = None,
+    bootstrap: Annotated[
+        str | None, typer.Option(help=f"What is resampled: points, clusters or wild; {_DEFAULT} points.")
+    ] = None,
+    bootstrap_samples: Annotated[int | None, typer.Option(help=f"Resamples; 0 for none; {_DEFAULT} 1000.")] = None,
+    level: Annotated[float | None, typer.Option(help=f"Probability of the intervals; {_DEFAULT} 0.9.")] = None,
     target_compute: Annotated[str | None, typer.Option(help="FLOPs of the run to predict, such as 1e24.")] = None,
     inference_tokens: Annotated[
         str | None, typer.Option(help="Tokens the model will serve: adds the optimum of training and serving.")
     ] = None,
-    parameters: Annotated[str, typer.Option(help="N of a sweep folder: total or non-embedding.")] = "total",
+    parameters: Annotated[
+        str | None, typer.Option(help=f"N of a sweep folder: total or non-embedding; {_DEFAULT} total.")
+    ] = None,
     drop_highest_losses: Annotated[int, typer.Option(help="Leave out this many rows with the highest losses.")] = 0,
     num_params_column: Annotated[str | None, typer.Option(help=_COLUMN)] = None,
     num_tokens_column: Annotated[str | None, typer.Option(help=_COLUMN)] = None,
@@ -71,17 +81,22 @@ def fit_command(
         "unique_tokens": unique_tokens_column,
         "compute_budget_flops": compute_budget_flops_column,
     }
-    points, excluded = _read(data, {k: v for k, v in named.items() if v is not None}, parameters)
-    points, excluded = _drop_highest(points, excluded, drop_highest_losses)
-    options = {
+    given = {
         "law": law,
         "loss": loss,
         "huber_delta": huber_delta,
+        "parameters": parameters,
         "bootstrap": bootstrap,
         "bootstrap_samples": bootstrap_samples,
         "level": level,
         "target_compute": None if target_compute is None else _quantity(target_compute, "--target-compute"),
     }
+    plan = _plan_beside(data)
+    options = (Fit() if plan is None else plan.spec.fit).model_dump() | {
+        k: v for k, v in given.items() if v is not None
+    }
+    points, excluded = _read(data, plan, {k: v for k, v in named.items() if v is not None}, options.pop("parameters"))
+    points, excluded = _drop_highest(points, excluded, drop_highest_losses)
     served = None if inference_tokens is None else _quantity(inference_tokens, "--inference-tokens")
     fit = _fit_or_show_valleys(points, excluded, as_json, options)
     _show_fit(fit, None if served is None else fit.serving_optimum(fit.optima[-1].compute, served), as_json, output)
@@ -224,22 +239,37 @@ def _quantity(text: str, flag: str) -> float:
         raise FitError(f"{flag}: {error}") from error
 
 
-def _read(path: Path, named: dict[str, str], parameters: str) -> tuple[list[Point], list[Exclusion]]:
-    """Points of a table, or of the records of a sweep folder."""
+def _plan_beside(path: Path) -> SweepPlan | None:
+    """The plan of a sweep folder; None for a table, and for records without a plan."""
+    from flopsfit_ds.cli.report import read_sweep_plan
+    from flopsfit_ds.records import SweepFolder
+
+    folder = SweepFolder(path)
+    return read_sweep_plan(folder) if folder.plan.exists() else None
+
+
+def _read(
+    path: Path, plan: SweepPlan | None, named: dict[str, str], parameters: str
+) -> tuple[list[Point], list[Exclusion]]:
+    """Points of a table, or of the records of a sweep folder; what its plan does not have is left out, and listed."""
+    from flopsfit_ds.cli.report import planned_records
     from flopsfit_ds.fit import load_points, points_from_records
+    from flopsfit_ds.fit.points import Exclusion
+    from flopsfit_ds.records import SweepFolder
 
     if not path.is_dir():
         table = load_points(path, named)
         return list(table.points), list(table.excluded)
-    from flopsfit_ds.records import SweepFolder
-
     if parameters not in ("total", "non-embedding"):
         raise FitError(f"--parameters is total or non-embedding, got {parameters!r}")
-    records = list(SweepFolder(path).records())
+    folder = SweepFolder(path)
+    records = list(folder.records()) if plan is None else planned_records(folder, plan)
+    others = folder.other_runs([record.run_id for record in records])
     if not records:
-        raise DataError(f"{path} holds no finished run (runs/*/record.json)")
+        raise DataError(f"{path} holds no finished run (runs/*/record.json)" + (" of its plan.json" if others else ""))
     chosen = points_from_records(records, parameter_count="total" if parameters == "total" else "non-embedding")
-    return list(chosen.points), list(chosen.excluded)
+    foreign = [Exclusion(None, run_id, "of another spec: not in this folder's plan.json") for run_id in others]
+    return list(chosen.points), [*chosen.excluded, *foreign]
 
 
 def _drop_highest(points: list[Point], excluded: list[Exclusion], count: int) -> tuple[list[Point], list[Exclusion]]:
@@ -278,6 +308,7 @@ def _print_fit(fit: ScalingFit, serving: ServingOptimum | None) -> None:
         f"  objective {fit.objective:.8g}; {c.best_share:.0%} of {c.starts} starts reached it, "
         f"{c.distinct_minima} distinct minima, gradient {c.gradient_norm:.1e}"
     )
+    print(f"  compute: {fit.audit.compute_rule}")
     if fit.optima:
         print("compute-optimal:")
     for optimum in fit.optima:

@@ -39,13 +39,28 @@ def report_command(
     from flopsfit_ds.records import SweepFolder
 
     sweep = SweepFolder(folder)
-    plan = replace(_read_plan(sweep), folder=folder)
-    ended = [sweep.run(run.run_id).read_record() for run in plan.runs]
-    result = conclude_sweep(plan, [record for record in ended if record is not None])
+    plan = replace(read_sweep_plan(sweep), folder=folder)
+    result = conclude_sweep(plan, planned_records(sweep, plan))
     print_summary(Console(), result.fit, result.records, result.report, parameter_count=plan.spec.fit.parameters)
 
 
-def _read_plan(folder: SweepFolder) -> SweepPlan:
+def planned_records(sweep: SweepFolder, plan: SweepPlan) -> list[RunRecord]:
+    """Records of those runs of a plan that have ended, in the plan's order.
+
+    Raises:
+        RecordError: A record is damaged.
+    """
+    ended = [sweep.run(run.run_id).read_record() for run in plan.runs]
+    return [record for record in ended if record is not None]
+
+
+def read_sweep_plan(folder: SweepFolder) -> SweepPlan:
+    """The plan that a sweep's folder was last used with.
+
+    Raises:
+        DataError: There is none, or it is of another version.
+        RecordError: It is damaged.
+    """
     from pydantic import ValidationError
 
     from flopsfit_ds.plan import SweepPlan

@@ -138,7 +138,9 @@ def record_measured(
 def conclude(
     plan: SweepPlan, folder: SweepFolder, recorder: Recorder, lease: Right
 ) -> tuple[dict[str, RunRecord], list[RunPlan]]:
-    """Read all records, write those again that were damaged while the sweep ran, and the table of all.
+    """Read the plan's records, write those again that were damaged while the sweep ran, and the table of them.
+
+    Records of other studies in the same folder stay out of the table: no law holds for both.
 
     Returns:
         The records by run, and the plan's runs without one.
@@ -148,7 +150,7 @@ def conclude(
     """
     lease.check()
     record_measured(runs_to_do(plan.runs, folder), folder, recorder, lease, folder.events)
-    records = readable_records(folder)
+    records = {record.run_id: record for record in whole_records(plan.runs, folder)}
     atomic_write(folder.results, records_csv(list(records.values())))
     return records, [run for run in plan.runs if run.run_id not in records]
 

@@ -95,8 +95,7 @@ def _notes(folder: SweepFolder, findings: Findings, plan: SweepPlan | None) -> l
         if missing:
             notes.append(f"{len(missing)} of {len(plan.runs)} planned runs have not ended: {', '.join(missing)}")
         notes += plan.warnings
-    others = sorted(path.parent.name for path in (folder.path / "runs").glob("*/record.json"))
-    others = [name for name in others if name not in ended]
+    others = folder.other_runs(ended)
     if others:
         notes.append(f"{len(others)} finished runs of this folder are not part of this report: {', '.join(others)}")
     return notes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +61,19 @@ def test_each_command_leaves_one_answer_when_studies_take_turns_in_a_folder(stud
     again = _swept(study, capsys)
     assert again == first
     _alpha_everywhere(study.folder, again)
+    _fit_of_the_folder_is_its_plans(study, [run.run_id for run in other.runs[1:]], capsys)
+
+
+def _fit_of_the_folder_is_its_plans(study: SweepPlan, foreign: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["fit", str(study.folder), "--json"]) == 0
+    found, written = json.loads(capsys.readouterr().out), read_json(study.folder / "fit.json")
+    assert found["law"] == written["law"]
+    assert found["optima"] == written["optima"], "at the spec's target compute, without resamples, as the spec says"
+    left_out = {entry["name"]: entry["reason"] for entry in found["excluded"]}
+    assert sorted(left_out) == sorted(foreign)
+    assert all("plan.json" in reason for reason in left_out.values())
+    with (study.folder / "results.csv").open(newline="") as table:
+        assert [row["run_id"] for row in csv.DictReader(table)] == [planned.run_id for planned in study.runs]
 
 
 def test_what_is_whole_is_only_read_again_and_what_was_deleted_is_written_again(study, capsys) -> None:
