@@ -16,18 +16,25 @@ from flopsfit_ds.errors import DataError
 from flopsfit_ds.train.sampling import permute
 
 _SPLIT_KEY = 0x5EED
+_HALF = (torch.bfloat16, torch.float16)
 _TOLERANCE = 2e-5
 """Between the loss of a batch and the mean of its samples' losses, which differ in the order of their sums."""
 _SAMPLE_LOSS_FN = "sample_loss_fn(outputs, targets), the loss of each sample, [batch]"
 
 
 def call_model(model: Any, inputs: Any) -> Any:
-    """`model(inputs)`; a dictionary is passed as keyword arguments, a tuple or list as positional ones."""
+    """`model(inputs)`; a dictionary is passed as keyword arguments, a tuple or list as positional ones.
+
+    Outputs in half precision are handed on in fp32: autocast ends with the forward pass, and in bf16 a user's loss
+    would have three digits.
+    """
     if isinstance(inputs, dict):
-        return model(**inputs)
-    if isinstance(inputs, (tuple, list)):
-        return model(*inputs)
-    return model(inputs)
+        outputs = model(**inputs)
+    elif isinstance(inputs, (tuple, list)):
+        outputs = model(*inputs)
+    else:
+        outputs = model(inputs)
+    return _map_tensors(lambda tensor: tensor.float() if tensor.dtype in _HALF else tensor, outputs)
 
 
 @dataclass(frozen=True)
@@ -131,8 +138,8 @@ class DatasetWorkload:
                     f"sample_loss_fn: it must return one loss a sample, [{size}]; it returned {list(losses.shape)}"
                 )
             return
-        whole, mean = float(self.loss_fn(outputs, targets)), float(losses.double().mean())
-        if not abs(whole - mean) <= _TOLERANCE * float(losses.double().abs().mean()):
+        whole, mean = self.loss_fn(outputs, targets).item(), losses.double().mean().item()
+        if not abs(whole - mean) <= _TOLERANCE * losses.double().abs().mean().item():
             raise DataError(
                 f"loss_fn: the loss of a batch of {size} is {whole:.6g} and the mean over its samples, each alone, is "
                 f"{mean:.6g}; the held-out loss would not be what is trained: it must be a mean over samples (no sum, "

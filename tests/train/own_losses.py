@@ -60,6 +60,12 @@ def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
 
 
+def of_fp32_only(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The same, for logits in fp32 only."""
+    assert logits.dtype == torch.float32, f"the loss is computed in {logits.dtype}"
+    return cross_entropy(logits, targets)
+
+
 def of_dataclass(output: Output, targets: torch.Tensor) -> torch.Tensor:
     """The same, of a dataclass."""
     return cross_entropy(output.logits, targets)

@@ -67,6 +67,13 @@ def test_the_users_own_losses_of_samples_are_taken():
         scalar.check_losses(model, batch)
 
 
+def test_a_users_loss_is_computed_in_fp32_under_bf16(server, tmp_path):
+    workload = workload_of_own(own_losses.of_fp32_only)
+    attempt = begin(server, tmp_path, workload, training__precision="bf16")
+    assert attempt.wait() == [0], attempt.logs()
+    assert attempt.outcome["status"] == "completed"
+
+
 def test_a_run_whose_loss_cannot_be_measured_fails_before_its_first_step(server, tmp_path):
     attempt = begin(server, tmp_path, workload_of_own(own_losses.summed))
     assert attempt.wait() == [EXIT_FAILED], attempt.logs()
