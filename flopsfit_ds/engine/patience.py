@@ -6,9 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flopsfit_ds.plan import RunPlan
+from flopsfit_ds.train.checkpoint import state_bytes
 
+CHECKPOINT_SECONDS = 30.0
+"""What a run always has for a checkpoint after it was asked to end."""
+_STEPS_BEFORE_CHECKPOINT = 2.0
+"""Steps' worth of time for the one that is under way to end."""
 _STEPS_BEFORE_HANG = 5.0
 """Steps' worth of silence that are no hang, whatever the time limit: a GPU's queue hides how far a step is."""
+_BYTES_PER_SECOND = 1e8
+"""At which states are written at least: a disk, or a share of a network file system."""
 
 
 def split_beat(beat: str) -> tuple[int | None, str]:
@@ -52,20 +59,34 @@ class Patience:
     Attributes:
         hang_timeout_seconds: What the user allows a run to be silent.
         num_steps: Optimiser steps of each run, by its id.
+        state_bytes: What a checkpoint of each run takes.
     """
 
     hang_timeout_seconds: float
     num_steps: Mapping[str, int]
+    state_bytes: Mapping[str, int]
 
     @classmethod
     def of(cls, runs: Sequence[RunPlan], hang_timeout_seconds: float) -> Patience:
         """Time limits for the runs of a plan."""
-        return cls(hang_timeout_seconds, {run.run_id: run.num_steps for run in runs})
+        return cls(
+            hang_timeout_seconds,
+            {run.run_id: run.num_steps for run in runs},
+            {run.run_id: state_bytes(run.num_params_total, run.num_params_trainable) for run in runs},
+        )
 
     def pace(self, run_id: str, predicted_seconds: float) -> Pace:
         """The pace of a new attempt, all of which is predicted to take so long."""
         return Pace(predicted_seconds / self.num_steps[run_id])
 
-    def before_hang(self, pace: Pace) -> float:
-        """Seconds without a heartbeat that are a hang."""
-        return max(self.hang_timeout_seconds, _STEPS_BEFORE_HANG * pace.step_seconds)
+    def before_hang(self, run_id: str, pace: Pace, phase: str) -> float:
+        """Seconds without a heartbeat that are a hang; DeepSpeed says nothing while it writes or reads states."""
+        seconds = _STEPS_BEFORE_HANG * pace.step_seconds
+        if phase in ("start", "checkpoint"):
+            seconds += self.state_bytes[run_id] / _BYTES_PER_SECOND
+        return max(self.hang_timeout_seconds, seconds)
+
+    def for_checkpoint(self, run_id: str, pace: Pace) -> float:
+        """Seconds from the request to end until a run is killed: the step under way, and a checkpoint."""
+        seconds = _STEPS_BEFORE_CHECKPOINT * pace.step_seconds + self.state_bytes[run_id] / _BYTES_PER_SECOND
+        return max(CHECKPOINT_SECONDS, seconds)

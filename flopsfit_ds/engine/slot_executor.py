@@ -26,8 +26,6 @@ DUMP_SECONDS = 2.0
 """Time for workers to write their stacks before they are ended."""
 PEER_SECONDS = 60.0
 """How long ranks may outlive a peer that ended well; they all leave the loop at the same step."""
-CHECKPOINT_SECONDS = 30.0
-"""How long workers have for a checkpoint after they were asked to end."""
 
 
 class Node(Protocol):
@@ -75,6 +73,7 @@ class _Running:
     cause_outcome: AttemptOutcome | None = None
     kill_at: float | None = None
     killed: bool = False
+    checkpoint_seconds: float | None = None
     next_look: float = 0.0
 
     @property
@@ -82,12 +81,20 @@ class _Running:
         return self.assignment.layout.num_slots
 
     @property
+    def phase(self) -> str:
+        return split_beat(self.beats[0])[1]
+
+    @property
     def ended(self) -> bool:
         return len(self.exits) == self.world_size
 
 
 class SlotExecutor(ABC):
-    """Executes attempts on the slots of one node or several."""
+    """Executes attempts on the slots of one node or several.
+
+    Attributes:
+        lost_steps: Optimiser steps done since the last checkpoint of each run that was stopped without another.
+    """
 
     def __init__(
         self,
@@ -111,6 +118,7 @@ class SlotExecutor(ABC):
         self._store_host = store_host
         self._patience = patience
         self._running: dict[str, _Running] = {}
+        self.lost_steps: dict[str, int] = {}
 
     def submit(self, assignments: Sequence[Assignment]) -> None:
         """See `Executor`."""
@@ -183,7 +191,7 @@ class SlotExecutor(ABC):
         if now < running.next_look:
             return False
         running.next_look = now + HEARTBEAT_SECONDS
-        beats = [value.decode() for value in running.store.multi_get([_beat_key(r) for r in range(running.world_size)])]
+        beats = _read_beats(running)
         if beats == running.beats:
             return False
         running.beats, running.last_beat = beats, now
@@ -200,11 +208,20 @@ class SlotExecutor(ABC):
             running.kill_at = now
         elif codes and running.kill_at is None:
             running.kill_at = now + PEER_SECONDS
-        elif running.kill_at is None and now - running.last_beat > self._patience.before_hang(running.pace):
+        elif self._hangs(running, now):
             self._dump(running, now)
         if running.kill_at is not None and now >= running.kill_at:
             running.killed = True
+            if running.checkpoint_seconds is not None and running.cause_outcome == "interrupted":
+                running.cause = f"{running.cause}; it was ended before it had written a checkpoint"
             self._signal(running, signal.SIGKILL)
+
+    def _hangs(self, running: _Running, now: float) -> bool:
+        """Whether an attempt is silent for too long, in training or while it should write its last checkpoint."""
+        if running.kill_at is not None and (running.cause_outcome != "interrupted" or now >= running.kill_at):
+            return False
+        limit = self._patience.before_hang(running.assignment.run_id, running.pace, running.phase)
+        return now - running.last_beat > limit
 
     def _dump(self, running: _Running, now: float) -> None:
         """Let the ranks of a hung attempt write their stacks, shortly before they are ended."""
@@ -228,10 +245,12 @@ class SlotExecutor(ABC):
         running = self._running[run_id]
         if running.cause_outcome is None:
             running.cause_outcome, running.cause = "interrupted", "the sweep was stopped"
+        if running.checkpoint_seconds is None:
+            running.checkpoint_seconds = self._patience.for_checkpoint(run_id, running.pace)
         if how == "kill":
             running.kill_at = time.monotonic()
         elif running.kill_at is None:
-            running.kill_at = time.monotonic() + CHECKPOINT_SECONDS
+            running.kill_at = time.monotonic() + running.checkpoint_seconds
             self._signal(running, signal.SIGTERM)
 
     def collect(self, run_id: str) -> tuple[Attempt, ...]:
@@ -240,9 +259,16 @@ class SlotExecutor(ABC):
         assert running.ended, f"{run_id} has not ended"
         for node in dict.fromkeys(slot.node for slot in running.assignment.slots):
             self._nodes[node][1].forget(run_id)
-        start_step = int(running.store.get("start_step")) if running.store.check(["start_step"]) else None
+        start_step = _read_step(running, "start_step")
         exits = Exits(running.exits, running.cause, running.cause_outcome, start_step)
-        return (close_attempt(running.folder, running.attempt, exits, time.monotonic() - running.began),)
+        attempt = close_attempt(running.folder, running.attempt, exits, time.monotonic() - running.began)
+        if running.checkpoint_seconds is not None and attempt.outcome not in ("completed", "diverged"):
+            running.pace.note(_read_beats(running), time.monotonic())
+            saved_step = _read_step(running, "saved_step")
+            lost = max(0, (running.pace.step or 0) - (saved_step or start_step or 0))
+            if lost or attempt.outcome != "preempted":
+                self.lost_steps[run_id] = lost
+        return (attempt,)
 
     def close(self, exit_code: int) -> None:
         """See `Executor`."""
@@ -253,7 +279,16 @@ class SlotExecutor(ABC):
 
 def _report(run_id: str, running: _Running) -> Report:
     steps = [step for step, _ in map(split_beat, running.beats) if step is not None]
-    return Report(run_id, running.ended, max(steps, default=None), split_beat(running.beats[0])[1])
+    return Report(run_id, running.ended, max(steps, default=None), running.phase)
+
+
+def _read_beats(running: _Running) -> list[str]:
+    return [value.decode() for value in running.store.multi_get([_beat_key(r) for r in range(running.world_size)])]
+
+
+def _read_step(running: _Running, key: str) -> int | None:
+    """What a worker noted; None where none has."""
+    return int(running.store.get(key)) if running.store.check([key]) else None
 
 
 def _beat_key(rank: int) -> str:

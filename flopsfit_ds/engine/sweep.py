@@ -25,7 +25,7 @@ from flopsfit_ds.engine.progress import Progress, Silence
 from flopsfit_ds.engine.recording import Recorder, git_commit
 from flopsfit_ds.engine.schedule import Scheduler
 from flopsfit_ds.engine.server import TRAINING_MODULES, ForkServer, pickle_task, refuse_import_by_worker
-from flopsfit_ds.engine.signals import Signals
+from flopsfit_ds.engine.signals import Signals, SweepStoppedError
 from flopsfit_ds.engine.slot_executor import SlotExecutor
 from flopsfit_ds.engine.slots import NodeSlots, Slot, slots_of_this_node
 from flopsfit_ds.errors import FlopsfitError, LaunchError, RecordError, SweepFolderError
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 ExecutorName = Literal["auto", "local", "launched", "slurm"]
+_MAX_NAMED = 5
 Tasks = Callable[[RunPlan], WorkerTask]
 
 
@@ -210,6 +211,10 @@ class Sweep:
             )
             driver.drive(jobs, [run for run in runs if run not in missing])
             code = 0
+        except SweepStoppedError as stop:
+            code = stop.exit_code
+            labels = {run.run_id: run.label for run in runs}
+            raise SweepStoppedError(f"{stop}{_losses(executor.lost_steps, labels)}", code) from None
         except FlopsfitError as error:
             code = error.exit_code
             raise
@@ -236,6 +241,15 @@ class Sweep:
             agent.refuse(error)
             raise
         return agent.serve(node)
+
+
+def _losses(lost_steps: Mapping[str, int], labels: Mapping[str, str]) -> str:
+    """What to add to the message of a stop, for runs that could write no checkpoint."""
+    if not lost_steps:
+        return ""
+    runs = [f"{labels[run_id]} loses {steps} steps" for run_id, steps in lost_steps.items()]
+    more = f" and {len(runs) - _MAX_NAMED} more" if len(runs) > _MAX_NAMED else ""
+    return f"; ended without a checkpoint: {', '.join(runs[:_MAX_NAMED])}{more}"
 
 
 def _reach_nodes(

@@ -57,6 +57,11 @@ class SavedState:
     world_size: int
 
 
+def state_bytes(num_params_total: int, num_params_trainable: int) -> int:
+    """Size of a checkpoint: weights in fp32, and of trainable ones a master copy and AdamW's two moments."""
+    return 4 * num_params_total + 12 * num_params_trainable
+
+
 def temporary_folder(folder: Path, step: int) -> Path:
     """Where all ranks write the checkpoint of a step before it is committed."""
     return folder / f".step-{step}.tmp"

@@ -14,7 +14,15 @@ import torch.distributed as dist
 
 from flopsfit_ds.plan import RunPlan
 from flopsfit_ds.train.batches import to_device
-from flopsfit_ds.train.checkpoint import TAG, Pulse, SavedState, commit_checkpoint, shortage, temporary_folder
+from flopsfit_ds.train.checkpoint import (
+    TAG,
+    Pulse,
+    SavedState,
+    commit_checkpoint,
+    shortage,
+    state_bytes,
+    temporary_folder,
+)
 from flopsfit_ds.train.metrics import MetricsLog
 from flopsfit_ds.train.order import WorkerOrder, WorkerTask
 from flopsfit_ds.train.resume import ResumePoint, load
@@ -75,6 +83,7 @@ def train(
     heartbeat: Callable[[str], None],
     pulse: Pulse,
     resumed: Callable[[int], None],
+    saved: Callable[[int], None],
     stop_requested: Callable[[], bool],
 ) -> Progress:
     """Train a run to its last step, from a checkpoint or from the start.
@@ -90,6 +99,7 @@ def train(
         heartbeat: Told the number of steps done, or a phase.
         pulse: Told that a phase, or the step after so many, goes on.
         resumed: Told the step at which this attempt begins.
+        saved: Told the step of each checkpoint once it is whole.
         stop_requested: Asked after each step; a yes on one rank stops all of them at the same step.
 
     Raises:
@@ -141,6 +151,7 @@ def train(
             metrics.flush()
             if _has_room(session, order, checkpoints):
                 _save(session, order, run, progress, checkpoints, pulse)
+                saved(progress.step)
             last_checkpoint = time.monotonic()
             began = last_checkpoint - (progress.seconds - seconds_before)
         if agreed.stop:
@@ -196,8 +207,7 @@ def _begin(point: ResumePoint) -> Progress:
 
 def _has_room(session: Session, order: WorkerOrder, folder: Path) -> bool:
     """Whether a checkpoint fits on the disk, as rank 0 sees it; a run on a full disk goes on without."""
-    trained = session.num_params_trainable
-    needed = 4 * session.num_params_total + 12 * trained + _CHECKPOINT_MARGIN_BYTES  # weights; master copy and moments
+    needed = state_bytes(session.num_params_total, session.num_params_trainable) + _CHECKPOINT_MARGIN_BYTES
     lacking = shortage(folder, needed) if order.rank == 0 else None
     if lacking:
         _log.warning("no checkpoint is written: %s", lacking)

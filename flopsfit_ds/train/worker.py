@@ -85,6 +85,10 @@ class Heartbeat:
         self.store.set("start_step", str(step))
         self(str(step))
 
+    def saved(self, step: int) -> None:
+        """Say that the checkpoint of a step is whole."""
+        self.store.set("saved_step", str(step))
+
 
 def run_worker(order: WorkerOrder, task: WorkerTask) -> int:
     """Train one rank's share of a run, in a process of its own whose environment the engine has set.
@@ -137,7 +141,8 @@ def _train_and_measure(
     try:
         progress = train(
             session, order, task, start,
-            heartbeat=heartbeat, pulse=heartbeat.pulse, resumed=heartbeat.resumed, stop_requested=lambda: bool(stop),
+            heartbeat=heartbeat, pulse=heartbeat.pulse, resumed=heartbeat.resumed, saved=heartbeat.saved,
+            stop_requested=lambda: bool(stop),
         )  # fmt: skip
         heartbeat("eval")
         loss = heldout_loss(session, task.workload, order.micro_batch_size_per_gpu, heartbeat.pulse)

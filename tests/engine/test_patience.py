@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
+import pytest
 from toy_phases import PROGRAM, PhasesTask
 
-from flopsfit_ds.engine import run_sweep
+from flopsfit_ds.engine import SweepStoppedError, patience, run_sweep
+from flopsfit_ds.engine.attempts import read_attempts
+from flopsfit_ds.engine.patience import Pace, Patience
 from flopsfit_ds.engine.progress import Silence
+from flopsfit_ds.records import SweepFolder
 
 
 class Steps(Silence):
@@ -40,3 +47,47 @@ def test_silence_is_a_hang_whatever_the_phase(make_plan):
     assert record.status == "failed"
     assert record.attempts[0].outcome == "hung"
     assert "rank 0 at eval (3)" in record.reason
+
+
+class StopAt(Silence):
+    """Has the sweep stopped once a run has done so many steps."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step(self, run_id, step, loss):
+        if step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def stop_at_the_second_step(plan, beats, monkeypatch):
+    """What the sweep says, and the run's attempt, where a run always has 0.2 s for a checkpoint instead of 30."""
+    monkeypatch.setattr(patience, "CHECKPOINT_SECONDS", 0.2)
+    with pytest.raises(SweepStoppedError) as stop:
+        run_sweep(plan, tasks=lambda run: PhasesTask(run, beats), program=PROGRAM, progress=StopAt(2))
+    assert stop.value.exit_code == 75
+    (attempt,) = read_attempts(SweepFolder(plan.folder).run(plan.runs[0].run_id))
+    return str(stop.value), attempt
+
+
+def test_a_run_has_as_long_for_its_checkpoint_as_its_steps_take(make_plan, monkeypatch):
+    beats = tuple((str(step), 1.5) for step in range(5))
+    message, attempt = stop_at_the_second_step(make_plan(1), beats, monkeypatch)
+    assert attempt.outcome == "preempted", message
+    assert "without a checkpoint" not in message
+
+
+def test_a_run_that_could_write_no_checkpoint_is_named_with_what_it_loses(make_plan, monkeypatch):
+    plan = make_plan(1)
+    message, attempt = stop_at_the_second_step(plan, (("0", 0.6), ("1", 0.6), ("2", 60.0)), monkeypatch)
+    assert attempt.outcome == "interrupted"
+    assert "before it had written a checkpoint" in attempt.reason
+    assert f"ended without a checkpoint: {plan.runs[0].label} loses 2 steps" in message
+
+
+def test_large_states_have_longer_to_be_written():
+    small, large = 10**6, 16 * 7 * 10**9
+    limits = Patience(600, {"small": 10, "large": 10}, {"small": small, "large": large})
+    assert limits.for_checkpoint("small", Pace(0.1)) == 30
+    assert limits.for_checkpoint("large", Pace(0.1)) > large / 1e9, "even on the fastest disk"
+    assert limits.before_hang("large", Pace(0.1), "checkpoint") > limits.before_hang("large", Pace(0.1), "train") == 600

@@ -101,6 +101,7 @@ def run_worker(order, task) -> int:
         if stop or step % task.checkpoint_steps == 0:
             metrics.flush()
             atomic_write(state, json.dumps([step, loss]))
+            store.set("saved_step", str(step))
         if stop:
             return 75
         if order.rank == task.fault_rank and order.attempt <= task.fault_attempts and step >= task.fault_step:

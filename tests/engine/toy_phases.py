@@ -13,6 +13,7 @@ from flopsfit_ds.engine.sweep import Program
 from flopsfit_ds.plan import RunPlan
 from flopsfit_ds.records import RunFolder
 from flopsfit_ds.storage import write_json
+from flopsfit_ds.train.order import EXIT_PREEMPTED
 
 PROGRAM = Program("toy_phases:run_worker", ("torch.distributed", "torch._C._distributed_c10d"))
 
@@ -23,7 +24,7 @@ class PhasesTask:
 
     Attributes:
         plan: The run.
-        beats: Each heartbeat, and the seconds after it.
+        beats: Each heartbeat, and the seconds after it; asked to stop, it writes a checkpoint after those.
     """
 
     plan: RunPlan
@@ -36,9 +37,14 @@ def run_worker(order, task) -> int:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     store = TCPStore(order.store_host, order.store_port, is_master=False, timeout=timedelta(seconds=30))
     store.set("start_step", "0")
+    stop = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: stop.append(number))
     for beat, seconds in task.beats:
         store.set(f"heartbeat/{order.rank}", beat)
         time.sleep(seconds)
+        if stop:
+            store.set("saved_step", beat)
+            return EXIT_PREEMPTED
     outcome = {"status": "completed", "reason": None, "loss": 1.0, "loss_standard_error": 0.1, "loss_tokens": 100}
     outcome |= {"start_step": 0, "observed": None, "versions": {}}
     write_json(RunFolder(Path(order.run_folder)).attempt(order.attempt) / "outcome.json", outcome)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 
 from ranks import Layout, bench_of
@@ -25,3 +26,8 @@ def test_long_steps_and_a_long_evaluation_show_that_they_go_on(server, tmp_path)
     assert names.count("0") >= 3, f"during the first step: {beats}"
     assert names.count("eval") >= 3, f"during the evaluation: {beats}"
     assert len(beats) < 25, "a few a second at most"
+
+
+def test_a_whole_checkpoint_is_told(server, tmp_path):
+    attempt = bench_of(server, tmp_path, Layout(0, 1)).stop_at(3, signal.SIGTERM)
+    assert int(attempt.store.get("saved_step")) == attempt.steps_done() >= 3
