@@ -27,12 +27,17 @@ _TRUST = (
     "optimiser states offloaded; for other models no bound is known"
 )
 
+_OF_A_SPEC = {"run", "allow_import"}
+_OF_A_SHAPE = {"layers", "hidden", "heads", "kv_heads", "intermediate", "vocab", "seq", "micro_batch", "zero", "gpus"}
+_OF_A_SHAPE |= {"checkpointing", "precision", "device"}
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
 
     @app.command("estimate-memory")
     def estimate(  # pyright: ignore[reportUnusedFunction]
+        context: typer.Context,
         spec: Annotated[
             str | None,
             typer.Argument(metavar="[SPEC]", help="A spec.yaml or a shipped spec; without it, a shape by flags."),
@@ -44,16 +49,16 @@ def register(app: typer.Typer) -> None:
         quick: Annotated[bool, typer.Option("--quick", help="Closed forms only: at once, without torch.")] = False,
         as_json: AsJson = False,
         allow_import: AllowImport = None,
-        layers: Annotated[int | None, typer.Option(help="Blocks.")] = None,
-        hidden: Annotated[int | None, typer.Option(help="Width.")] = None,
-        heads: Annotated[int | None, typer.Option(help="Query heads.")] = None,
+        layers: Annotated[int | None, typer.Option(min=1, help="Blocks.")] = None,
+        hidden: Annotated[int | None, typer.Option(min=1, help="Width.")] = None,
+        heads: Annotated[int | None, typer.Option(min=1, help="Query heads.")] = None,
         kv_heads: Annotated[
-            int | None, typer.Option(help="Key-value heads; without it, as many as query heads.")
+            int | None, typer.Option(min=1, help="Key-value heads; without it, as many as query heads.")
         ] = None,
-        intermediate: Annotated[int | None, typer.Option(help="SwiGLU width; without it, 8/3 of the width.")] = None,
-        vocab: Annotated[int, typer.Option(help="Vocabulary.")] = 50257,
-        seq: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 2048,
-        micro_batch: Annotated[int, typer.Option(help="Sequences a GPU takes at once.")] = 1,
+        intermediate: Annotated[int | None, typer.Option(min=1, help="SwiGLU width, or 8/3 of the width.")] = None,
+        vocab: Annotated[int, typer.Option(min=1, help="Vocabulary.")] = 50257,
+        seq: Annotated[int, typer.Option(min=1, help="Tokens of a sequence.")] = 2048,
+        micro_batch: Annotated[int, typer.Option(min=1, help="Sequences a GPU takes at once.")] = 1,
         zero: Annotated[int | None, typer.Option(min=0, max=3, help="Only this ZeRO stage.")] = None,
         gpus: Annotated[int | None, typer.Option(min=1, help="Only this number of GPUs.")] = None,
         checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Recompute activations.")] = False,
@@ -61,6 +66,7 @@ def register(app: typer.Typer) -> None:
         device: Annotated[str, typer.Option(help="A GPU of the table.")] = "H100-SXM",
     ) -> None:
         """Show what each ZeRO stage and number of GPUs would take of a GPU's memory, and what is recommended."""
+        _refuse_what_would_be_ignored(context, spec)
         if spec is not None:
             points, warnings = _points_of_spec(spec, overrides, allow_import, run)
         elif layers is None or hidden is None or heads is None:
@@ -74,6 +80,26 @@ def register(app: typer.Typer) -> None:
                 print(to_json({"points": [as_json_values(answer) for answer in answers]}, indent=1).decode())
             else:
                 print_answers(answers, detail=run is not None or spec is None, warnings=warnings)
+
+
+def _refuse_what_would_be_ignored(context: typer.Context, spec: str | None) -> None:
+    """Flags of a shape beside a spec, and those of a spec without one.
+
+    Raises:
+        SpecError: There are some.
+    """
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    misplaced = sorted(given & (_OF_A_SPEC if spec is None else _OF_A_SHAPE))
+    if not misplaced:
+        return
+    flags = ", ".join("--" + name.replace("_", "-") for name in misplaced)
+    if spec is None:
+        raise SpecError(f"{flags}: only with a spec; name one")
+    raise SpecError(
+        f"{flags}: only for a shape without a spec; a spec is changed by overrides, such as model.context_length=4096 "
+        "placement.zero_stages=[3] placement.num_gpus=[4] hardware.device=L4"
+    )
 
 
 @dataclass(frozen=True)

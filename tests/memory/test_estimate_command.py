@@ -61,6 +61,13 @@ def test_frozen_parameters_show_their_fraction(capsys):
         ([*SHAPE_FLAGS, "--device", "H10"], "nearest"),
         (["--layers", "2", "--hidden", "100", "--heads", "3"], "multiple of --heads"),
         (["cpu_zero", "--run", "zzz"], "this sweep has"),
+        (["cpu_zero", "--gpus", "64", "--device", "L4", "--kv-heads", "2"], "--device, --gpus, --kv-heads: only for a"),
+        ([*SHAPE_FLAGS, "--run", "abc"], "--run: only with a spec"),
+        *(
+            ([*SHAPE_FLAGS, f"--{flag}", value], f"--{flag}")
+            for flag in ("layers", "hidden", "heads", "kv-heads", "intermediate", "vocab", "seq", "micro-batch")
+            for value in ("0", "-1")
+        ),
     ],
 )
 def test_mistakes_are_one_line(arguments, expected, capsys):
