@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from flopsfit_ds.cli.sweep import ExecutorChoice, carry_out
 from flopsfit_ds.errors import SweepFolderError
 from flopsfit_ds.plan import SweepPlan
 from flopsfit_ds.units import format_bytes, format_seconds
@@ -20,11 +21,10 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def retry(  # pyright: ignore[reportUnusedFunction]
         folder: FolderArgument,
-        slots: Annotated[int | None, typer.Option(help="Devices of this machine to use.")] = None,
-        executor: Annotated[str, typer.Option(help="As for `sweep`.")] = "auto",
+        slots: Annotated[int | None, typer.Option(min=1, help="Devices of this machine to use.")] = None,
+        executor: Annotated[ExecutorChoice, typer.Option(help="As for `sweep`.")] = "auto",
     ) -> None:
         """Run the failed points of a sweep again; checkpoints are kept, earlier attempts no longer count."""
-        from flopsfit_ds.cli.sweep import carry_out
         from flopsfit_ds.engine import give_another_chance, read_plan
         from flopsfit_ds.records import SweepFolder
 
@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
         print(f"{len(again)} failed runs of {len(plan.runs)} get another chance")
         for record in again:
             print(f"  {record.label}: {record.status} after {len(record.attempts)} attempts: {record.reason}")
-        carry_out(plan, executor, slots)  # pyright: ignore[reportArgumentType]
+        carry_out(plan, executor, slots)
 
     @app.command()
     def timeline(  # pyright: ignore[reportUnusedFunction]

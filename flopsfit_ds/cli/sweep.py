@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
         overrides: Overrides = None,
         allow_import: AllowImport = None,
         slots: Annotated[
-            int | None, typer.Option(help="Devices (on a CPU: worker slots) of this machine to use.")
+            int | None, typer.Option(min=1, help="Devices (on a CPU: worker slots) of this machine to use.")
         ] = None,
         executor: Annotated[
             ExecutorChoice,

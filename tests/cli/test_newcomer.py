@@ -61,6 +61,16 @@ class TestHelp:
         assert run(["--version"]) == 0
         assert capsys.readouterr().out.strip() == __version__
 
+    @pytest.mark.parametrize("command", [["sweep", "quickstart", "--dry-run"], ["retry", "."]], ids=["sweep", "retry"])
+    @pytest.mark.parametrize(
+        ("option", "said"), [("--slots=0", "--slots"), ("--slots=-1", "--slots"), ("--executor=slrum", "slurm")]
+    )
+    def test_slots_and_executors_that_there_are_not(self, here, capsys, command, option, said):
+        assert run([*command, option]) == 2
+        message = capsys.readouterr().err
+        assert "Usage" in message
+        assert said in message
+
     @pytest.mark.parametrize("arguments", [["plann", "quickstart"], ["plan"], ["plan", "quickstart", "--nothing"]])
     def test_a_misspelt_command_or_option_is_the_users_mistake(self, here, capsys, arguments):
         assert run(arguments) == 2
