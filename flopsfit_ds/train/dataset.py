@@ -82,6 +82,11 @@ class DatasetWorkload:
         """Unknown of a user's class, hence False: it is built whole before it is partitioned."""
         return False
 
+    @property
+    def uses_every_parameter(self) -> bool:
+        """Unknown of a user's class, hence False."""
+        return False
+
     def build_model(self, activation_checkpointing: bool) -> torch.nn.Module:
         """The user's class; checkpointing is the class's own business, and the planner does not ask it for any."""
         assert not activation_checkpointing

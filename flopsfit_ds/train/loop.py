@@ -118,6 +118,8 @@ def train(
         learning_rate = learning_rate_at(step, run.num_steps, run.recipe)
         session.set_learning_rate(learning_rate)
         torch.manual_seed(run.seed * 1_000_003 + step)  # dropout, if any, is the same after a resume
+        if not workload.uses_every_parameter:
+            session.forget_gradients()
         samples = samples_of_step(step, run.global_batch_sequences, workload.num_training_samples, run.seed)
         micro_batches = share_of_rank(samples, order.rank, order.world_size, order.gradient_accumulation_steps)
         agreed = None

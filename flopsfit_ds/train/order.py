@@ -86,6 +86,11 @@ class Workload(Protocol):
         """Whether every layer draws its weights in its own constructor, as partitioned construction needs."""
         ...
 
+    @property
+    def uses_every_parameter(self) -> bool:
+        """Whether every trained parameter has a gradient after each backward pass."""
+        ...
+
     def build_model(self, activation_checkpointing: bool) -> torch.nn.Module:
         """The model, its weights drawn from torch's generator."""
         ...

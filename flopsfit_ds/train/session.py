@@ -50,6 +50,17 @@ class Session:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
 
+    def forget_gradients(self) -> None:
+        """Clear what ZeRO-3 keeps of a parameter's last gradient: it would be applied again where none comes."""
+        optimizer = self.engine.optimizer
+        if self.engine.zero_optimization_stage() != 3:
+            return
+        optimizer.grad_partitions_flat_buffer.zero_()
+        if optimizer.offload_optimizer:
+            optimizer.reset_cpu_buffers()  # norms of gradients
+            for group in optimizer.fp32_partitioned_groups_flat:
+                group.grad.zero_()
+
 
 def open_session(order: WorkerOrder, run: RunPlan, workload: Workload, *, load_universal: bool = False) -> Session:
     """Build the model and hand it to DeepSpeed through Accelerate.

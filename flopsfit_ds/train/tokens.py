@@ -166,6 +166,11 @@ class TokenWorkload:
         """True of the built-in decoder; unknown, hence False, of a user's class."""
         return isinstance(self.shape, ModelShape)
 
+    @property
+    def uses_every_parameter(self) -> bool:
+        """True of the built-in decoder; unknown, hence False, of a user's class."""
+        return isinstance(self.shape, ModelShape)
+
     def build_model(self, activation_checkpointing: bool) -> torch.nn.Module:
         """The decoder, or the user's class with its arguments."""
         if isinstance(self.shape, ModelShape):

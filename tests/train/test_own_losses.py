@@ -74,6 +74,21 @@ def test_a_users_loss_is_computed_in_fp32_under_bf16(server, tmp_path):
     assert attempt.outcome["status"] == "completed"
 
 
+def losses_of(server: RankServer, folder: Path, workload, layout: Layout) -> list[float]:
+    """Training losses of each step, and the held-out loss."""
+    folder.mkdir()
+    attempt = begin(server, folder, workload, layout)
+    assert attempt.wait() == [0] * layout.world_size, attempt.logs()
+    return [*attempt.losses, attempt.outcome["loss"]]
+
+
+def test_a_branch_that_is_not_always_used_trains_alike_at_every_stage(server, tmp_path):
+    workload = workload_of_own(own_losses.cross_entropy, model_class=own_losses.Branched, arguments=())
+    expected = losses_of(server, tmp_path / "0", workload, Layout(0))
+    for layout in (Layout(2, 2), Layout(3), Layout(3, offload="optimizer")):
+        assert losses_of(server, tmp_path / str(layout), workload, layout) == pytest.approx(expected, abs=1e-5)
+
+
 def test_a_run_whose_loss_cannot_be_measured_fails_before_its_first_step(server, tmp_path):
     attempt = begin(server, tmp_path, workload_of_own(own_losses.summed))
     assert attempt.wait() == [EXIT_FAILED], attempt.logs()
