@@ -8,7 +8,6 @@ import numpy as np
 
 from flopsfit_ds.fit.bootstrap import leverage
 from flopsfit_ds.fit.certificate import CertifiedFit
-from flopsfit_ds.fit.law_base import ComputeRule
 from flopsfit_ds.fit.losses import FloatArray, make_loss
 from flopsfit_ds.fit.points import Point, PointArrays, learning_rate_groups
 from flopsfit_ds.fit.solver import Problem, minimise
@@ -107,7 +106,7 @@ class Target:
         return problem.law.log_loss(theta, problem.inputs.at(np.array([self.log_n]), np.array([self.log_d])))[:, 0]
 
 
-def delta_refits(problem: Problem, fit: CertifiedFit, rule: ComputeRule, target: Target) -> tuple[DeltaRefit, ...]:
+def delta_refits(problem: Problem, fit: CertifiedFit, target: Target) -> tuple[DeltaRefit, ...]:
     """Refits with delta from a tenth to a hundredfold, from several starts; none for a squared loss."""
     if not math.isfinite(problem.loss.delta):
         return ()
@@ -124,7 +123,7 @@ def delta_refits(problem: Problem, fit: CertifiedFit, rule: ComputeRule, target:
                 float(natural["alpha"][0]),
                 float(natural["beta"][0]),
                 float(natural["loss_floor"][0]),
-                float(problem.law.size_exponent_of_compute(theta, rule)[0]),
+                float(problem.law.size_exponent_of_compute(theta)[0]),
                 float(target.log_loss(problem, theta)[0]) - own,
             )
         )
@@ -160,7 +159,6 @@ def suspects(
     points: Sequence[Point],
     residuals: FloatArray,
     noise: float,
-    rule: ComputeRule,
     target: Target,
 ) -> tuple[Suspect, ...]:
     """Points with residuals beyond four sigmas or leverage beyond thrice the mean, each with the fit without it."""
@@ -174,8 +172,8 @@ def suspects(
     weights = np.ones((len(chosen), len(points)))
     weights[np.arange(len(chosen)), chosen] = 0.0
     solution = minimise(problem._replace(weights=weights), np.repeat(fit.theta[None], len(chosen), axis=0), warm=True)
-    a_without = problem.law.size_exponent_of_compute(solution.theta, rule)
-    a_with = float(problem.law.size_exponent_of_compute(fit.theta[None], rule)[0])
+    a_without = problem.law.size_exponent_of_compute(solution.theta)
+    a_with = float(problem.law.size_exponent_of_compute(fit.theta[None])[0])
     change = target.log_loss(problem, solution.theta) - target.log_loss(problem, fit.theta[None])
     return tuple(
         Suspect(

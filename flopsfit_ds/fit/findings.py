@@ -23,7 +23,6 @@ from flopsfit_ds.fit.diagnostics import (
     two_modes,
 )
 from flopsfit_ds.fit.ensemble import Ensemble, FormFit
-from flopsfit_ds.fit.law_base import ComputeRule
 from flopsfit_ds.fit.points import Point, PointArrays
 from flopsfit_ds.fit.profile import Profile, profile_likelihood
 from flopsfit_ds.fit.rolling import asymptotic_covariance
@@ -121,7 +120,6 @@ class FitMaterial:
     points: Sequence[Point]
     all_points: Sequence[Point]
     arrays: PointArrays
-    rule: ComputeRule
     target: Target
     level: float
 
@@ -140,9 +138,9 @@ def run_diagnostics(material: FitMaterial) -> Diagnostics:
         rolling_factor=material.ensemble.factor,
         condition_number=condition_number(problem, fit),
         tokens_scatter=tokens_scatter(problem),
-        delta_refits=delta_refits(problem, fit, material.rule, material.target),
+        delta_refits=delta_refits(problem, fit, material.target),
         residual_trends=residual_trends(material.arrays, residuals, problem.law.num_parameters),
-        suspects=suspects(problem, fit, material.points, residuals, first.noise, material.rule, material.target),
+        suspects=suspects(problem, fit, material.points, residuals, first.noise, material.target),
         learning_rates=learning_rate_edges(material.all_points),
         profiles=profile_likelihood(problem, fit, scale, spreads, material.level),
         two_modes=_heaps(material),
@@ -204,7 +202,7 @@ def _heaps(material: FitMaterial) -> dict[str, tuple[float, float]]:
     law, theta = material.problem.law, material.draws.theta
     natural = law.natural(theta, material.problem.inputs)
     values = {name: natural[name] for name in ("loss_floor", "alpha", "beta")}
-    values["a"] = law.size_exponent_of_compute(theta, material.rule)
+    values["a"] = law.size_exponent_of_compute(theta)
     values["log_loss_at_target"] = material.target.log_loss(material.problem, theta)
     found = {name: two_modes(value) for name, value in values.items()}
     return {name: heaps for name, heaps in found.items() if heaps is not None}

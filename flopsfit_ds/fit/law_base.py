@@ -229,46 +229,106 @@ class Law(ABC):
     ) -> FloatArray:
         """ln N* at each compute, (batch, computes); NaN where the form has no interior optimum.
 
-        At fixed compute both competing terms are power laws of N, so the optimum is where their slopes cancel.
+        On a stretch of sizes on which C/(N D) is a power law of N both competing terms are power laws of N at fixed
+        compute, so the optimum is where their slopes cancel; of several stretches the best one counts.
 
         Args:
             log_compute: natural logarithm of FLOPs, (computes,).
             trade: how compute divides into parameters and tokens.
         """
-        c = self.competition(theta)
-        power = 1.0 + trade.size_exponent
-        d_start = np.asarray(log_compute) - trade.log_factor - inputs.centre_d - power * inputs.centre_n
-        slope_p, slope_q = c.by_n_p - power * c.by_d_p, c.by_n_q - power * c.by_d_q
-        start_p = c.const_p[:, None] + c.by_d_p[:, None] * d_start
-        start_q = c.const_q[:, None] + c.by_d_q[:, None] * d_start
-        valid = (slope_p < 0) & (slope_q > 0)
-        ratio = np.where(valid, np.log(np.where(valid, -slope_p / np.where(slope_q > 0, slope_q, 1.0), 1.0)), np.nan)
-        span = np.where(valid, slope_q - slope_p, np.nan)
-        return inputs.centre_n + (ratio[:, None] + start_p - start_q) / span[:, None]
+        c, log_c = self.competition(theta), np.asarray(log_compute)
+        stretches = trade.stretches()
+        beyond = _balance(c, log_c, stretches[-1], inputs)
+        if len(stretches) == 1:
+            return beyond
+        ends = [np.full_like(beyond, size) for size in trade.log_sizes]
+        within = [np.clip(_balance(c, log_c, s, inputs), s.low, s.high) for s in stretches]
+        sizes = np.stack([*within, *ends])
+        n, d = sizes - inputs.centre_n, trade.log_tokens(log_c, sizes) - inputs.centre_d
+        log_p, log_q = (
+            const[:, None] + by_n[:, None] * n + by_d[:, None] * d
+            for const, by_n, by_d in ((c.const_p, c.by_n_p, c.by_d_p), (c.const_q, c.by_n_q, c.by_d_q))
+        )
+        value = np.logaddexp(log_p, log_q)
+        best = np.where(np.isnan(value), np.inf, value).argmin(axis=0)
+        found = np.take_along_axis(sizes, best[None], axis=0)[0]
+        return np.where(np.isnan(beyond), np.nan, found)
 
-    def size_exponent_of_compute(self, theta: FloatArray, trade: "ComputeRule") -> FloatArray:
-        """The exponent a of N* ~ C^a, (batch,)."""
+    def size_exponent_of_compute(self, theta: FloatArray) -> FloatArray:
+        """The exponent a of N* ~ C^a where C/(N D) does not depend on N, (batch,)."""
         c = self.competition(theta)
-        power = 1.0 + trade.size_exponent
-        return (c.by_d_p - c.by_d_q) / ((c.by_n_q - power * c.by_d_q) - (c.by_n_p - power * c.by_d_p))
+        return (c.by_d_p - c.by_d_q) / ((c.by_n_q - c.by_d_q) - (c.by_n_p - c.by_d_p))
+
+
+class Stretch(NamedTuple):
+    """Sizes, ln N from low to high, on which ln(C/(N D)) = log_factor + size_exponent ln N."""
+
+    low: float
+    high: float
+    log_factor: float
+    size_exponent: float
+
+
+def _balance(c: Competition, log_compute: FloatArray, stretch: Stretch, inputs: Inputs) -> FloatArray:
+    """ln N at which the slopes of the two terms cancel, as if the stretch had no ends; NaN where they never do."""
+    power = 1.0 + stretch.size_exponent
+    d_start = log_compute - stretch.log_factor - inputs.centre_d - power * inputs.centre_n
+    slope_p, slope_q = c.by_n_p - power * c.by_d_p, c.by_n_q - power * c.by_d_q
+    start_p = c.const_p[:, None] + c.by_d_p[:, None] * d_start
+    start_q = c.const_q[:, None] + c.by_d_q[:, None] * d_start
+    valid = (slope_p < 0) & (slope_q > 0)
+    ratio = np.where(valid, np.log(np.where(valid, -slope_p / np.where(slope_q > 0, slope_q, 1.0), 1.0)), np.nan)
+    span = np.where(valid, slope_q - slope_p, np.nan)
+    return inputs.centre_n + (ratio[:, None] + start_p - start_q) / span[:, None]
 
 
 @dataclass(frozen=True)
 class ComputeRule:
-    """How training compute divides: ln C = log_factor + (1 + size_exponent) ln N + ln D.
+    """How training compute divides: ln C = ln N + ln D + r(ln N).
 
-    The usual convention C = 6 N D has log_factor ln 6 and size_exponent 0 (Kaplan et al. 2020, eq. 2.2, without the
-    attention term). For records that carry exact FLOPs the two numbers are fitted, see `points.compute_rule_of`.
+    r runs straight between the sizes given and is constant beyond them: nothing is known there. The usual convention
+    C = 6 N D is ln 6 at one size (Kaplan et al. 2020, eq. 2.2, without the attention term). For records that carry
+    exact FLOPs r is fitted, see `points.compute_rule_of`.
+
+    Attributes:
+        log_sizes: ln N, rising, at least one.
+        log_ratios: ln(C/(N D)) at each.
+        description: in words.
     """
 
-    log_factor: float
-    size_exponent: float
+    log_sizes: tuple[float, ...]
+    log_ratios: tuple[float, ...]
     description: str
+
+    @classmethod
+    def constant(cls, log_ratio: float, description: str) -> "ComputeRule":
+        """C is a multiple of N D."""
+        return cls((0.0,), (log_ratio,), description)
+
+    def log_ratio(self, log_n: FloatArray) -> FloatArray:
+        """ln(C/(N D)) at these sizes."""
+        return np.interp(log_n, self.log_sizes, self.log_ratios)
 
     def log_tokens(self, log_compute: FloatArray, log_n: FloatArray) -> FloatArray:
         """ln D that spends the compute at this size."""
-        return log_compute - self.log_factor - (1.0 + self.size_exponent) * log_n
+        return log_compute - log_n - self.log_ratio(log_n)
+
+    def log_params(self, log_compute: float, log_d: float) -> float:
+        """ln N that spends the compute on so many tokens."""
+        sum_at_ends = np.add(self.log_sizes, self.log_ratios)
+        return log_compute - log_d - float(np.interp(log_compute - log_d, sum_at_ends, self.log_ratios))
 
     def log_flops(self, log_n: FloatArray, log_d: FloatArray) -> FloatArray:
         """ln C of a size and a number of tokens."""
-        return self.log_factor + (1.0 + self.size_exponent) * log_n + log_d
+        return log_n + log_d + self.log_ratio(log_n)
+
+    def stretches(self) -> tuple[Stretch, ...]:
+        """The pieces of r by rising size; one alone where it is constant."""
+        x, r = self.log_sizes, self.log_ratios
+        if len(x) == 1:
+            return (Stretch(-np.inf, np.inf, r[0], 0.0),)
+        inner: list[Stretch] = []
+        for k in range(len(x) - 1):
+            slope = (r[k + 1] - r[k]) / (x[k + 1] - x[k])
+            inner.append(Stretch(x[k], x[k + 1], r[k] - slope * x[k], slope))
+        return Stretch(-np.inf, x[0], r[0], 0.0), *inner, Stretch(x[-1], np.inf, r[-1], 0.0)

@@ -12,7 +12,7 @@ from flopsfit_ds.fit.points import CONVENTION, Point
 from flopsfit_ds.fit.registry import get_law
 from flopsfit_ds.flops import FLOPS_PER_PARAMETER_TOKEN
 
-SIX_ND = ComputeRule(math.log(FLOPS_PER_PARAMETER_TOKEN), 0.0, CONVENTION)
+SIX_ND = ComputeRule.constant(math.log(FLOPS_PER_PARAMETER_TOKEN), CONVENTION)
 REFERENCE_COMPUTE = 1e20
 
 
@@ -39,7 +39,7 @@ class PlantedLaw:
     def natural(self) -> dict[str, float]:
         """True parameters in plain units, and the exponents a and b of the optimum."""
         values = {k: float(v[0]) for k, v in self.law.natural(self.theta[None], self.inputs).items()}
-        a = float(self.law.size_exponent_of_compute(self.theta[None], SIX_ND)[0])
+        a = float(self.law.size_exponent_of_compute(self.theta[None])[0])
         return {**values, "a": a, "b": 1.0 - a}
 
     def optimal_size(self, compute: float) -> float:

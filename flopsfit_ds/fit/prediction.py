@@ -172,7 +172,6 @@ class PredictionModel:
         if compute is None:
             raise FitError("give compute, or both parameters and tokens")
         log_c = math.log(compute)
-        power = 1.0 + self.rule.size_exponent
         if num_params is not None:
             return (
                 compute,
@@ -180,7 +179,7 @@ class PredictionModel:
                 float(np.exp(self.rule.log_tokens(np.array(log_c), np.array(math.log(num_params))))),
             )
         if num_tokens is not None:
-            return compute, math.exp((log_c - self.rule.log_factor - math.log(num_tokens)) / power), num_tokens
+            return compute, math.exp(self.rule.log_params(log_c, math.log(num_tokens))), num_tokens
         return compute, *self.optimum(compute)
 
     def _ensemble(self, log_n: float, log_d: float) -> tuple[FloatArray, FloatArray, float]:
@@ -216,8 +215,8 @@ class PredictionModel:
             "centre_log_num_params": self.centre_n,
             "centre_log_num_tokens": self.centre_d,
             "compute_rule": {
-                "log_factor": self.rule.log_factor,
-                "size_exponent": self.rule.size_exponent,
+                "log_sizes": list(self.rule.log_sizes),
+                "log_ratios": list(self.rule.log_ratios),
                 "description": self.rule.description,
             },
             "noise": self.noise,
@@ -242,7 +241,7 @@ class PredictionModel:
                 forms,
                 float(content["centre_log_num_params"]),
                 float(content["centre_log_num_tokens"]),
-                ComputeRule(**content["compute_rule"]),
+                _read_rule(content["compute_rule"]),
                 float(content["noise"]),
                 float(content["spread"]),
                 float(content["largest_compute"]),
@@ -252,6 +251,13 @@ class PredictionModel:
             raise FitError(
                 f"not the prediction part of a fit: {error!r}; write it again with flopsfit-ds fit"
             ) from error
+
+
+def _read_rule(content: dict[str, Any]) -> ComputeRule:
+    sizes, ratios = (tuple(float(v) for v in content[name]) for name in ("log_sizes", "log_ratios"))
+    if not sizes or len(sizes) != len(ratios):
+        raise ValueError("compute_rule needs as many log_ratios as log_sizes, and at least one")
+    return ComputeRule(sizes, ratios, str(content["description"]))
 
 
 def _including(ends: tuple[float, float], value: float) -> tuple[float, float]:

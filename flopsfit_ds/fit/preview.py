@@ -255,7 +255,7 @@ class _Design:
             "loss_floor": natural["loss_floor"],
             "alpha": natural["alpha"],
             "beta": natural["beta"],
-            "a": law.size_exponent_of_compute(theta, self.rule),
+            "a": law.size_exponent_of_compute(theta),
         }
 
     def refusal(self, errors: _Errors | None) -> str | None:
@@ -264,7 +264,7 @@ class _Design:
             return None
         n, d = self.inputs.n, self.inputs.d
         pairs = len({(round(float(a), 4), round(float(b), 4)) for a, b in zip(n, d, strict=True)})
-        log_c = self.rule.log_flops(n, d)
+        log_c = np.log([p.as_point().compute_flops for p in self.planned])
         if pairs < 6:
             return f"{pairs} distinct points cannot carry the 5 parameters of a law"
         if np.ptp(n) < 0.05:

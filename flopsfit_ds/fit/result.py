@@ -49,8 +49,8 @@ class LawSummary:
         B: amplitude of the data term.
         alpha: exponent of the size term.
         beta: exponent of the data term.
-        a: N* ~ C^a.
-        b: D* ~ C^b.
+        a: N* ~ C^a where C/(N D) does not depend on N, as beyond the sizes of the points.
+        b: D* ~ C^b there.
         own: parameters that only this form has.
     """
 

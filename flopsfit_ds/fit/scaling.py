@@ -155,7 +155,6 @@ class _FitWork:
                 points=self.points,
                 all_points=everyone,
                 arrays=self.arrays,
-                rule=self.rule,
                 target=_target(self.at, self.arrays, self.computes[-1]),
                 level=self.options.level,
             )
@@ -166,7 +165,7 @@ class _FitWork:
         problem, fit, level = self.problem, self.fit, self.options.level
         quantities = _Quantities(problem.law, problem.inputs, self.rule, fit, self.draws, level, len(self.points))
         return ScalingFit(
-            law=_summary(problem.law, problem.inputs, self.rule, fit.theta),
+            law=_summary(problem.law, problem.inputs, fit.theta),
             objective=fit.objective,
             standard_errors=quantities.standard_errors(),
             intervals=quantities.intervals(),
@@ -264,9 +263,9 @@ def _target(at: LawAt, arrays: PointArrays, compute: float) -> Target:
     return Target(log_n, float(at.rule.log_tokens(np.array(log_c), np.array(log_n))))
 
 
-def _summary(form: Law, inputs: Inputs, rule: ComputeRule, theta: FloatArray) -> LawSummary:
+def _summary(form: Law, inputs: Inputs, theta: FloatArray) -> LawSummary:
     natural = {name: float(value[0]) for name, value in form.natural(theta[None], inputs).items()}
-    a = float(form.size_exponent_of_compute(theta[None], rule)[0])
+    a = float(form.size_exponent_of_compute(theta[None])[0])
     named = {name: natural.pop(name) for name in ("loss_floor", "A", "B", "alpha", "beta")}
     return LawSummary(
         form=form.name,
@@ -274,7 +273,7 @@ def _summary(form: Law, inputs: Inputs, rule: ComputeRule, theta: FloatArray) ->
         source=form.source,
         **named,
         a=a,
-        b=1.0 - (1.0 + rule.size_exponent) * a,
+        b=1.0 - a,
         own=natural,
     )
 
@@ -292,8 +291,8 @@ class _Quantities:
     num_points: int
 
     def _of(self, theta: FloatArray) -> dict[str, FloatArray]:
-        a = self.form.size_exponent_of_compute(theta, self.rule)
-        return {**self.form.natural(theta, self.inputs), "a": a, "b": 1.0 - (1.0 + self.rule.size_exponent) * a}
+        a = self.form.size_exponent_of_compute(theta)
+        return {**self.form.natural(theta, self.inputs), "a": a, "b": 1.0 - a}
 
     def _interval(self, name: str, estimate: float, values: FloatArray) -> Interval:
         factor = 1.0

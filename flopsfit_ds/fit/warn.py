@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flopsfit_ds.errors import FitError
 from flopsfit_ds.fit.certificate import CertifiedFit
 from flopsfit_ds.fit.findings import Diagnostics
+from flopsfit_ds.fit.points import PointArrays, compute_misfit
 from flopsfit_ds.fit.result import FitWarning, ScalingFit
 from flopsfit_ds.fit.solver import Problem
-from flopsfit_ds.units import format_flops
+from flopsfit_ds.flops import FLOPS_PER_PARAMETER_TOKEN
+from flopsfit_ds.units import format_count, format_flops
 
 RAY_SPREAD = 0.1
 _ILL_CONDITION = 1e8
@@ -22,6 +25,9 @@ _MISS = 3.0
 _SURE_TREND = 1e-3
 _REFUTED = 0.02
 _RIVAL = 0.05
+_RULE_MISFIT = 0.1
+_RULE_DRIFT = 0.05
+_FAR_FROM_SIX = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +41,17 @@ class FitView:
 
 def collect_warnings(view: FitView) -> tuple[FitWarning, ...]:
     """All warnings that apply, in a fixed order."""
-    checks = (_few_points, _duplicates, _certificate, _bounds, _isoflop, _approaches, _draws)
+    checks = (
+        _few_points,
+        _duplicates,
+        _certificate,
+        _bounds,
+        _compute_rule,
+        _compute_beyond,
+        _isoflop,
+        _approaches,
+        _draws,
+    )
     found = [warning for check in checks for warning in check(view)]
     diagnostics = view.result.diagnostics
     if diagnostics is not None:
@@ -86,8 +102,52 @@ def _isoflop(view: FitView) -> Iterator[FitWarning]:
             yield FitWarning("edge_minimum", f"budget {format_flops(budget.compute_flops)}: {budget.refused}")
 
 
+def _compute_rule(view: FitView) -> Iterator[FitWarning]:
+    rule, arrays = view.result.at.rule, PointArrays.of(view.result.points)
+    misfit = compute_misfit(rule, arrays)
+    if misfit > _RULE_MISFIT:
+        yield FitWarning(
+            "compute_misfit",
+            f"the FLOPs of a point are {math.expm1(misfit):.1%} off the rule ({rule.description}): N* and D* of a "
+            "budget may cost as much more or less; check the FLOPs, and which parameters N counts",
+        )
+    ratio = arrays.flops / arrays.num_params / arrays.num_tokens
+    low, high = float(ratio.min()), float(ratio.max())
+    if max(high / FLOPS_PER_PARAMETER_TOKEN, FLOPS_PER_PARAMETER_TOKEN / low) > _FAR_FROM_SIX:
+        yield FitWarning(
+            "unusual_flops",
+            f"FLOPs are {low:.3g} to {high:.3g} times N D where about {FLOPS_PER_PARAMETER_TOKEN} is usual: check the "
+            "unit of FLOPs, tokens and parameters; N* and D* of a budget follow it",
+        )
+
+
+def _compute_beyond(view: FitView) -> Iterator[FitWarning]:
+    rule, optima = view.result.at.rule, view.result.optima
+    if len(rule.log_sizes) == 1 or not optima:
+        return
+    last, beyond = rule.stretches()[-2], math.log(optima[-1].num_params) - rule.log_sizes[-1]
+    drift = math.expm1(last.size_exponent * beyond)
+    if beyond > 0 and abs(drift) > _RULE_DRIFT:
+        yield FitWarning(
+            "compute_extrapolated",
+            f"C/(N D) still goes as N^{last.size_exponent:.3f} at the largest sizes tried and is held constant beyond "
+            f"them: at N* {format_count(optima[-1].num_params)} training may cost {drift:+.0%}, give or take, of the "
+            "target; count all parameters, or compute the FLOPs of that model",
+        )
+
+
+def _exponent_within(result: ScalingFit) -> float:
+    """The exponent of N* between the smallest and the largest compute of the points."""
+    ends = [math.log(f(p.compute_flops for p in result.points)) for f in (min, max)]
+    try:
+        low, high = (result.at.log_optimum(end) for end in ends)
+    except FitError:
+        return result.law.a
+    return (high - low) / (ends[1] - ends[0])
+
+
 def _approaches(view: FitView) -> Iterator[FitWarning]:
-    a, error = view.result.law.a, view.result.standard_errors.get("a")
+    a, error = _exponent_within(view.result), view.result.standard_errors.get("a")
     isoflop = view.result.isoflop
     for name, law in (("isoFLOP parabolas", isoflop.size_law), ("envelope", isoflop.envelope_law)):
         if law is None or law.standard_error is None or error is None:

@@ -208,6 +208,37 @@ def test_exact_flops_of_small_models_set_the_compute_rule() -> None:
         assert at_loss(at, n, 1e20 / 12.0 / n**0.95) > at_loss(at, optimum.num_params, optimum.num_tokens) * (1 - 1e-4)
 
 
+def test_the_optimum_at_the_target_costs_the_target() -> None:
+    """FLOPs of a family whose C/(N D) saturates: a power law of N carried on to the target would be far off there."""
+    _, points = sweep()
+
+    def per_pair(num_params: float) -> float:
+        return 6.2 * (1.0 - 0.25 * (num_params / 5e7) ** -0.6)
+
+    family = [replace(p, flops=per_pair(p.num_params) * p.num_params * p.num_tokens) for p in points]
+    fit = fit_scaling_law(family, bootstrap_samples=0, other_forms=False, diagnostics=False, target_compute=1e24)
+    best = fit.optima[-1]
+    assert best.num_params > 5 * max(p.num_params for p in points)
+    assert per_pair(best.num_params) * best.num_params * best.num_tokens == pytest.approx(1e24, rel=0.02)
+    middle = fit.optimum(1e19)
+    assert per_pair(middle.num_params) * middle.num_params * middle.num_tokens == pytest.approx(1e19, rel=0.03)
+    given = fit.predict(1e20, num_tokens=2e9)
+    assert fit.predict(1e20, num_params=given.num_params).num_tokens == pytest.approx(2e9, rel=1e-9)
+
+
+def test_flops_that_are_off_are_told() -> None:
+    _, points = sweep()
+    quick = {"bootstrap_samples": 0, "other_forms": False, "diagnostics": False}
+
+    def codes(flops) -> set[str]:
+        spoilt = [replace(p, flops=flops(k, p), compute_budget_flops=None) for k, p in enumerate(points)]
+        return {w.code for w in fit_scaling_law(spoilt, **quick).warnings}
+
+    assert "unusual_flops" in codes(lambda k, p: 1e-15 * p.compute_flops)
+    assert "compute_misfit" in codes(lambda k, p: (1.0 + 0.3 * (k % 2)) * p.compute_flops)
+    assert "compute_extrapolated" in codes(lambda k, p: (p.num_params / 1e8) ** -0.2 * p.compute_flops)
+
+
 def at_loss(loss, num_params: float, num_tokens: float) -> float:
     import numpy as np
 
