@@ -252,7 +252,7 @@ def compute_rule_of(arrays: PointArrays) -> ComputeRule:
         return ComputeRule.constant(math.log(FLOPS_PER_PARAMETER_TOKEN), CONVENTION)
     rule = ComputeRule.constant(middle, f"C = {math.exp(middle):.3g} N D, the median of the FLOPs given")
     log_n = np.log(arrays.num_params)
-    sizes = np.unique(np.round(log_n, 4))
+    sizes = np.array(sorted(set(np.round(log_n, 4).tolist())), dtype=np.float64)
     for count in _ENDS_OF_LINES:
         if compute_misfit(rule, arrays) <= SAME_RATIO or len(sizes) < max(2, 2 * count - 3):
             break
