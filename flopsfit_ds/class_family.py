@@ -137,7 +137,7 @@ class ClassFamily:
         return self._models[step]
 
     def _model(self, step: int, measured: ClassMeasurement) -> SizedModel:
-        forward = measured.forward_flops_per_sample
+        forward, spared = measured.forward_flops_per_sample, measured.spared_flops_per_sample
         if not forward:
             why = measured.problem or "it has no operation with known FLOPs"
             if not self._approximate_flops:
@@ -152,6 +152,7 @@ class ClassFamily:
                 "of its activations is not in the estimate"
             )
             forward = 2 * measured.num_params * self._tokens_per_sample
+            spared = 2 * (measured.num_params - measured.num_params_trainable) * self._tokens_per_sample
         return SizedModel(
             shape=ClassShape(
                 class_path=self._class_path,
@@ -164,7 +165,7 @@ class ClassFamily:
             num_params=measured.num_params,
             num_params_non_embedding=measured.num_params - measured.num_params_embedding,
             num_params_trainable=measured.num_params_trainable,
-            flops_per_token=3 * forward / self._tokens_per_sample,
+            flops_per_token=(3 * forward - spared) / self._tokens_per_sample,
             profile=measured.profile,
         )
 

@@ -17,6 +17,7 @@ from flopsfit_ds.memory import ModelProfile
 
 LOOKED_AT_SAMPLES = 2
 """Of the batch that a class is looked at with: batch normalisation refuses a single one."""
+_SHOWN_NAMES = 12
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class ClassMeasurement:
         num_params_embedding: In `nn.Embedding` tables.
         forward_flops_per_sample: Counted by `torch.utils.flop_counter`; None where the forward pass cannot run on the
             meta device.
+        spared_flops_per_sample: FLOPs of the backward pass that freezing saves.
         profile: What the memory estimate needs.
         problem: Why the forward pass could not be looked at; None where it could.
     """
@@ -37,6 +39,7 @@ class ClassMeasurement:
     num_params_trainable: int
     num_params_embedding: int
     forward_flops_per_sample: int | None
+    spared_flops_per_sample: int
     profile: ModelProfile
     problem: str | None
 
@@ -83,24 +86,58 @@ def profile_class(
 
     Raises:
         SpecError: The class cannot be built, or has no parameters.
-        PlanError: The loss is no scalar, or nothing is left to train.
+        PlanError: The loss is no scalar, a pattern matches nothing, nothing is left to train, or what freezing spares
+            cannot be counted.
     """
     model = build_on_meta(model_class, arguments)
-    for name, parameter in model.named_parameters():
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in frozen_parameters):
-            parameter.requires_grad_(False)
     parameters = list(model.parameters())
     if not parameters:
         raise SpecError(f"{model_class.__name__} has no parameters")
+    batch = _pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to("meta"), samples)
+    _freeze(model, frozen_parameters)
     trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     if trainable == 0:
         raise PlanError("training.frozen_parameters: nothing is left to train")
-    batch = _pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to("meta"), samples)
     flops, saved, problem = _look_at_forward(model, batch, loss)
+    spared = _spared_flops(model, batch, loss) if problem is None else 0
     num_params = sum(parameter.numel() for parameter in parameters)
     profile = _class_profile(model, batch, saved, flops, precision, tokens_per_sample)
     embedding = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Embedding))
-    return ClassMeasurement(num_params, trainable, embedding, flops, profile, problem)
+    return ClassMeasurement(num_params, trainable, embedding, flops, spared, profile, problem)
+
+
+def _freeze(model: nn.Module, patterns: tuple[str, ...]) -> None:
+    parameters = dict(model.named_parameters())
+    for pattern in patterns:
+        names = fnmatch.filter(parameters, pattern)
+        if not names:
+            raise PlanError(
+                f"training.frozen_parameters: {pattern!r} matches no parameter; there are "
+                f"{', '.join(list(parameters)[:_SHOWN_NAMES])}, ..."
+            )
+        for name in names:
+            parameters[name].requires_grad_(False)
+
+
+def _spared_flops(model: nn.Module, batch: Any, loss: Callable[[nn.Module, Any], torch.Tensor]) -> int:
+    """FLOPs of the backward pass, a sample, that are spared because some parameters have no gradient."""
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+
+    def backward_flops(trained: bool) -> int:
+        for parameter in frozen:
+            parameter.requires_grad_(trained)
+        value = loss(model, batch)
+        with FlopCounterMode(display=False) as counter:
+            value.backward()
+        return counter.get_total_flops() // LOOKED_AT_SAMPLES
+
+    try:
+        return backward_flops(True) - backward_flops(False) if frozen else 0
+    except Exception as error:
+        raise PlanError(
+            f"{type(model).__name__}: the backward pass cannot be looked at without weights ({type(error).__name__}: "
+            f"{error}), so what training.frozen_parameters spares cannot be counted"
+        ) from error
 
 
 def _class_profile(

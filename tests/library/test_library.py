@@ -41,6 +41,15 @@ def test_flops_of_a_class_that_normalises_over_the_batch_are_counted() -> None:
         assert run.flops == 6 * (3 * width * 16 + width) * run.num_tokens  # 16 positions
 
 
+def test_frozen_parameters_of_a_class_need_no_gradients() -> None:
+    for run in plan(training={"frozen_parameters": ["layers.2.*"]}).runs:
+        module = Regressor(**dict(run.model.arguments))
+        linear = sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
+        frozen = module.layers[2]
+        assert run.flops == (6 * linear - 2 * frozen.weight.numel()) * run.num_tokens
+        assert run.num_params_trainable == run.num_params_total - sum(p.numel() for p in frozen.parameters())
+
+
 def test_a_class_whose_flops_cannot_be_counted_is_planned_only_with_consent() -> None:
     changes = {"model_class": Convolution, "model_arguments": {"peek": True}}
     with pytest.raises(PlanError, match=r"cannot be looked at without weights.*approximate_flops=True"):
@@ -98,6 +107,11 @@ def test_a_heldout_share_is_left_out_of_training() -> None:
         ({"loss_fn": lambda outputs, targets: (outputs - targets) ** 2}, PlanError, "scalar"),
         ({"loss_fn": lambda outputs, targets: torch.stack([outputs, targets])}, PlanError, "scalar"),
         ({"training": {"precison": "fp32"}}, SpecError, "did you mean precision"),
+        (
+            {"training": {"frozen_parameters": ["encoder.*"]}},
+            PlanError,
+            "matches no parameter; there are layers.0.weight",
+        ),
         ({"model_arguments": {"inputs": nn.Linear}}, SpecError, "model_arguments: inputs is <class .*Linear"),
         ({"model_arguments": {"inputs": "many"}}, SpecError, "cannot be built"),
     ],
