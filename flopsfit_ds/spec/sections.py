@@ -4,54 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from flopsfit_ds.units import parse_bytes, parse_count, parse_quantity, parse_seconds
+from flopsfit_ds.spec.quantities import (
+    Bytes,
+    Count,
+    Fraction,
+    NonNegative,
+    OpenFraction,
+    Probability,
+    Quantity,
+    Resamples,
+    Seconds,
+    Seed,
+    number_schema,
+)
+from flopsfit_ds.units import parse_quantity
 
-
-def _number_schema(examples: list[Any]) -> WithJsonSchema:
-    return WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}], "examples": examples})
-
-
-def _positive(value: float) -> float:
-    if value <= 0:
-        raise ValueError(f"{value:g} must be greater than 0")
-    return value
-
-
-def _at_least_zero(value: float) -> float:
-    if value < 0:
-        raise ValueError(f"{value:g} must be 0 or more")
-    return value
-
-
-def _fraction(value: float) -> float:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{value:g} must lie between 0 and 1")
-    return value
-
-
-def _open_fraction(value: float) -> float:
-    if not 0 <= value < 1:
-        raise ValueError(f"{value:g} must be 0 or more and less than 1")
-    return value
-
-
-def _seed(value: int) -> int:
-    if not 0 <= value < 2**32:
-        raise ValueError(f"{value} must be 0 or more and less than 2^32")
-    return value
-
-
-Quantity = Annotated[float, AfterValidator(_positive), BeforeValidator(parse_quantity), _number_schema([1e18, "300B"])]
-NonNegative = Annotated[float, AfterValidator(_at_least_zero), BeforeValidator(parse_quantity), _number_schema([0.1])]
-Fraction = Annotated[float, AfterValidator(_fraction), BeforeValidator(parse_quantity), _number_schema([0.05])]
-OpenFraction = Annotated[float, AfterValidator(_open_fraction), BeforeValidator(parse_quantity), _number_schema([0.9])]
-Count = Annotated[int, AfterValidator(_positive), BeforeValidator(parse_count), _number_schema([1024, "64k"])]
-CountOrZero = Annotated[int, AfterValidator(_at_least_zero), BeforeValidator(parse_count), _number_schema([0, 1])]
-Bytes = Annotated[int, AfterValidator(_positive), BeforeValidator(parse_bytes), _number_schema(["80GiB"])]
-Seconds = Annotated[float, AfterValidator(_positive), BeforeValidator(parse_seconds), _number_schema([90, "15m", "2h"])]
-Seed = Annotated[int, AfterValidator(_seed), BeforeValidator(parse_count), _number_schema([0, 1])]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_][a-z0-9._-]{0,63}$")]
 ZeroStage = Literal[0, 1, 2, 3]
 Precision = Literal["fp32", "bf16"]
@@ -176,7 +145,7 @@ class IsoflopDesign(Section):
     """Largest over smallest size at one budget."""
     tokens_per_parameter: Quantity = 20
     """Expected optimum: tokens for each parameter (all parameters counted) around which the sizes lie."""
-    tokens_per_parameter_exponent: Annotated[float, BeforeValidator(parse_quantity), _number_schema([0])] = 0.0
+    tokens_per_parameter_exponent: Annotated[float, BeforeValidator(parse_quantity), number_schema([0])] = 0.0
     """How the expected tokens per parameter grow with compute, relative to the first budget: (C / C_first)^exponent."""
 
     @model_validator(mode="after")
@@ -232,7 +201,7 @@ class Training(Section):
     """Peak learning rates; every point is trained at each."""
     learning_rate_reference_params: Quantity | None = None
     """With it, the learning rate is scaled by (N / reference)^exponent."""
-    learning_rate_exponent: Annotated[float, BeforeValidator(parse_quantity), _number_schema([-0.25])] = -0.25
+    learning_rate_exponent: Annotated[float, BeforeValidator(parse_quantity), number_schema([-0.25])] = -0.25
     """Exponent of that scaling."""
     warmup_fraction: Fraction = 0.02
     """Share of the steps over which the learning rate rises."""
@@ -315,11 +284,11 @@ class Fit(Section):
     """Where the Huber loss turns from square to linear."""
     parameters: Literal["total", "non-embedding"] = "total"
     """Which parameters N counts."""
-    bootstrap_samples: CountOrZero = 1000
+    bootstrap_samples: Resamples = 1000
     """Resamples for the intervals; 0 for none."""
     bootstrap: Literal["points", "clusters", "wild"] = "points"
     """What is resampled."""
-    level: OpenFraction = 0.9
+    level: Probability = 0.9
     """Probability of the intervals."""
     target_compute: Quantity | None = None
     """FLOPs of the run to be predicted; without it, ten times the largest budget."""

@@ -8,6 +8,7 @@ import pydantic
 import pytest
 import yaml
 
+from flopsfit_ds.errors import SpecError
 from flopsfit_ds.presets import shipped_specs
 from flopsfit_ds.spec import SweepSpec, load_spec, parse_spec, spec_json_schema
 
@@ -23,6 +24,28 @@ def test_every_quantity_of_the_schema_takes_numbers_and_texts_so_that_editors_ac
     schema = spec_json_schema()
     budgets = schema["$defs"]["IsoflopDesign"]["properties"]["compute_budgets"]["items"]
     assert {entry["type"] for entry in budgets["anyOf"]} == {"number", "string"}
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        ("design", {"compute_budgets": ["-1e18"]}),
+        ("design", {"compute_budgets": [-1e18]}),
+        ("design", {"compute_budgets": [1e18], "sizes_per_budget": 0}),
+        ("training", {"warmup_fraction": 1.5}),
+        ("training", {"seeds": [-1]}),
+        ("hardware", {"device_memory": "-80GiB"}),
+        ("fit", {"level": 0}),
+    ],
+)
+def test_numbers_out_of_bounds_are_refused_by_the_schema_as_by_the_spec(section, values):
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
+    spec = {"name": "a", "design": {"compute_budgets": [1e12]}} | {section: values}
+    with pytest.raises(SpecError):
+        parse_spec(yaml.safe_dump(spec))
+    spec["design"] = {"method": "isoflop", **spec["design"]}  # what names its kind gives an editor one place to look
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.Draft202012Validator(spec_json_schema()).validate(spec)
 
 
 def test_every_field_of_the_schema_is_described_but_sections_and_their_tags():

@@ -39,6 +39,8 @@ def refusal(text: str, *overrides: str) -> str:
         ("training:\n  seeds: [1e12]\n", 5, ["training.seeds.0", "less than 2^32"]),
         ("training: 5\n", 4, ["training", "found 5", "section"]),
         ("training:\n", 4, ["training", "found nothing", "section"]),
+        ("fit:\n  level: 0\n", 5, ["fit.level", "greater than 0 and less than 1"]),
+        ("fit:\n  bootstrap_samples: 5\n", 5, ["fit.bootstrap_samples", "5 must be 0 for none, or 20 or more"]),
         ("model:\n  context_length: 10.5\n", 5, ["model.context_length", "10.5 is not a whole number"]),
         ("model:\n  context_length: true\n", 5, ["model.context_length", "True"]),
         ("model:\n  context_length: 0\n", 5, ["model.context_length", "greater than 0"]),

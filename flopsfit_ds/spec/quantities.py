@@ -1,0 +1,96 @@
+"""Numbers of a spec: with units, within bounds, and as the JSON Schema tells editors of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
+
+from flopsfit_ds.units import parse_bytes, parse_count, parse_quantity, parse_seconds
+
+_NO_MINUS = r"^\s*[^-\s]"
+_LEAST_RESAMPLES = 20  # what the fit asks for
+
+
+def number_schema(examples: list[Any], **bounds: float) -> WithJsonSchema:
+    """For editors: a number within bounds, or the same as text with a unit; text without a minus where none may be."""
+    text = {"type": "string", "pattern": _NO_MINUS} if bounds else {"type": "string"}
+    return WithJsonSchema({"anyOf": [{"type": "number", **bounds}, text], "examples": examples})
+
+
+def _positive(value: float) -> float:
+    if value <= 0:
+        raise ValueError(f"{value:g} must be greater than 0")
+    return value
+
+
+def _at_least_zero(value: float) -> float:
+    if value < 0:
+        raise ValueError(f"{value:g} must be 0 or more")
+    return value
+
+
+def _fraction(value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{value:g} must lie between 0 and 1")
+    return value
+
+
+def _open_fraction(value: float) -> float:
+    if not 0 <= value < 1:
+        raise ValueError(f"{value:g} must be 0 or more and less than 1")
+    return value
+
+
+def _probability(value: float) -> float:
+    if not 0 < value < 1:
+        raise ValueError(f"{value:g} must be greater than 0 and less than 1")
+    return value
+
+
+def _resamples(value: int) -> int:
+    if value != 0 and value < _LEAST_RESAMPLES:
+        raise ValueError(f"{value} must be 0 for none, or {_LEAST_RESAMPLES} or more; 1000 is usual")
+    return value
+
+
+def _seed(value: int) -> int:
+    if not 0 <= value < 2**32:
+        raise ValueError(f"{value} must be 0 or more and less than 2^32")
+    return value
+
+
+_ABOVE_ZERO = {"exclusiveMinimum": 0}
+_FROM_ZERO = {"minimum": 0}
+Quantity = Annotated[
+    float, AfterValidator(_positive), BeforeValidator(parse_quantity), number_schema([1e18, "300B"], **_ABOVE_ZERO)
+]
+NonNegative = Annotated[
+    float, AfterValidator(_at_least_zero), BeforeValidator(parse_quantity), number_schema([0.1], **_FROM_ZERO)
+]
+Fraction = Annotated[
+    float, AfterValidator(_fraction), BeforeValidator(parse_quantity), number_schema([0.05], minimum=0, maximum=1)
+]
+OpenFraction = Annotated[
+    float,
+    AfterValidator(_open_fraction),
+    BeforeValidator(parse_quantity),
+    number_schema([0.9], minimum=0, exclusiveMaximum=1),
+]
+Probability = Annotated[
+    float,
+    AfterValidator(_probability),
+    BeforeValidator(parse_quantity),
+    number_schema([0.9], exclusiveMinimum=0, exclusiveMaximum=1),
+]
+Count = Annotated[
+    int, AfterValidator(_positive), BeforeValidator(parse_count), number_schema([1024, "64k"], **_ABOVE_ZERO)
+]
+Resamples = Annotated[
+    int, AfterValidator(_resamples), BeforeValidator(parse_count), number_schema([0, 1000], **_FROM_ZERO)
+]
+Bytes = Annotated[int, AfterValidator(_positive), BeforeValidator(parse_bytes), number_schema(["80GiB"], **_ABOVE_ZERO)]
+Seconds = Annotated[
+    float, AfterValidator(_positive), BeforeValidator(parse_seconds), number_schema([90, "15m", "2h"], **_ABOVE_ZERO)
+]
+Seed = Annotated[int, AfterValidator(_seed), BeforeValidator(parse_count), number_schema([0, 1], **_FROM_ZERO)]
