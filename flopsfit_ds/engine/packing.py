@@ -11,15 +11,35 @@ from __future__ import annotations
 import random
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _TARGETS = 12
 _GROWTH = 1.12
 _GOOD_ENOUGH = 1.002
-SEARCH_PLACEMENTS = 400_000
-"""Runs that the local search places in all: about half a second."""
 _CHANGE_OPTION = 0.2
-_MAX_MOVES = 5000
+
+
+@dataclass(frozen=True)
+class _Effort:
+    """When the local search ends.
+
+    Attributes:
+        placements: Runs that it has placed in all.
+        moves: Moves that it has tried.
+        moves_a_run: The same, for each run.
+        patience: Moves that it has tried since it last gained.
+    """
+
+    placements: int
+    moves: int
+    moves_a_run: int
+    patience: int
+
+
+_FIRST = _Effort(placements=400_000, moves=5000, moves_a_run=5000, patience=1000)
+"""At most half a second."""
+_AGAIN = _Effort(placements=10_000, moves=5000, moves_a_run=50, patience=200)
+"""From a schedule that was good a moment ago: some hundredths of a second."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +99,7 @@ def pack(
     node_sizes: Sequence[int],
     num_lanes: int = 1,
     busy: Sequence[Sequence[float]] | None = None,
-    placements: int = SEARCH_PLACEMENTS,
+    incumbent: Packing | None = None,
 ) -> Packing:
     """Search for a short schedule.
 
@@ -88,7 +108,7 @@ def pack(
         node_sizes: Slots of each node.
         num_lanes: Equal shares that a slot can be divided into.
         busy: For each node, seconds until each of its lanes is free; without it, all are free.
-        placements: Effort: how many runs the local search places in all.
+        incumbent: Order and options that were good before some runs started or ended; the search is then short.
     """
     start = busy if busy is not None else [[0.0] * (size * num_lanes) for size in node_sizes]
     start = [sorted(lanes) for lanes in start]
@@ -96,7 +116,12 @@ def pack(
     waits = sum(sum(lanes) for lanes in start) / (total * num_lanes)
     bound = max(1e-9, lower_bound(runs, total, num_lanes) + waits)
     best = _first_guess(runs, start, num_lanes, bound)
-    return _improve(best, runs, start, num_lanes, bound, placements)
+    if incumbent is None:
+        return _improve(best, runs, start, num_lanes, bound, _FIRST)
+    makespan, _ = _simulate(_picked(runs, incumbent.options), incumbent.order, start, num_lanes)
+    if makespan < best.makespan_seconds:
+        best = replace(incumbent, makespan_seconds=makespan)
+    return _improve(best, runs, start, num_lanes, bound, _AGAIN)
 
 
 def _first_guess(
@@ -125,7 +150,7 @@ def _improve(
     start: Sequence[Sequence[float]],
     num_lanes: int,
     bound: float,
-    placements: int,
+    effort: _Effort,
 ) -> Packing:
     """Local search: the run that ends last comes earlier, or gets other slots; or any two change places.
 
@@ -137,8 +162,9 @@ def _improve(
     draw = random.Random(0)
     order, options = list(best.order), list(best.options)
     makespan, last = _simulate(_picked(runs, options), order, start, num_lanes)
-    for _ in range(min(_MAX_MOVES, placements // len(runs))):
-        if makespan <= bound * _GOOD_ENOUGH:
+    idle = 0
+    for _ in range(min(effort.moves, effort.moves_a_run * len(runs), effort.placements // len(runs))):
+        if makespan <= bound * _GOOD_ENOUGH or idle >= effort.patience:
             break
         new_order, new_options = order.copy(), options.copy()
         move = draw.randrange(3)
@@ -152,6 +178,7 @@ def _improve(
         elif position:
             new_order.insert(draw.randrange(position), new_order.pop(position))
         new_makespan, new_last = _simulate(_picked(runs, new_options), new_order, start, num_lanes)
+        idle = 0 if new_makespan < makespan else idle + 1
         if new_makespan <= makespan:
             order, options, makespan, last = new_order, new_options, new_makespan, new_last
     return Packing(tuple(order), tuple(options), makespan)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from flopsfit_ds.engine.executor import Assignment, Layout
 from flopsfit_ds.engine.jobs import FAILURES
-from flopsfit_ds.engine.packing import SEARCH_PLACEMENTS, Option, Packing, lower_bound, pack
+from flopsfit_ds.engine.packing import Option, Packing, lower_bound, pack
 from flopsfit_ds.engine.slots import Slot
 from flopsfit_ds.engine.suspects import Suspects
 from flopsfit_ds.engine.timeline import Timeline, Use
@@ -21,8 +21,6 @@ _TRUSTED_FRACTION = 0.05
 _SOON = 0.001
 _SHARE_OF_RUNS = 0.05
 """Of the waiting runs that must have ended before the schedule is searched again."""
-_SEARCH_AGAIN_PLACEMENTS = 10_000
-"""Effort of a search that starts from much the same state as the last one: some hundredths of a second."""
 _START_SECONDS = 1.0
 """From the decision to the first step and from the last to the exit, until measured."""
 _PRIOR_SECONDS = 30.0
@@ -211,7 +209,7 @@ class Scheduler:
 
     def _place(self, run: Waiting, timeline: Timeline) -> Assignment | None:
         """Give a run its turn: slots now, slots later (nothing is started, but they are kept), or a gap."""
-        layout = next((each for each in run.layouts if each.num_slots == self._layouts.get(run.run_id)), run.layouts[0])
+        layout = self._layout_of(run)
         seconds, lanes = self.predictions.seconds(layout), self._lanes_of(run, layout)
         avoid = self._avoided(run, layout) if run.avoid else frozenset()
         if timeline.has_room_now:
@@ -231,11 +229,11 @@ class Scheduler:
         is_new = any(run.run_id not in self._ranks for run in waiting)
         if not is_new and self._num_ended <= len(waiting) * _SHARE_OF_RUNS:
             return
-        self._search(waiting, uses, _SEARCH_AGAIN_PLACEMENTS if self._ranks else SEARCH_PLACEMENTS)
+        self._search(waiting, uses)
 
-    def _search(self, waiting: Sequence[Waiting], uses: Sequence[Use], placements: int) -> Packing:
-        """Find the schedule to follow from now on."""
-        packing = self.pack(waiting, uses, placements)
+    def _search(self, waiting: Sequence[Waiting], uses: Sequence[Use]) -> Packing:
+        """Find the schedule to follow from now on, beginning with the one that was followed."""
+        packing = self.pack(waiting, uses, self._incumbent(waiting) if self._ranks else None)
         self._ranks = {waiting[number].run_id: rank for rank, number in enumerate(packing.order)}
         self._layouts = {
             run.run_id: run.layouts[option].num_slots for run, option in zip(waiting, packing.options, strict=True)
@@ -243,10 +241,18 @@ class Scheduler:
         self._num_ended = 0
         return packing
 
-    def pack(
-        self, waiting: Sequence[Waiting], uses: Sequence[Use] = (), placements: int = SEARCH_PLACEMENTS
-    ) -> Packing:
-        """The best schedule that the search finds for these runs, behind what is in use."""
+    def _incumbent(self, waiting: Sequence[Waiting]) -> Packing:
+        """The schedule that is followed; runs that it does not know come first."""
+        order = sorted(range(len(waiting)), key=lambda number: self._ranks.get(waiting[number].run_id, -1))
+        options = (run.layouts.index(self._layout_of(run)) for run in waiting)
+        return Packing(tuple(order), tuple(options), float("inf"))
+
+    def _layout_of(self, run: Waiting) -> Layout:
+        """The layout that the schedule gives a run, if it still has it."""
+        return next((each for each in run.layouts if each.num_slots == self._layouts.get(run.run_id)), run.layouts[0])
+
+    def pack(self, waiting: Sequence[Waiting], uses: Sequence[Use] = (), incumbent: Packing | None = None) -> Packing:
+        """The best schedule that the search finds for these runs, behind what is in use; a short search from one."""
         nodes: dict[int, list[float]] = {}
         lanes: dict[Slot, list[float]] = {slot: [] for slot in self.slots}
         for use in uses:
@@ -255,11 +261,11 @@ class Scheduler:
         for slot, times in lanes.items():
             nodes.setdefault(slot.node, []).extend([*times, *[0.0] * (self._num_lanes - len(times))])
         sizes = [len(times) // self._num_lanes for times in nodes.values()]
-        return pack(self._options(waiting), sizes, self._num_lanes, list(nodes.values()), placements)
+        return pack(self._options(waiting), sizes, self._num_lanes, list(nodes.values()), incumbent)
 
     def forecast(self, waiting: Sequence[Waiting]) -> Forecast:
         """See `Chooser`."""
-        return Forecast(self._search(waiting, (), SEARCH_PLACEMENTS).makespan_seconds, self.lower_bound(waiting))
+        return Forecast(self._search(waiting, ()).makespan_seconds, self.lower_bound(waiting))
 
     def lower_bound(self, waiting: Sequence[Waiting]) -> float:
         """No schedule of these runs is shorter, in seconds, if all predictions hold."""

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flopsfit_ds.engine import packing
 from flopsfit_ds.engine.executor import Layout
 from flopsfit_ds.engine.packing import Option, lower_bound, pack
 from flopsfit_ds.engine.schedule import Predictions, Scheduler, Waiting
@@ -79,6 +80,21 @@ def test_packing_is_within_two_percent_of_the_lower_bound(nodes, count):
         runs.append([Option(width, 1, seconds / (width * 0.93 ** math.log2(width))) for width in (1, 2, 4, 8)])
     found = pack(runs, [8] * nodes)
     assert found.makespan_seconds <= 1.02 * lower_bound(runs, 8 * nodes)
+
+
+def test_a_search_from_a_good_schedule_keeps_it_and_is_short(monkeypatch):
+    draw = random.Random(0)
+    times = [100 * math.exp(draw.gauss(0, 1)) for _ in range(24)]
+    runs = [[Option(w, 1, seconds / (w * 0.93 ** math.log2(w))) for w in (1, 2, 4, 8)] for seconds in times]
+    found = pack(runs, [8])
+    tried = []
+    simulate = packing._simulate
+    monkeypatch.setattr(packing, "_simulate", lambda *arguments: tried.append(1) or simulate(*arguments))
+    assert pack(runs, [8], incumbent=found).makespan_seconds <= found.makespan_seconds
+    short = len(tried)
+    tried.clear()
+    pack(runs, [8])
+    assert short < 300 < len(tried)
 
 
 def test_a_lone_long_run_is_spread_where_that_shortens_the_whole():
