@@ -27,6 +27,8 @@ from flopsfit_ds.storage import JsonLines
 
 _log = logging.getLogger(__name__)
 _TICK_SECONDS = 0.5
+_LOSS_SECONDS = 2.0
+"""How often the loss that is shown of a run is read."""
 
 
 @dataclass
@@ -37,6 +39,8 @@ class _Course:
     job: Job
     attempts: tuple[Attempt, ...]
     verdict: Verdict
+    shown_loss: float | None = None
+    next_look: float = 0.0
 
 
 class Driver:
@@ -185,8 +189,11 @@ class Driver:
         course = self._courses[report.run_id]
         if report.step is not None:
             self._scheduler.note_step(report.run_id, report.step / course.job.num_steps)
-            metrics = self._folder.run(report.run_id).metrics.last()
-            self._progress.on_step(report.run_id, report.step, metrics.get("loss") if metrics else None)
+            if time.monotonic() >= course.next_look:
+                metrics = self._folder.run(report.run_id).metrics.last()
+                course.shown_loss = metrics.get("loss") if metrics else None
+                course.next_look = time.monotonic() + _LOSS_SECONDS
+            self._progress.on_step(report.run_id, report.step, course.shown_loss)
         if report.ended:
             self._conclude(course, self._executor.collect(report.run_id))
 

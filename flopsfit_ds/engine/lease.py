@@ -49,6 +49,7 @@ class Lease:
         self.number = number
         self._folder = folder
         self._path = folder / str(number)
+        self._process = identify().to_json_dict()
         self._beats = 0
         self._lost: str | None = None
         self._stop = threading.Event()
@@ -88,7 +89,7 @@ class Lease:
 
     def _content(self) -> dict[str, Any]:
         return {
-            "process": identify().to_json_dict(),
+            "process": self._process,
             "host": socket.gethostname(),
             "command": " ".join(sys.argv)[:300],
             "beats": self._beats,
@@ -154,7 +155,8 @@ class Lease:
 
 def _numbers(folder: Path) -> list[int]:
     try:
-        return [int(path.name) for path in folder.iterdir() if path.name.isdigit()]
+        with os.scandir(folder) as entries:  # no pathlib: looked at whenever the driver does anything
+            return [int(entry.name) for entry in entries if entry.name.isdigit()]
     except FileNotFoundError:
         return []
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import time
 
 import pytest
 from toy import CHECKPOINT_STEPS, NUM_STEPS, steps_trained_twice, undisturbed_loss
 
+from flopsfit_ds.engine.progress import Silence
 from flopsfit_ds.records import SweepFolder
+from flopsfit_ds.storage import JsonLines
 
 
 def test_a_sweep_completes_and_is_not_repeated(make_plan, run_toys):
@@ -19,6 +22,20 @@ def test_a_sweep_completes_and_is_not_repeated(make_plan, run_toys):
     before = (plan.folder / "events.jsonl").read_bytes()
     assert run_toys(plan) == records
     assert (plan.folder / "events.jsonl").read_bytes() == before
+
+
+def test_the_loss_is_shown_and_not_read_at_each_beat(make_plan, run_toys, monkeypatch):
+    shown, reads, last = [], [], JsonLines.last
+
+    class Watcher(Silence):
+        def on_step(self, run_id, step, loss):
+            shown.append(loss)
+
+    monkeypatch.setattr(JsonLines, "last", lambda lines: reads.append(time.monotonic()) or last(lines))
+    run_toys(make_plan(1), common={"step_seconds": 0.15}, progress=Watcher())
+    assert isinstance(shown[-1], float)
+    assert len(shown) >= 4
+    assert all(later - earlier >= 1.9 for earlier, later in itertools.pairwise(reads))
 
 
 @pytest.mark.parametrize(
