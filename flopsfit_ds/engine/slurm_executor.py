@@ -186,8 +186,8 @@ class SlurmExecutor:
         for submission in self._plan_jobs(list(self._queue)):
             if len(self._live) >= self._max_jobs:
                 return
-            job = self._submit_job(submission)
             before = {run_id: self._last_attempt(run_id) for run_id in submission.run_ids}
+            job = self._submit_job(submission)
             line = {"job_id": job.job_id, "run_ids": list(submission.run_ids), "name": submission.name}
             self._ledger.append({**line, "attempts_before": before})
             self._live[job.job_id] = _LiveJob(job, submission.run_ids, before)
