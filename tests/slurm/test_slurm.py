@@ -35,6 +35,16 @@ hardware: {{device: cpu, gpus_per_node: 1, num_nodes: 2}}
 placement: {{num_gpus: [2], zero_stages: [2]}}
 """
 
+STOPPABLE = """
+import os, signal, sys, time
+def say(word): open("words", "a").write(word + " ")
+def stop(*_): say("stopped"); sys.exit(75)
+signal.signal(signal.SIGTERM, stop)
+say("started")
+if os.environ.get("SLURM_RESTART_COUNT", "0") != "0": say("went-on"); sys.exit(0)
+time.sleep(60)
+"""
+
 
 @pytest.fixture(scope="session")
 def slurm_conf():
@@ -95,6 +105,18 @@ class Cluster:
         path = self.sweep.path / "slurm" / "jobs.jsonl"
         return [json.loads(line.partition(" ")[2])["job_id"] for line in path.read_text().splitlines()]
 
+    def wait_for_words(self, words, timeout=90):
+        path, deadline = self.folder / "words", time.monotonic() + timeout
+        while not path.exists() or path.read_text().split() != words.split():
+            assert time.monotonic() < deadline, path.read_text() if path.exists() else "not started"
+            time.sleep(0.2)
+
+    def wait_for_state(self, job, state):
+        deadline = time.monotonic() + 30
+        while self.call("squeue", "-h", "-t", "all", "-j", job, "-o", "%T").strip() != state:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
     def wait_for_steps(self, minimum):
         deadline = time.monotonic() + 90
         while time.monotonic() < deadline:
@@ -141,7 +163,9 @@ def test_a_job_cancelled_by_an_administrator_is_submitted_again(cluster, faults)
     assert process.wait(120) == 0, cluster.log
     (record,) = cluster.sweep.records()
     assert record.loss == undisturbed_loss()
-    assert any(f"SLURM job {cluster.job_ids()[0]} ended as CANCELLED" in a.reason for a in record.attempts[:-1])
+    assert [attempt.outcome for attempt in record.attempts] == ["preempted", "completed"]
+    (lost,) = [event for event in cluster.sweep.events.read() if event["event"] == "job lost"]
+    assert (lost["job_id"], lost["state"]) == (cluster.job_ids()[0], "CANCELLED")
     assert record.attempts[-1].start_step >= 5
     faults.cost("a SLURM job cancelled", steps_trained_twice(cluster.sweep.path), allowed=CHECKPOINT_STEPS)
 
@@ -177,6 +201,23 @@ def test_a_sweep_under_plain_srun_on_two_nodes(cluster):
     (step,) = cluster.sweep.path.glob("slurm/*.json")
     steps = cluster.call("sacct", "-n", "-P", "-j", step.name.partition(".")[0], "-o", "JobID,NodeList,NTasks")
     assert f"{step.name.partition('.')[0]}.0|n[1-2]|2" in steps.split()
+
+
+@pytest.mark.slow
+def test_the_readmes_script_is_stopped_before_its_time_limit_and_requeued(cluster):
+    """Its lines on a real SLURM, with smaller numbers; the ranks see the signal, and the shell outlives it."""
+    (script,) = [block for block in (ROOT / "README.md").read_text().split("```") if "#SBATCH" in block]
+    (cluster.folder / "job.sbatch").write_text(script.strip() + "\n")
+    (cluster.folder / "scripts").mkdir()
+    (cluster.folder / "scripts" / "sweep.py").write_text(STOPPABLE)
+    option = next(word for word in script.split() if word.startswith("--signal=")).partition("=")[2]
+    smaller = ["--nodes=1", "--time=10", "--ntasks-per-node=1", "--gpus-per-node=0", "--parsable"]
+    job = cluster.call("sbatch", *smaller, "job.sbatch").strip()
+    cluster.wait_for_words("started")
+    to_the_shell = ["--batch"] if option.startswith("B:") else []
+    cluster.call("scancel", *to_the_shell, "--signal=TERM", job)
+    cluster.wait_for_words("started stopped started went-on")
+    cluster.wait_for_state(job, "COMPLETED")
 
 
 @pytest.mark.slow
