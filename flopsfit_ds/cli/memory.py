@@ -11,7 +11,7 @@ import typer
 from pydantic_core import to_json
 
 from flopsfit_ds.candidates import Candidate, Search
-from flopsfit_ds.cli.memory_tables import Answer, Point, as_json_values, print_answers
+from flopsfit_ds.cli.memory_tables import Answer, Point, as_json_values, layout_of, print_answers
 from flopsfit_ds.cli.options import AllowImport, AsJson, Overrides, plan_from
 from flopsfit_ds.errors import PlanError, SpecError
 from flopsfit_ds.hardware import resolve_cluster
@@ -224,7 +224,11 @@ def _answering(quick: bool, as_json: bool, num_points: int) -> Iterator[Callable
                 if point.run_ids and not decision.fits:
                     return _answer(point, None, None, "; ".join(decision.passed_over))
                 settled = replace(point, chosen=decision.candidate)
-                return _answer(settled, decision.memory, decision.rank, None, decision.passed_over)
+                told = decision.passed_over
+                if told and decision.fits:
+                    strategy = decision.candidate.strategy
+                    told += (f"{strategy.label} with a micro-batch of {strategy.micro_batch_size_per_gpu} fits",)
+                return _answer(settled, decision.memory, decision.rank, None, told)
             except SimulationError as error:
                 return _answer(point, None, None, f"the simulation stopped at {error}; {_TRUST}")
             finally:
@@ -238,10 +242,11 @@ def _answer(
     memory: MemoryEstimate | None,
     rank: RankMemory | None,
     problem: str | None,
-    passed_over: tuple[str, ...] = (),
+    told: tuple[str, ...] = (),
 ) -> Answer:
-    rows = tuple((candidate, _closed(point, candidate)) for candidate in point.search.survey())
-    reason = "; ".join([*passed_over, point.reason])
+    survey = [point.chosen if layout_of(c) == layout_of(point.chosen) else c for c in point.search.survey()]
+    rows = tuple((candidate, _closed(point, candidate)) for candidate in survey)
+    reason = "; ".join([*told, point.reason])
     return Answer(point, rows, point.chosen, memory or _closed(point, point.chosen), reason, rank, problem)
 
 

@@ -122,6 +122,7 @@ def _fits(candidate: Candidate, memory: MemoryEstimate, search: Search) -> bool:
 def print_answers(answers: Iterable[Answer], *, detail: bool, warnings: list[str]) -> None:
     """Tables of all points, and what the user should know."""
     from rich.console import Console
+    from rich.markup import escape
 
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -131,11 +132,13 @@ def print_answers(answers: Iterable[Answer], *, detail: bool, warnings: list[str
         if detail:
             _print_detail(console, answer)
     for warning in warnings:
-        console.print(f"[yellow]warning:[/yellow] {warning}", soft_wrap=True)
+        console.print(f"[yellow]warning:[/yellow] {escape(warning)}", soft_wrap=True)
 
 
 def _print_point(console: Any, answer: Answer) -> None:
     """Strategies x GPUs of one point, the recommended one in bold."""
+    from rich.markup import escape
+
     point, cluster = answer.point, answer.point.search.cluster
     profile = point.profile
     share = profile.num_params_trainable / profile.num_params
@@ -151,7 +154,7 @@ def _print_point(console: Any, answer: Answer) -> None:
     fastest = min(candidate.gpu_seconds for candidate, _ in answer.rows)
     for candidate, memory in answer.rows:
         strategy = candidate.strategy
-        chosen = (strategy.zero_stage, strategy.num_gpus, strategy.offload) == _layout(answer.chosen)
+        chosen = candidate == answer.chosen
         fits = _fits(candidate, memory, point.search)
         cells = (
             f"{strategy.zero_stage}" + ("+off" if strategy.offload != "none" else ""),
@@ -169,12 +172,12 @@ def _print_point(console: Any, answer: Answer) -> None:
     console.print(_aligned(rows, styles), soft_wrap=True)
     how = "simulated" if answer.memory.method == "simulation" else "closed form"
     console.print(
-        f"[bold]{answer.reason}[/bold]; peak {format_bytes(answer.memory.peak_allocated_bytes)} allocated, "
+        f"[bold]{escape(answer.reason)}[/bold]; peak {format_bytes(answer.memory.peak_allocated_bytes)} allocated, "
         f"{format_bytes(answer.memory.device_total_bytes)} of the device ({how})",
         soft_wrap=True,
     )
     if answer.problem:
-        console.print(f"[yellow]{answer.problem}[/yellow]", soft_wrap=True)
+        console.print(answer.problem, style="yellow", markup=False, soft_wrap=True)
 
 
 def _aligned(rows: Sequence[tuple[str, ...]], styles: Sequence[str]) -> Text:
@@ -200,7 +203,8 @@ def _parts(memory: MemoryEstimate) -> tuple[int, ...]:
     )
 
 
-def _layout(candidate: Candidate) -> tuple[int, int, str]:
+def layout_of(candidate: Candidate) -> tuple[int, int, str]:
+    """Stage, GPUs and offload: what has one row of a table."""
     return candidate.strategy.zero_stage, candidate.strategy.num_gpus, candidate.strategy.offload
 
 

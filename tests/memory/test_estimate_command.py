@@ -47,6 +47,22 @@ def test_one_run_is_shown_in_detail(capsys):
     assert shown.count("parameters,") == 1
 
 
+def test_the_micro_batch_that_the_simulation_settles_on_is_named_and_shown_in_the_table(capsys):
+    arguments = ["estimate-memory", "cpu_zero", "--run", answer(capsys, "cpu_zero")["points"][1]["run_ids"][0]]
+    assert run([*arguments, "--json"]) == 0
+    (point,) = json.loads(capsys.readouterr().out)["points"]
+    chosen = point["chosen"]
+    layout = {key: chosen[key] for key in ("zero_stage", "num_gpus", "offload")}
+    (row,) = (row for row in point["strategies"] if layout.items() <= row.items())
+    micro = chosen["micro_batch_size_per_gpu"]
+    assert micro < 4, "by closed forms 4 fit"
+    assert row["micro_batch_size_per_gpu"] == micro
+    assert (
+        f"micro-batch of 4 needs 8.5 MiB simulated; ZeRO-2 on 2 GPUs with a micro-batch of {micro} fits"
+        in (chosen["reason"])
+    )
+
+
 def test_frozen_parameters_show_their_fraction(capsys):
     frozen = "training.frozen_parameters=['blocks.*','embedding.*']"
     (first, *_) = answer(capsys, "cpu_zero", frozen)["points"]
