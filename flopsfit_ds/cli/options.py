@@ -27,9 +27,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tabl
 
 
 def spec_path(argument: str) -> Path:
-    """The file an argument names: a path, or a shipped spec by name where no such file exists."""
+    """The file an argument names: a path, or a shipped spec by name where there is none, or a folder."""
     path = Path(argument)
-    if not path.exists() and argument in shipped_specs():
+    if (path.is_dir() or not path.exists()) and argument in shipped_specs():
         return shipped_specs()[argument]
     return path
 

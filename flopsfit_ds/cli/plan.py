@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import typer
 
 from flopsfit_ds.cli.options import AllowImport, AsJson, Overrides, SpecArgument, plan_from
 from flopsfit_ds.plan import RunPlan, SweepPlan
 from flopsfit_ds.units import format_bytes, format_count, format_flops, format_seconds
+
+_LEAST_TOLD_FIRST = ("/6ND", "LR", "D/N", "steps", "batch", "a GPU", "D", "time", "where")
+_GAP = 2
 
 
 def register(app: typer.Typer) -> None:
@@ -24,16 +28,6 @@ def register(app: typer.Typer) -> None:
             print(json.dumps(sweep.to_json_dict(), indent=1))
         else:
             print_plan(sweep)
-
-
-def _columns(width: int) -> list[str]:
-    """As many columns as a terminal holds."""
-    columns = ["run", "N", "D", "FLOPs", "steps", "batch", "where", "a GPU", "time"]
-    if width >= 110:
-        columns[3:3] = ["D/N"]
-        columns[5:5] = ["/6ND"]
-        columns.insert(columns.index("where"), "LR")
-    return columns
 
 
 def _cells(run: RunPlan) -> dict[str, str]:
@@ -56,9 +50,22 @@ def _cells(run: RunPlan) -> dict[str, str]:
     }
 
 
+def _left_out(rows: Sequence[dict[str, str]], width: int) -> list[str]:
+    """Columns to do without, so that no number is cut at this width."""
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) + _GAP for name in rows[0]}
+    left_out: list[str] = []
+    for name in _LEAST_TOLD_FIRST:
+        if sum(widths.values()) - _GAP <= width:
+            break
+        del widths[name]
+        left_out.append(name)
+    return left_out
+
+
 def print_plan(sweep: SweepPlan) -> None:
     """A table of all runs, what they cost, and what the user should know."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
@@ -66,19 +73,27 @@ def print_plan(sweep: SweepPlan) -> None:
     console.print(
         f"[bold]{sweep.name}[/bold]: {len(sweep.runs)} runs on {cluster.num_gpus} x {cluster.device_name} "
         f"({format_bytes(cluster.device_memory_bytes)} each), {sweep.spec.training.precision}, "
-        f"data {sweep.corpus.source}"
+        f"data {sweep.corpus.source}",
+        soft_wrap=True,
     )
     table = Table(box=None, header_style="bold", pad_edge=False)
-    columns = _columns(console.width)
+    rows = [_cells(run) for run in sweep.runs]
+    left_out = _left_out(rows, console.width)
+    columns = [name for name in rows[0] if name not in left_out]
     for name in columns:
         table.add_column(name, justify="left" if name in ("run", "where") else "right", no_wrap=True)
-    for run in sweep.runs:
-        cells = _cells(run)
-        table.add_row(*(cells[name] for name in columns))
+    for row in rows:
+        table.add_row(*(row[name] for name in columns))
     console.print(table)
+    if left_out:
+        console.print(
+            f"not shown: {', '.join(left_out)}; a wider terminal or --json shows all", style="dim", soft_wrap=True
+        )
     for run in sweep.runs:
         if run.placement.strategy.zero_stage or run.placement.strategy.num_gpus > 1:
-            console.print(f"  {run.run_id}  {run.placement.reason}", style="dim", highlight=False, soft_wrap=True)
+            console.print(
+                f"  {run.run_id}  {run.placement.reason}", style="dim", highlight=False, markup=False, soft_wrap=True
+            )
     gpu_seconds = sum(run.placement.predicted_seconds * run.placement.strategy.num_gpus for run in sweep.runs)
     total = f"total {format_flops(sum(run.flops for run in sweep.runs))} FLOPs, {gpu_seconds / 3600:.3g} GPU-hours"
     total += f", {format_seconds(gpu_seconds / cluster.num_gpus)} with all {cluster.num_gpus} busy"
@@ -92,4 +107,4 @@ def print_plan(sweep: SweepPlan) -> None:
         soft_wrap=True,
     )
     for warning in sweep.warnings:
-        console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)

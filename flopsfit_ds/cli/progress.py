@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
@@ -71,7 +72,7 @@ class SweepDisplay:
     def on_sweep(self, runs: Sequence[RunPlan], records: Sequence[RunRecord], slots: Sequence[Slot]) -> None:
         """The sweep begins."""
         for warning in self._plan.warnings:
-            self._console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False, soft_wrap=True)
+            self._console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
         self._flops_total = sum(run.flops for run in runs)
         self._num_total, self._num_ended = len(runs) + len(records), len(records)
         self._began = time.monotonic()

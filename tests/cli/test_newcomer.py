@@ -6,11 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
-from sweeps import MICRO, with_values, write_bytes_corpus
+from sweeps import MICRO, plan_of, with_values, write_bytes_corpus
 
 from flopsfit_ds import __version__
 from flopsfit_ds.cli.main import run
@@ -112,6 +113,41 @@ class TestPlan:
     def test_warnings_are_shown(self, here, capsys):
         assert run(["plan", write(here, design__points=[{"num_params": 6e3, "num_tokens": 1e6}])]) == 0
         assert "the data repeats" in " ".join(capsys.readouterr().out.split())
+
+    @pytest.mark.parametrize("name", ["shard[abc].bin", "x[/red].bin"])
+    @pytest.mark.parametrize("command", [["plan"], ["estimate-memory", "--quick"]], ids=["plan", "estimate-memory"])
+    def test_a_warning_shows_names_as_they_are(self, here, capsys, command, name):
+        data = {"source": "tokens", "path": name, "num_tokens": 10**6, "heldout_tokens": 1024}
+        assert run([*command, write(here, data=data)]) == 0
+        assert name in capsys.readouterr().out
+
+    def test_a_sweeps_display_shows_names_as_they_are(self, here, capsys):
+        from rich.console import Console
+
+        from flopsfit_ds.cli.progress import SweepDisplay
+
+        write(here)
+        plan = replace(plan_of(MICRO, here), warnings=("data.path: shard[abc].bin[/red]: no such file",))
+        SweepDisplay(Console(), plan).on_sweep(plan.runs, (), ())
+        assert "shard[abc].bin[/red]: no such file" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("width", [40, 60, 80, 120, 250])
+    def test_a_narrow_table_leaves_columns_out_and_cuts_no_number(self, here, capsys, monkeypatch, width):
+        monkeypatch.setenv("COLUMNS", str(width))
+        assert run(["plan", "isoflop_8xh100"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        start = next(number for number, line in enumerate(lines) if line.startswith("run "))
+        table = lines[start : start + 31]
+        assert max(len(line.rstrip()) for line in table) <= width
+        assert not any("\N{HORIZONTAL ELLIPSIS}" in line for line in table)
+        hidden = {"LR", "batch", "steps", "time"} - set(table[0].split())
+        assert bool(hidden) == (width < 100)
+        assert all(name in lines[start + 31] for name in hidden)
+
+    def test_a_folder_does_not_shadow_a_shipped_spec(self, here, capsys):
+        (here / "quickstart").mkdir()
+        assert run(["plan", "quickstart"]) == 0
+        assert "15 runs" in capsys.readouterr().out
 
     def test_a_file_shadows_a_shipped_spec_of_its_name(self, here, capsys):
         write(here)
