@@ -22,6 +22,7 @@ from flopsfit_ds.simulate.profile import LOOKED_AT_SAMPLES
 from flopsfit_ds.spec import SweepSpec, validate_spec
 from flopsfit_ds.train.dataset import DatasetWorkload, call_model
 from flopsfit_ds.train.order import WorkerTask
+from flopsfit_ds.train.seeding import seeded
 from flopsfit_ds.usercode import source_hash
 
 _FINGERPRINTED_SAMPLES = 32
@@ -244,6 +245,8 @@ def _fingerprint(dataset: Any, eval_dataset: Any | None, *losses: Callable[..., 
         digest.update(str(len(samples)).encode())
         count = min(len(samples), _FINGERPRINTED_SAMPLES)
         for number in range(count):
-            for leaf in _pytree.tree_leaves(samples[number * (len(samples) - 1) // max(count - 1, 1)]):
+            with seeded(number):  # for a dataset that draws at random
+                sample = samples[number * (len(samples) - 1) // max(count - 1, 1)]
+            for leaf in _pytree.tree_leaves(sample):
                 digest.update(source_hash(leaf).encode() if isinstance(leaf, torch.Tensor) else repr(leaf).encode())
     return digest.hexdigest()[:16]

@@ -12,7 +12,10 @@ import torch.distributed as dist
 from flopsfit_ds.train.batches import to_device
 from flopsfit_ds.train.checkpoint import Pulse
 from flopsfit_ds.train.order import Workload
+from flopsfit_ds.train.seeding import seed_everything
 from flopsfit_ds.train.session import Session
+
+_SEED = 0x5EED
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ def heldout_loss(session: Session, workload: Workload, batch_size: int, pulse: P
     total = workload.num_heldout_samples
     num_batches = math.ceil(total / (world_size * batch_size))
     sums = torch.zeros(3, dtype=torch.float64, device=session.device)
+    seed_everything(_SEED, rank)  # of a dataset that draws: the same samples whenever it is measured
     session.engine.eval()
     with torch.no_grad():
         for number in range(num_batches):

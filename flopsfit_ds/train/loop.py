@@ -28,6 +28,7 @@ from flopsfit_ds.train.order import WorkerOrder, WorkerTask
 from flopsfit_ds.train.resume import ResumePoint, load
 from flopsfit_ds.train.sampling import samples_of_step, share_of_rank
 from flopsfit_ds.train.schedule import learning_rate_at
+from flopsfit_ds.train.seeding import seed_everything
 from flopsfit_ds.train.session import Session
 from flopsfit_ds.train.universal import client_state
 
@@ -89,7 +90,8 @@ def train(
     """Train a run to its last step, from a checkpoint or from the start.
 
     The loss does not depend on stage, GPUs or micro-batch: a step's samples are a function of (seed, step), every
-    window of gradient accumulation is full, and gradients are averaged over the global batch.
+    window of gradient accumulation is full, and gradients are averaged over the global batch. It does where a user's
+    class draws random numbers, as for dropout, or normalises over the batch, or where the loss is no mean over samples.
 
     Args:
         session: The engine.
@@ -117,7 +119,7 @@ def train(
     for step in range(progress.step, run.num_steps):
         learning_rate = learning_rate_at(step, run.num_steps, run.recipe)
         session.set_learning_rate(learning_rate)
-        torch.manual_seed(run.seed * 1_000_003 + step)  # dropout, if any, is the same after a resume
+        seed_everything(run.seed * 1_000_003 + step, order.rank)  # dropout, if any, is the same after a resume
         if not workload.uses_every_parameter:
             session.forget_gradients()
         samples = samples_of_step(step, run.global_batch_sequences, workload.num_training_samples, run.seed)

@@ -21,6 +21,7 @@ from torch import nn
 from flopsfit_ds.ds_config import deepspeed_config
 from flopsfit_ds.plan import Recipe, RunPlan
 from flopsfit_ds.train.order import WorkerOrder, Workload
+from flopsfit_ds.train.seeding import seed_everything
 
 _COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
@@ -85,7 +86,7 @@ def open_session(order: WorkerOrder, run: RunPlan, workload: Workload, *, load_u
     if load_universal:
         config["checkpoint"] = {"load_universal": True}
     accelerator = _start_accelerate(order, config)
-    torch.manual_seed(run.seed)
+    seed_everything(run.seed)
     model = build_model(workload, order, config, accelerator.device)
     freeze(model, run.recipe.frozen_parameters)
     sizes = [(_num_elements(parameter), parameter.requires_grad) for parameter in model.parameters()]

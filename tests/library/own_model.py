@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 
 import torch
@@ -48,6 +49,13 @@ class Waves(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self.x[index], self.y[index]
+
+
+class NoisyWaves(Waves):
+    """Each time it is read, a sample is another."""
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.x[index] + random.random() + torch.rand(()), self.y[index]
 
 
 def study(model_class=Regressor, **changes):

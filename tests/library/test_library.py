@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from own_model import Convolution, Regressor, Waves, study
+from own_model import Convolution, NoisyWaves, Regressor, Waves, study
 from torch import nn
 
 from flopsfit_ds.engine.server import pickle_task
@@ -83,6 +83,8 @@ def test_a_change_of_data_or_arguments_is_a_new_run() -> None:
     before = {run.run_id for run in plan().runs}
     assert before == {run.run_id for run in plan().runs}
     assert before.isdisjoint(run.run_id for run in plan(dataset=Waves(5000)).runs)
+    noisy = [[run.run_id for run in plan(dataset=NoisyWaves()).runs] for _again in range(2)]
+    assert noisy[0] == noisy[1]
     assert before.isdisjoint(run.run_id for run in plan(model_arguments={"inputs": 16}).runs)
     losses = [nn.MSELoss(), nn.HuberLoss(), nn.HuberLoss(delta=2.0)]
     ids = [run.run_id for loss in losses for run in plan(loss_fn=loss).runs]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -53,6 +55,20 @@ class Classifier(nn.Module):
         if self.form == "auxiliary":
             return {"logits": logits, "auxiliary": logits.square().mean()}
         return logits.flatten(0, 1) if self.form == "flat" else logits
+
+
+class NoisyPoints(Points):
+    """Each time it is read, a sample is another."""
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.x[index] + random.random() + np.random.rand(), self.y[index]
+
+
+class Drawing(Classifier):
+    """In training its outputs are scaled by one random number a pass."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x) * (torch.rand(()).item() if self.training else 1)
 
 
 class Branched(Classifier):

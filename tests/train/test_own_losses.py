@@ -89,6 +89,16 @@ def test_a_branch_that_is_not_always_used_trains_alike_at_every_stage(server, tm
         assert losses_of(server, tmp_path / str(layout), workload, layout) == pytest.approx(expected, abs=1e-5)
 
 
+def test_ranks_draw_different_numbers_and_each_the_same_again(server, tmp_path):
+    workload = workload_of_own(own_losses.cross_entropy, model_class=own_losses.Drawing, arguments=())
+    alone = losses_of(server, tmp_path / "alone", workload, Layout(0))
+    pair = losses_of(server, tmp_path / "pair", workload, Layout(0, 2))
+    assert pair[0] != pytest.approx(alone[0], abs=1e-3)  # one number for both ranks would give the same loss
+    noisy = workload_of_own(own_losses.cross_entropy, dataset=own_losses.NoisyPoints())
+    first = losses_of(server, tmp_path / "noisy", noisy, Layout(0))
+    assert first == losses_of(server, tmp_path / "noisy again", noisy, Layout(0))
+
+
 def test_a_run_whose_loss_cannot_be_measured_fails_before_its_first_step(server, tmp_path):
     attempt = begin(server, tmp_path, workload_of_own(own_losses.summed))
     assert attempt.wait() == [EXIT_FAILED], attempt.logs()
