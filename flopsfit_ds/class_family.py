@@ -153,6 +153,13 @@ class ClassFamily:
             )
             forward = 2 * measured.num_params * self._tokens_per_sample
             spared = 2 * (measured.num_params - measured.num_params_trainable) * self._tokens_per_sample
+        if measured.batch_norms:
+            self.warnings.append(
+                f"{self._class.__name__} normalises over the batch ({', '.join(measured.batch_norms)}): its loss "
+                "depends on the micro-batch and on the number of GPUs, each of which is measured with statistics of its own, "
+                "and a resume loses those of all GPUs but the first; use a norm of single samples (LayerNorm, "
+                "GroupNorm), or hold placement.num_gpus at [1] and placement.max_micro_batch_size_per_gpu small"
+            )
         return SizedModel(
             shape=ClassShape(
                 class_path=self._class_path,

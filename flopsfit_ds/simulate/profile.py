@@ -31,6 +31,7 @@ class ClassMeasurement:
         forward_flops_per_sample: Counted by `torch.utils.flop_counter`; None where the forward pass cannot run on the
             meta device.
         spared_flops_per_sample: FLOPs of the backward pass that freezing saves.
+        batch_norms: Names of the types of its modules that normalise over the batch.
         profile: What the memory estimate needs.
         problem: Why the forward pass could not be looked at; None where it could.
     """
@@ -40,6 +41,7 @@ class ClassMeasurement:
     num_params_embedding: int
     forward_flops_per_sample: int | None
     spared_flops_per_sample: int
+    batch_norms: tuple[str, ...]
     profile: ModelProfile
     problem: str | None
 
@@ -103,7 +105,8 @@ def profile_class(
     num_params = sum(parameter.numel() for parameter in parameters)
     profile = _class_profile(model, batch, saved, flops, precision, tokens_per_sample)
     embedding = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Embedding))
-    return ClassMeasurement(num_params, trainable, embedding, flops, spared, profile, problem)
+    norms = {type(module).__name__ for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
+    return ClassMeasurement(num_params, trainable, embedding, flops, spared, tuple(sorted(norms)), profile, problem)
 
 
 def _freeze(model: nn.Module, patterns: tuple[str, ...]) -> None:

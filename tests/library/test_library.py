@@ -20,8 +20,8 @@ from flopsfit_ds.records import SweepFolder
 SCRIPT = Path(__file__).with_name("own_model.py")
 
 
-def plan(**changes: object) -> SweepPlan:
-    result = study(train=False, **changes)
+def plan(model_class: type[nn.Module] = Regressor, **changes: object) -> SweepPlan:
+    result = study(model_class, train=False, **changes)
     assert isinstance(result, SweepPlan)
     return result
 
@@ -33,6 +33,11 @@ def test_the_plan_counts_the_class_exactly_and_meets_the_budgets() -> None:
         linear = sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
         assert run.flops == 6 * linear * run.num_tokens
         assert run.flops == pytest.approx(run.compute_budget_flops, rel=0.005)
+
+
+def test_a_class_that_normalises_over_the_batch_is_warned_of() -> None:
+    assert any("BatchNorm1d" in warning and "number of GPUs" in warning for warning in plan(Convolution).warnings)
+    assert not any("normalises" in warning for warning in plan().warnings)
 
 
 def test_flops_of_a_class_that_normalises_over_the_batch_are_counted() -> None:
