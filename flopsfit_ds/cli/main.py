@@ -54,7 +54,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = build_app()(list(arguments), standalone_mode=False)
     except FlopsfitError as error:
-        if int(os.environ.get("RANK", "0")) == 0:  # of many launched ranks, one tells
+        local_rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
+        if int(local_rank) == 0:  # of a node's launched ranks, one tells; each node may fail in its own way
             print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except typer.Exit as leave:

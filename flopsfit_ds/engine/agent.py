@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from flopsfit_ds.engine.control import SILENCE_SECONDS, Mailbox
+from flopsfit_ds.engine.control import JOIN_PATIENCE_SECONDS, SILENCE_SECONDS, Mailbox, beating
 from flopsfit_ds.engine.launch import LaunchedRank
 from flopsfit_ds.engine.node import NodeWorkers
 from flopsfit_ds.engine.signals import Signals
@@ -24,35 +25,41 @@ EXIT_DRIVER_LOST = 1
 class NodeAgent:
     """Obeys the driver until it says to leave, or is not heard any more."""
 
-    def __init__(
-        self, place: LaunchedRank, store: Store, workers: NodeWorkers, folder: SweepFolder, signals: Signals
-    ) -> None:
+    def __init__(self, place: LaunchedRank, store: Store, folder: SweepFolder, signals: Signals) -> None:
         """Take charge of a node.
 
         Args:
             place: Which node.
             store: Shared with the driver.
-            workers: Of this node.
             folder: The sweep's folder, which must be the driver's.
             signals: Passed on to the driver.
         """
         self._orders = Mailbox(store, f"orders/{place.node}")
         self._reports = Mailbox(store, f"reports/{place.node}")
-        self._workers = workers
         self._folder = folder
         self._signals = signals
         self._told_signal = False
 
-    def refuse(self, error: FlopsfitError) -> None:
-        """Tell the driver why this node cannot take part."""
-        self._reports.send({"error": str(error)})
+    def beating(self) -> AbstractContextManager[None]:
+        """Meanwhile, show the driver that this node lives."""
+        return beating([self._reports])
 
-    def serve(self, slots: NodeSlots) -> int:
+    def refuse(self, error: Exception) -> None:
+        """Tell the driver why this node cannot take part."""
+        message = str(error) if isinstance(error, FlopsfitError) else f"{type(error).__name__}: {error}"
+        self._reports.send({"error": message})
+
+    def serve(self, slots: NodeSlots, workers: NodeWorkers) -> int:
         """Offer the slots, and obey.
+
+        Args:
+            slots: What this node has.
+            workers: Forks and ends its workers.
 
         Returns:
             The sweep's exit code.
         """
+        self._workers = workers
         self._reports.send({"slots": asdict(slots)})
         try:
             while True:
@@ -60,8 +67,11 @@ class NodeAgent:
                 if code is not None:
                     return code
                 self._report()
-                if self._orders.silent_seconds() > SILENCE_SECONDS:
+                silent_seconds = self._orders.silent_seconds()
+                if silent_seconds > (SILENCE_SECONDS if self._orders.was_heard else JOIN_PATIENCE_SECONDS):
                     return EXIT_DRIVER_LOST
+                if self._signals.stops and not self._orders.was_heard:
+                    return self._signals.exit_code
                 self._workers.wait([self._signals], _TICK_SECONDS)
                 self._signals.clear_wakeup()
         except RuntimeError:  # torch's error of a store that is gone: the driver has died
@@ -78,8 +88,10 @@ class NodeAgent:
                 return order["exit_code"]
             try:
                 self._carry_out(order)
-            except FlopsfitError as error:
+            except Exception as error:
                 self.refuse(error)
+                if not isinstance(error, FlopsfitError):
+                    raise
         return None
 
     def _carry_out(self, order: dict[str, Any]) -> None:
@@ -100,7 +112,6 @@ class NodeAgent:
             self._workers.end_all()
 
     def _report(self) -> None:
-        self._reports.beat()
         exits = self._workers.reap()
         if exits:
             self._reports.send({"exits": exits})

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flopsfit_ds.engine.launch import LaunchedRank
-from flopsfit_ds.engine.signals import Signals
+from flopsfit_ds.engine.signals import Signals, SweepStoppedError
 from flopsfit_ds.engine.slots import NodeSlots
-from flopsfit_ds.errors import LaunchError, RecordError
+from flopsfit_ds.errors import FlopsfitError, LaunchError, RecordError
 from flopsfit_ds.records import SweepFolder
 from flopsfit_ds.storage import read_json, write_json
 from flopsfit_ds.train.order import WorkerOrder
@@ -25,13 +27,33 @@ if TYPE_CHECKING:
 JOIN_PATIENCE_SECONDS = 600.0
 """For all nodes to have loaded, from when the first one asks, and for the first to have settled and checked a plan."""
 SILENCE_SECONDS = 60.0
-"""A node, or the driver, that has not been heard for so long is lost."""
+"""A node, or the driver, that was heard and then not for so long is lost."""
 _BEAT_SECONDS = 1.0
+_LEAVE_SECONDS = 5.0
 _num_sweeps = 0
 
 
-def open_control_store(place: LaunchedRank, folder: SweepFolder, environment: Mapping[str, str]) -> tuple[Store, str]:
-    """The store that all nodes share, and the host that it is on.
+class Control(NamedTuple):
+    """What the nodes of a launch share.
+
+    Attributes:
+        store: Orders and reports.
+        host: Where it is.
+        others: The other nodes, on the driver's side; none on theirs.
+    """
+
+    store: Store
+    host: str
+    others: tuple[RemoteNode, ...]
+
+
+def _control(place: LaunchedRank, store: Store, host: str) -> Control:
+    others = tuple(RemoteNode(number, store) for number in range(1, place.num_nodes)) if place.node == 0 else ()
+    return Control(store, host, others)
+
+
+def open_control_store(place: LaunchedRank, folder: SweepFolder, environment: Mapping[str, str]) -> Control:
+    """The store that all nodes share.
 
     It is the launcher's where it runs one, else hosted by rank 0: where the launcher says, or under plain `srun` on a
     free port that the other nodes find in the sweep's folder. Every rank that works calls this once a sweep.
@@ -53,7 +75,7 @@ def open_control_store(place: LaunchedRank, folder: SweepFolder, environment: Ma
     except RuntimeError as error:
         remedy = "give the launcher another --master_port" if is_host else "does the node's network reach it?"
         raise LaunchError(f"{host}:{port}: {str(error).splitlines()[0]}; {remedy}") from None
-    return PrefixStore(f"flopsfit-ds/{_num_sweeps}", store), host
+    return _control(place, PrefixStore(f"flopsfit-ds/{_num_sweeps}", store), host)
 
 
 def _step_name(environment: Mapping[str, str]) -> str:
@@ -67,7 +89,7 @@ def _step_name(environment: Mapping[str, str]) -> str:
     return ".".join(environment.get(f"SLURM_{name}", "0") for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT"))
 
 
-def meet(place: LaunchedRank, path: Path) -> tuple[Store, str]:
+def meet(place: LaunchedRank, path: Path) -> Control:
     """A store that nodes share: hosted by the first on a free port, found through a file in the sweep's folder.
 
     Raises:
@@ -81,7 +103,7 @@ def meet(place: LaunchedRank, path: Path) -> tuple[Store, str]:
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=patience)
         path.parent.mkdir(exist_ok=True)
         write_json(path, {"host": socket.gethostname(), "port": store.port})
-        return store, socket.gethostname()
+        return _control(place, store, socket.gethostname())
     deadline = time.monotonic() + JOIN_PATIENCE_SECONDS
     while time.monotonic() < deadline:
         try:
@@ -89,7 +111,8 @@ def meet(place: LaunchedRank, path: Path) -> tuple[Store, str]:
         except (FileNotFoundError, RecordError):
             time.sleep(0.5)
             continue
-        return TCPStore(address["host"], address["port"], is_master=False, timeout=patience), address["host"]
+        store = TCPStore(address["host"], address["port"], is_master=False, timeout=patience)
+        return _control(place, store, address["host"])
     raise LaunchError(f"{path} has not appeared; the sweep's folder must be shared by all nodes")
 
 
@@ -101,7 +124,7 @@ class Mailbox:
         self._name = name
         self._next = 0
         self._beats = 0
-        self._last_beat = 0.0
+        self._last_look = 0.0
         self._heard = time.monotonic()
 
     def send(self, message: dict[str, Any]) -> None:
@@ -110,11 +133,9 @@ class Mailbox:
         self._next += 1
 
     def beat(self) -> None:
-        """Show that the sender lives; now and then."""
-        if time.monotonic() - self._last_beat > _BEAT_SECONDS:
-            self._beats += 1
-            self._last_beat = time.monotonic()
-            self._store.set(f"{self._name}/beat", str(self._beats))
+        """Show that the sender lives; see `beating`."""
+        self._beats += 1
+        self._store.set(f"{self._name}/beat", str(self._beats))
 
     def receive(self) -> dict[str, Any] | None:
         """The next message; None where there is none yet."""
@@ -129,40 +150,107 @@ class Mailbox:
     def silent_seconds(self) -> float:
         """How long the sender has shown no sign of life."""
         now = time.monotonic()
-        if now - self._last_beat > _BEAT_SECONDS:
-            self._last_beat = now
+        if now - self._last_look > _BEAT_SECONDS:
+            self._last_look = now
             key = f"{self._name}/beat"
             beats = int(self._store.get(key)) if self._store.check([key]) else 0
             if beats != self._beats:
                 self._beats, self._heard = beats, now
         return now - self._heard
 
+    @property
+    def was_heard(self) -> bool:
+        """Whether the sender has ever shown a sign of life; see `silent_seconds`."""
+        return self._beats > 0
+
+
+@contextmanager
+def beating(mailboxes: Sequence[Mailbox]) -> Iterator[None]:
+    """Meanwhile, show whoever reads the mailboxes that this process lives, whatever its main thread is busy with."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        with suppress(RuntimeError):  # torch's error of a store that is gone: the main thread meets it, too
+            while not stop.is_set():
+                for mailbox in mailboxes:
+                    mailbox.beat()
+                stop.wait(_BEAT_SECONDS)
+
+    thread = threading.Thread(target=beat, name="flopsfit-ds signs of life", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+@contextmanager
+def leading(control: Control | None) -> Iterator[None]:
+    """Meanwhile, show the other nodes of a launch that their driver lives; let them go if it fails."""
+    if control is None:
+        yield
+        return
+    with beating([node.orders for node in control.others]):
+        try:
+            yield
+        except BaseException as error:
+            with suppress(RuntimeError):  # the store is gone, and the nodes have seen that
+                dismiss(control.others, error.exit_code if isinstance(error, FlopsfitError) else 1)
+            raise
+
+
+def dismiss(nodes: Sequence[RemoteNode], exit_code: int) -> None:
+    """Let nodes go, and give them a moment to hear of it; those that were told before have had theirs."""
+    told = [node for node in nodes if node.leave(exit_code)]
+    deadline = time.monotonic() + _LEAVE_SECONDS
+    while time.monotonic() < deadline and not all([node.has_left() for node in told]):
+        time.sleep(0.02)
+
 
 class RemoteNode:
-    """Another node's workers, as the driver sees them."""
+    """Another node's workers, as the driver sees them.
 
-    def __init__(self, number: int, store: Store, signals: Signals) -> None:
+    Attributes:
+        number: Of the node.
+        orders: What it is told.
+    """
+
+    def __init__(self, number: int, store: Store) -> None:
         self.number = number
-        self._orders = Mailbox(store, f"orders/{number}")
+        self.orders = Mailbox(store, f"orders/{number}")
         self._reports = Mailbox(store, f"reports/{number}")
-        self._signals = signals
+        self._signals: Signals | None = None
+        self._dismissed = False
+        self._gone = False
         self._stopped: dict[str, list[int]] = {}
         self._hostname = f"node {number}"
 
-    def wait_for_slots(self) -> NodeSlots:
+    def wait_for_slots(self, signals: Signals) -> NodeSlots:
         """What the node offers, once it has loaded.
+
+        Args:
+            signals: End the wait, and are told from now on what the node was sent.
 
         Raises:
             LaunchError: It does not answer, or cannot take part.
+            SweepStoppedError: A signal came first.
         """
+        self._signals = signals
         deadline = time.monotonic() + JOIN_PATIENCE_SECONDS
-        while time.monotonic() < deadline and not self._signals.stops:
+        while time.monotonic() < deadline:
+            if signals.received is not None:
+                raise SweepStoppedError(
+                    f"{signals.received.name}: stopped before node {self.number} had joined; "
+                    "the same command goes on from here",
+                    signals.exit_code,
+                )
             message = self._reports.receive()
             if message is None:
-                self._orders.beat()
                 time.sleep(0.05)
                 continue
             if "error" in message:
+                self._gone = True
                 raise LaunchError(f"node {self.number}: {message['error']}")
             slots = message["slots"]
             self._hostname = slots["hostname"]
@@ -171,7 +259,7 @@ class RemoteNode:
 
     def start(self, run_id: str, orders: list[WorkerOrder], slots: list[int]) -> None:
         """See `Node`."""
-        self._orders.send({"do": "start", "run_id": run_id, "orders": [asdict(o) for o in orders], "slots": slots})
+        self.orders.send({"do": "start", "run_id": run_id, "orders": [asdict(o) for o in orders], "slots": slots})
 
     def reap(self) -> dict[str, dict[int, int]]:
         """See `Node`.
@@ -179,7 +267,6 @@ class RemoteNode:
         Raises:
             LaunchError: The node is lost, or cannot start workers.
         """
-        self._orders.beat()
         if self._reports.silent_seconds() > SILENCE_SECONDS:
             raise LaunchError(
                 f"{self._hostname} has not been heard for {SILENCE_SECONDS:.0f} s; launched again, the sweep goes on "
@@ -190,6 +277,7 @@ class RemoteNode:
             if "error" in message:
                 raise LaunchError(f"{self._hostname}: {message['error']}")
             if "signal" in message:
+                assert self._signals is not None
                 self._signals.note(message["signal"])
             self._stopped |= message.get("stopped", {})
             for run_id, codes in message.get("exits", {}).items():
@@ -198,7 +286,7 @@ class RemoteNode:
 
     def signal(self, run_id: str, number: int) -> None:
         """See `Node`."""
-        self._orders.send({"do": "signal", "run_id": run_id, "number": int(number)})
+        self.orders.send({"do": "signal", "run_id": run_id, "number": int(number)})
 
     def stopped_ranks(self, run_id: str) -> list[int]:
         """See `Node`; known only once the workers have been asked for their stacks."""
@@ -206,18 +294,22 @@ class RemoteNode:
 
     def forget(self, run_id: str) -> None:
         """See `Node`."""
-        self._orders.send({"do": "forget", "run_id": run_id})
+        self.orders.send({"do": "forget", "run_id": run_id})
 
     def end_all(self) -> None:
         """See `Node`."""
-        self._orders.send({"do": "end"})
+        self.orders.send({"do": "end"})
 
-    def leave(self, exit_code: int) -> None:
-        """Let the node go, and give it a moment to hear of it."""
-        self._orders.send({"do": "leave", "exit_code": exit_code})
-        deadline = time.monotonic() + 5.0
-        while time.monotonic() < deadline:
-            message = self._reports.receive()
-            if message is not None and "left" in message:
-                return
-            time.sleep(0.02)
+    def leave(self, exit_code: int) -> bool:
+        """Let the node go; False where it was before."""
+        if self._dismissed:
+            return False
+        self._dismissed = True
+        self.orders.send({"do": "leave", "exit_code": exit_code})
+        return True
+
+    def has_left(self) -> bool:
+        """Whether the node has heard of it."""
+        while not self._gone and (message := self._reports.receive()) is not None:
+            self._gone = "left" in message
+        return self._gone

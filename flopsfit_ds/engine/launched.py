@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flopsfit_ds.engine.control import RemoteNode
+from flopsfit_ds.engine.control import RemoteNode, dismiss
 from flopsfit_ds.engine.node import NodeWorkers
 from flopsfit_ds.engine.patience import Patience
 from flopsfit_ds.engine.signals import Signals
@@ -50,5 +50,4 @@ class LaunchedExecutor(SlotExecutor):
     def close(self, exit_code: int) -> None:
         """See `Executor`."""
         super().close(exit_code)
-        for node in self._remote:
-            node.leave(exit_code)
+        dismiss(self._remote, exit_code)

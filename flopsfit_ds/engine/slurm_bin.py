@@ -96,7 +96,7 @@ class Bin:
             try:
                 events = JsonLines(folder.path / "slurm" / f"{job}.events.jsonl")
                 runs = [run for run in self.plan.runs if run.run_id in self.run_ids]
-                sweep.carry_out(runs, place, store, signals, leases, events)
+                sweep.carry_out(runs, store, signals, leases, events)
                 return "done"
             except SweepStoppedError as error:
                 stopped = str(error)

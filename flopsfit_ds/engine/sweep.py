@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from flopsfit_ds.engine.agent import NodeAgent
-from flopsfit_ds.engine.control import RemoteNode, open_control_store
+from flopsfit_ds.engine.control import Control, leading, open_control_store
 from flopsfit_ds.engine.driver import Driver
 from flopsfit_ds.engine.folder import conclude, record_measured, review_plan, runs_to_do, settle, write_plan
 from flopsfit_ds.engine.jobs import fitting, job_of
@@ -105,8 +105,8 @@ def run_sweep(
         code = 1
         try:
             if place is not None and place.node != 0:
-                store, _ = open_control_store(place, SweepFolder(plan.folder), os.environ)
-                code = sweep.serve(place, store, signals)
+                control = open_control_store(place, SweepFolder(plan.folder), os.environ)
+                code = sweep.serve(place, control.store, signals)
                 sys.exit(code)
             records = sweep.drive(place, signals)
             code = 0 if all(record.status in ("completed", "diverged") for record in records) else 1
@@ -143,16 +143,18 @@ class Sweep:
         """Carry all of the plan out, as its one driver."""
         folder = SweepFolder(self.plan.folder)
         folder.prepare()
-        lease = Lease.acquire(folder.path / "leases")
+        control = None
+        if place is not None and place.num_nodes > 1:
+            control = open_control_store(place, folder, os.environ)
+        with leading(control):
+            lease = Lease.acquire(folder.path / "leases")
         try:
-            plan = review_plan(self.plan, folder, self.progress)
-            write_plan(plan, folder)
-            store = None
-            if place is not None and place.num_nodes > 1:
-                store = open_control_store(place, folder, os.environ)
+            with leading(control):
+                plan = review_plan(self.plan, folder, self.progress)
+                write_plan(plan, folder)
             recorder = Recorder(plan, git_commit(Path.cwd()))
             try:
-                replace(self, plan=plan).carry_out(plan.runs, place, store, signals, lease, folder.events)
+                replace(self, plan=plan).carry_out(plan.runs, control, signals, lease, folder.events)
             finally:
                 records, left = conclude(plan, folder, recorder, lease)
             if left:
@@ -169,8 +171,7 @@ class Sweep:
     def carry_out(
         self,
         runs: Sequence[RunPlan],
-        place: LaunchedRank | None,
-        store: tuple[Store, str] | None,
+        control: Control | None,
         signals: Signals,
         lease: Right,
         events: JsonLines,
@@ -179,25 +180,35 @@ class Sweep:
 
         Args:
             runs: What to carry out.
-            place: This process's place in a launch.
-            store: Shared with the other nodes of the launch, and the host that it is on; None with one node.
+            control: Of the other nodes of the launch; None with one node.
             signals: What stops the sweep.
             lease: The right to write records of these runs.
             events: Where to note what happens.
         """
+        with leading(control):
+            self._carry_out(runs, control, signals, lease, events)
+
+    def _carry_out(
+        self,
+        runs: Sequence[RunPlan],
+        control: Control | None,
+        signals: Signals,
+        lease: Right,
+        events: JsonLines,
+    ) -> None:
         folder, execution = SweepFolder(self.plan.folder), self.plan.spec.execution
         missing = runs_to_do(runs, folder)
         settle(folder, missing)
         recorder = Recorder(self.plan, git_commit(Path.cwd()))
         missing = record_measured(missing, folder, recorder, lease, events)
-        if not missing and store is None:
+        if not missing and control is None:
             return
         node = slots_of_this_node(self.plan.cluster, self.num_slots, self.environment)
         server, workers = self._crew(node)
         executor: SlotExecutor
         patience = Patience.of(missing, execution.hang_timeout)
-        if place is not None and store is not None:
-            executor, slots = _reach_nodes(folder, place, store, (node, workers), signals, patience)
+        if control is not None:
+            executor, slots = _reach_nodes(folder, control, (node, workers), signals, patience)
         else:
             executor = LocalExecutor(folder, node, workers, signals, patience)
             slots = node.slots("")
@@ -232,15 +243,16 @@ class Sweep:
         Returns:
             The sweep's exit code.
         """
-        node = slots_of_this_node(self.plan.cluster, self.num_slots, self.environment, node=place.node)
-        server, workers = self._crew(node)
-        agent = NodeAgent(place, store, workers, SweepFolder(self.plan.folder), signals)
-        try:
-            server.wait_until_ready()
-        except LaunchError as error:
-            agent.refuse(error)
-            raise
-        return agent.serve(node)
+        agent = NodeAgent(place, store, SweepFolder(self.plan.folder), signals)
+        with agent.beating():
+            try:
+                node = slots_of_this_node(self.plan.cluster, self.num_slots, self.environment, node=place.node)
+                server, workers = self._crew(node)
+                server.wait_until_ready()
+            except Exception as error:
+                agent.refuse(error)
+                raise
+            return agent.serve(node, workers)
 
 
 def _losses(lost_steps: Mapping[str, int], labels: Mapping[str, str]) -> str:
@@ -254,19 +266,17 @@ def _losses(lost_steps: Mapping[str, int], labels: Mapping[str, str]) -> str:
 
 def _reach_nodes(
     folder: SweepFolder,
-    place: LaunchedRank,
-    store: tuple[Store, str],
+    control: Control,
     here: tuple[NodeSlots, NodeWorkers],
     signals: Signals,
     patience: Patience,
 ) -> tuple[LaunchedExecutor, tuple[Slot, ...]]:
     """The executor over all nodes of a launch, once all have joined."""
-    remote = [RemoteNode(number, store[0], signals) for number in range(1, place.num_nodes)]
-    there = [(node.wait_for_slots(), node) for node in remote]
+    there = [(node.wait_for_slots(signals), node) for node in control.others]
     everyone = [here[0], *(slots for slots, _ in there)]
     names = [node.hostname for node in everyone]
     slots: list[Slot] = []
     for node in everyone:
         name = node.hostname if names.count(node.hostname) == 1 else f"{node.hostname}/{node.node}"
         slots += node.slots(f"{name}:")
-    return LaunchedExecutor(folder, here, there, store[1], signals, patience), tuple(slots)
+    return LaunchedExecutor(folder, here, there, control.host, signals, patience), tuple(slots)
