@@ -103,5 +103,5 @@ class JobStates:
 
 def _states(table: str) -> dict[str, str]:
     """Of lines `id|STATE`; an accountant's `CANCELLED by 0` is CANCELLED."""
-    pairs = (line.split("|") for line in table.splitlines() if "|" in line)
+    pairs = (line.split("|")[:2] for line in table.splitlines() if "|" in line)
     return {job_id: (words.split() or [GONE])[0].rstrip("+") for job_id, words in pairs}

@@ -53,11 +53,19 @@ def test_deepspeed_takes_what_is_asked_for(tmp_path):
     """The real engine and the real conversion, by the kernel's own high-water mark."""
     environment = {**os.environ, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(Path(__file__).with_name("load_target.py")), "2", str(tmp_path / "saved")]
+    environment["MALLOC_MMAP_THRESHOLD_"] = "65536"  # what is freed is the system's again, and counts if taken anew
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("load_target.py")),
+        "2",
+        str(tmp_path / "saved"),
+    ]
     answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert answer.returncode == 0, answer.stderr[-2000:]
     measured = json.loads(answer.stdout.splitlines()[-1])
     num_params = measured["num_params"]
     strategy = _strategy(2, 1)
-    assert measured["load"] == pytest.approx(load_bytes(strategy, num_params, num_params), rel=0.15)
-    assert measured["convert"] == pytest.approx(convert_bytes(strategy, num_params, num_params), rel=0.15)
+    asked = load_bytes(strategy, num_params, num_params)
+    assert 0.9 * asked < measured["load"] < 1.1 * asked
+    asked = convert_bytes(strategy, num_params, num_params)
+    assert 0.7 * asked < measured["convert"] < 1.1 * asked
