@@ -58,7 +58,8 @@ class NodeWorkers:
         task = self._task_of(run_id)
         group = self._groups[run_id] = _Group([])
         try:
-            group.workers += [self._server.fork(order, task, visible) for order in orders]
+            for order in orders:
+                group.workers.append(self._server.fork(order, task, visible))
         except Exception:
             self.signal(run_id, signal.SIGKILL)
             del self._groups[run_id]
