@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pydantic
@@ -75,8 +76,10 @@ def test_the_schema_accepts_the_shipped_specs(name):
 
 @pytest.mark.parametrize("name", sorted(shipped_specs()))
 def test_the_shipped_specs_carry_the_editors_line_and_say_what_they_are(name):
-    lines = shipped_specs()[name].read_text().splitlines()
-    assert lines[0].startswith("# yaml-language-server: $schema=")
+    path = shipped_specs()[name]
+    lines = path.read_text().splitlines()
+    schema = path.parent / lines[0].removeprefix("# yaml-language-server: $schema=")
+    assert json.loads(schema.read_text()) == spec_json_schema(), f"flopsfit-ds schema > ds_configs/{schema.name}"
     assert any(line.startswith("# ") and "yaml-language-server" not in line for line in lines)
 
 
