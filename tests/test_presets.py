@@ -12,16 +12,17 @@ from pathlib import Path
 
 import pytest
 import yaml
-from sweeps import MACHINE
+from sweeps import MACHINE, MICRO, with_values, write_bytes_corpus
 
 from flopsfit_ds.ds_config import deepspeed_config
 from flopsfit_ds.plan import build_plan
 from flopsfit_ds.presets import deepspeed_preset, preset_folder, shipped_specs, zero_section
+from flopsfit_ds.records import SweepFolder
 from flopsfit_ds.spec import load_spec
 
 PROJECT = Path(__file__).resolve().parents[1]
 SPECS = sorted(shipped_specs())
-DEEPSPEED_FILES = sorted(path.name for path in preset_folder().glob("*.json"))
+DEEPSPEED_FILES = sorted(path.name for path in preset_folder().glob("zero*.json"))
 LAYOUTS = [(0, "none"), (1, "none"), (2, "none"), (3, "none"), (3, "optimizer")]
 
 
@@ -50,12 +51,13 @@ def test_the_declared_memory_of_cpu_zero_makes_the_planner_choose_stages_0_2_and
     assert {run.placement.strategy.zero_stage for run in plan.runs} == {0, 2, 3}
 
 
-def test_the_isoflop_study_of_a_node_goes_from_100_million_to_8_billion():
+def test_the_isoflop_study_of_a_node_goes_from_77_million_to_6_billion_and_repeats_no_data():
     path = shipped_specs()["isoflop_8xh100"]
     plan = build_plan(load_spec(path), spec_folder=path.parent, machine=MACHINE)
     sizes = [run.num_params_total for run in plan.runs]
-    assert min(sizes) < 2e8
-    assert max(sizes) > 5e9
+    assert "from 77 M to 6 B parameters" in path.read_text()
+    assert (round(min(sizes) / 1e6), round(max(sizes) / 1e9)) == (77, 6)
+    assert not any("repeats" in warning for warning in plan.warnings)
     assert plan.cluster.num_gpus == 8
     assert {run.placement.strategy.num_gpus for run in plan.runs} > {8}
 
@@ -122,6 +124,29 @@ def test_accelerates_own_class_accepts_a_launch_file(path):
     assert loaded.distributed_type == "DEEPSPEED"
     assert loaded.num_processes == values["num_processes"]
     assert loaded.num_processes % loaded.num_machines == 0
+
+
+@pytest.mark.parametrize("path", sorted(preset_folder().glob("accelerate_*.yaml")), ids=lambda path: path.name)
+def test_a_launch_file_needs_no_other_file_and_its_command_names_it(path):
+    assert not [key for key in yaml.safe_load(path.read_text())["deepspeed_config"] if key.endswith("_file")]
+    words = path.read_text().split()
+    named = words[words.index("--config_file") + 1]
+    assert (PROJECT / named).samefile(path)
+
+
+@pytest.mark.slow
+def test_a_launch_file_launches_a_sweep_from_any_folder(tmp_path):
+    write_bytes_corpus(tmp_path / "corpus.txt")
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(with_values(MICRO, hardware__gpus_per_node=1)))
+    launch_file = str(preset_folder() / "accelerate_1gpu.yaml")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", launch_file]
+    result = subprocess.run(
+        [*command, "-m", "flopsfit_ds.cli", "sweep", "spec.yaml"], cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    (record,) = SweepFolder(tmp_path / "outputs" / "micro").records()
+    assert record.status == "completed"
 
 
 def test_a_wheel_holds_presets_and_specs_and_its_command_works_from_any_folder(tmp_path):
