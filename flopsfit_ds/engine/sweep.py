@@ -37,6 +37,8 @@ from flopsfit_ds.train.order import WorkerTask
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
+    from flopsfit_ds.engine.slurm_bin import LeaseSet
+
 ExecutorName = Literal["auto", "local", "launched", "slurm"]
 _MAX_NAMED = 5
 Tasks = Callable[[RunPlan], WorkerTask]
@@ -148,13 +150,15 @@ class Sweep:
             control = open_control_store(place, folder, os.environ)
         with leading(control):
             lease = Lease.acquire(folder.path / "leases")
+        jobs: LeaseSet | None = None
         try:
             with leading(control):
                 plan = review_plan(self.plan, folder, self.progress)
                 write_plan(plan, folder)
+                jobs = _leases_against_jobs(folder, plan.runs)
             recorder = Recorder(plan, git_commit(Path.cwd()))
             try:
-                replace(self, plan=plan).carry_out(plan.runs, control, signals, lease, folder.events)
+                replace(self, plan=plan).carry_out(plan.runs, control, signals, _Rights((lease, jobs)), folder.events)
             finally:
                 records, left = conclude(plan, folder, recorder, lease)
             if left:
@@ -165,6 +169,8 @@ class Sweep:
                 "see to the folder and start again"
             ) from error
         finally:
+            if jobs is not None:
+                jobs.release()
             lease.release()
         return tuple(records[run.run_id] for run in self.plan.runs)
 
@@ -253,6 +259,34 @@ class Sweep:
                 agent.refuse(error)
                 raise
             return agent.serve(node, workers)
+
+
+@dataclass(frozen=True)
+class _Rights:
+    """Several, all of which must hold."""
+
+    rights: tuple[Right, ...]
+
+    def check(self) -> None:
+        """See `Right`."""
+        for right in self.rights:
+            right.check()
+
+
+def _leases_against_jobs(folder: SweepFolder, runs: Sequence[RunPlan]) -> LeaseSet:
+    """The leases of runs to do that jobs of a cluster were given: one may be at work on them, or start while we are.
+
+    Raises:
+        SweepFolderError: A job is at work on one of them.
+    """
+    from flopsfit_ds.engine.slurm_bin import LeaseSet
+
+    given = {run_id for line in JsonLines(folder.path / "slurm" / "jobs.jsonl").read() for run_id in line["run_ids"]}
+    to_do = [run.run_id for run in runs if run.run_id in given and not folder.run(run.run_id).record.exists()]
+    try:
+        return LeaseSet(folder, tuple(to_do))
+    except SweepFolderError as error:
+        raise SweepFolderError(f"{error}; it is a SLURM job: go on with --executor slurm, or scancel it") from None
 
 
 def _losses(lost_steps: Mapping[str, int], labels: Mapping[str, str]) -> str:
