@@ -156,8 +156,8 @@ class ClassFamily:
         if measured.batch_norms:
             self.warnings.append(
                 f"{self._class.__name__} normalises over the batch ({', '.join(measured.batch_norms)}): its loss "
-                "depends on the micro-batch and on the number of GPUs, each of which is measured with statistics of its own, "
-                "and a resume loses those of all GPUs but the first; use a norm of single samples (LayerNorm, "
+                "depends on the micro-batch and on the number of GPUs, each of which is measured with its own "
+                "statistics, and a resume loses those of all GPUs but the first; use a norm of single samples (LayerNorm, "
                 "GroupNorm), or hold placement.num_gpus at [1] and placement.max_micro_batch_size_per_gpu small"
             )
         return SizedModel(
