@@ -34,6 +34,8 @@ from flopsfit_ds.train.universal import client_state
 
 _log = logging.getLogger(__name__)
 _CHECKPOINT_MARGIN_BYTES = 2**20
+_LAST_PATIENCE = 0.1
+"""Of the time between checkpoints: so much work is worth one before the evaluation."""
 _SMOOTHING_STEPS = 20
 _DIVERGED_FACTOR = 2.0
 
@@ -133,15 +135,19 @@ def train(
                 step_loss += loss.detach().double() / len(micro_batches)
                 if number == len(micro_batches) - 1:
                     # before the backward pass that ends in an update: a NaN must not reach the weights
-                    due = time.monotonic() - last_checkpoint > task.checkpoint_every_seconds
+                    last = step + 1 == run.num_steps  # an evaluation that fails shall not cost the training
+                    patience = task.checkpoint_every_seconds * (_LAST_PATIENCE if last else 1.0)
+                    due = time.monotonic() - last_checkpoint > patience
                     agreed = _agree(step_loss, stop_requested(), due, order)
                     if not math.isfinite(agreed.loss):
+                        metrics.flush()
                         progress.seconds = seconds_before + time.monotonic() - began
                         raise DivergedError(f"the training loss is {agreed.loss} at step {step + 1}", progress)
                 session.accelerator.backward(loss)
         progress.seconds = seconds_before + time.monotonic() - began
         assert agreed is not None
         if engine.skipped_steps:
+            metrics.flush()
             raise DivergedError(f"the gradient of step {step + 1} is not finite", progress)
 
         progress.step = step + 1
@@ -149,8 +155,8 @@ def train(
         progress.smoothed_loss = _smooth(progress.smoothed_loss, agreed.loss)
         metrics.log(step + 1, agreed.loss, learning_rate, engine.get_global_grad_norm(), progress.seconds)
         heartbeat(str(step + 1))
-        _check_divergence(progress)
-        if agreed.stop or (agreed.checkpoint_due and progress.step < run.num_steps):
+        _check_divergence(progress, metrics)
+        if agreed.stop or agreed.checkpoint_due:
             heartbeat("checkpoint")
             metrics.flush()
             if _has_room(session, order, checkpoints):
@@ -188,12 +194,13 @@ def _smooth(average: float | None, value: float) -> float:
     return value if average is None else average + (value - average) / _SMOOTHING_STEPS
 
 
-def _check_divergence(progress: Progress) -> None:
+def _check_divergence(progress: Progress, metrics: MetricsLog) -> None:
     assert progress.smoothed_loss is not None
     assert progress.first_loss is not None
     if progress.step - progress.start_step < _SMOOTHING_STEPS:
         return
     if progress.smoothed_loss > _DIVERGED_FACTOR * progress.first_loss > 0:
+        metrics.flush()
         raise DivergedError(
             f"the training loss, averaged over {_SMOOTHING_STEPS} steps, is {progress.smoothed_loss:.3f} at step "
             f"{progress.step}, more than {_DIVERGED_FACTOR:g} times the first step's {progress.first_loss:.3f}",

@@ -186,6 +186,8 @@ def _observe(session: Session, order: WorkerOrder, task: WorkerTask, progress: P
     device_peak, host_peak = (int(value) for value in peaks.tolist())
     if order.device_index is None:
         missing["peak_memory_bytes"] = "the CPU's allocator keeps no statistics; see peak_host_memory_bytes"
+    if progress.smoothed_loss is None:
+        missing["train_loss"] = "this attempt found the training done, or ended in its first step"
     num_tokens = progress.step * run.global_batch_sequences * run.context_length
     flops = run.flops / run.num_tokens * num_tokens
     utilisation = None

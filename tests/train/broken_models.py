@@ -31,6 +31,13 @@ class FailingWorkload(TokenWorkload):
         raise ValueError("the user's loss has a bug")
 
 
+class FailingEvaluationWorkload(TokenWorkload):
+    """It trains, and raises when its loss is measured."""
+
+    def sample_losses(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
+        raise ValueError("the evaluation has a bug")
+
+
 class OutOfMemoryWorkload(TokenWorkload):
     """Its loss finds no memory."""
 

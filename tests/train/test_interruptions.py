@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 import pytest
-from broken_models import FailingWorkload, NanGradientWorkload, NanWorkload
+from broken_models import FailingEvaluationWorkload, FailingWorkload, NanGradientWorkload, NanWorkload
 from ranks import CHANGES, SHORT, STEPS, Bench, Layout, assert_same
 from sweeps import with_values
 
@@ -52,9 +52,10 @@ def test_a_learning_rate_beyond_reason_ends_as_diverged(server, tmp_path, layout
 
 def test_a_loss_that_leaves_without_becoming_infinite_ends_as_diverged(server, tmp_path):
     values = with_values(SHORT, training__learning_rates=[30.0], training__gradient_clipping=0)
-    outcome = Bench(server, tmp_path, Layout(0, 1), values).finish().outcome
-    assert outcome["status"] == "diverged"
-    assert outcome["loss"] is None
+    attempt = Bench(server, tmp_path, Layout(0, 1), values).finish()
+    assert attempt.outcome["status"] == "diverged"
+    assert attempt.outcome["loss"] is None
+    assert len(attempt.losses) == attempt.outcome["observed"]["num_tokens"] / 128  # one a step, to the last
 
 
 @pytest.mark.parametrize("layout", [Layout(0, 1), Layout(2, 1), Layout(3, 2)], ids=str)
@@ -75,3 +76,17 @@ def test_a_model_that_fails_leaves_its_reason_and_a_failed_exit(server, tmp_path
     assert attempt.wait() == [EXIT_FAILED]
     error = RunFolder(tmp_path / "run").attempt(1) / "error.0.json"
     assert "the user's loss has a bug" in error.read_text()
+
+
+def test_an_evaluation_that_fails_does_not_cost_the_training(server, trained, tmp_path):
+    layout = Layout(2, 2)
+    bench = Bench(server, tmp_path, layout)
+    workload = bench.workload
+    bench.workload = FailingEvaluationWorkload(workload.shape, workload.tokens)
+    failed = bench.start(checkpoint_every_seconds=0.0)
+    assert failed.wait() == [EXIT_FAILED] * 2
+    bench.workload = workload
+    attempt = bench.finish()
+    assert attempt.outcome["start_step"] == STEPS
+    assert attempt.outcome["observed"]["missing"]["train_loss"]
+    assert_same(attempt, trained(layout, **CHANGES))
