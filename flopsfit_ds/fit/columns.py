@@ -98,7 +98,10 @@ def read_number(value: object) -> float | None:
     if isinstance(value, bool):
         raise ValueError(f"{value!r} is not a number")
     if isinstance(value, (int, float)):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ValueError("a whole number beyond 1e308") from error
     text = str(value).strip()
     if text == "":
         return None

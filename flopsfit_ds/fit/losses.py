@@ -4,6 +4,7 @@ Every law predicts the logarithm of the loss, f. A score is a function of f and 
 only its value and its derivatives with respect to f, whatever the scale on which the residual is taken.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from flopsfit_ds.errors import FitError
 FloatArray = NDArray[np.float64]
 
 HUBER_NAMES = ("huber_log", "huber")
+_WIDE = 40.0  # sigmas, beyond which a normal density is nought in floating point
 LOSS_NAMES = ("huber_log", "squared_log", "huber", "squared")
 
 
@@ -89,6 +91,16 @@ class LossFunction:
             return Score(value, pull, second, majorant)
         slope = pull * prediction
         return Score(value, slope, second * prediction**2 + slope, majorant * prediction**2)
+
+
+def huber_moments(loss: LossFunction, noise: float) -> tuple[float, float]:
+    """E[psi^2] and E[psi'] of the score's derivative under normal residuals of standard deviation `noise`."""
+    ratio = min(loss.delta / max(noise, 1e-300), _WIDE)
+    if ratio == _WIDE:
+        return noise**2, 1.0
+    inside = math.erf(ratio / math.sqrt(2.0))
+    density = math.exp(-0.5 * ratio**2) / math.sqrt(2.0 * math.pi)
+    return noise**2 * (inside - 2.0 * ratio * density) + loss.delta**2 * (1.0 - inside), inside
 
 
 def make_loss(name: str, huber_delta: float) -> LossFunction:

@@ -15,6 +15,7 @@ INFERENCE_FLOPS_PER_PARAMETER_TOKEN = 2.0
 """Forward pass only: Kaplan et al. 2020, section 2.1."""
 _WIDEST = math.log(1e4)
 _STEPS = 400
+FARTHEST = 600.0
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,15 @@ class LawAt:
         Raises:
             FitError: the law has no interior optimum.
         """
+        if not (math.isfinite(compute) and compute > 0):
+            raise FitError(f"compute must be positive and finite, got {compute}")
         log_c = math.log(compute)
         log_n = self.log_optimum(log_c)
         log_d = float(self.rule.log_tokens(np.array(log_c), np.array(log_n)))
+        if max(abs(log_n), abs(log_d)) > FARTHEST:
+            raise FitError(
+                f"the optimum of the fitted {self.law.name} law at {compute:.3g} FLOPs is beyond all numbers"
+            )
         loss = math.exp(float(self.log_loss(np.array([log_n]), np.array([log_d]))[0]))
         return Optimum(
             compute,

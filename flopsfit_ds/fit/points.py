@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 CONVENTION = f"C = {FLOPS_PER_PARAMETER_TOKEN} N D"
 _MAX_DECADES_FROM_MEDIAN = 9.0
 SAME_RATIO = 0.02
+_FAR_FROM_BUDGET = 100.0
 _ENDS_OF_LINES = (2, 3, 4)
 
 
@@ -152,7 +153,7 @@ def select_points(points: Iterable[Point]) -> Selection:
     """Keep the points that a law can be fitted to.
 
     Left out, each with its reason: values that are not positive and finite, values more than nine decades from the
-    median of their column (a mistaken unit), and runs at a learning rate worse than the best one tried at the same
+    median of their column (a mistaken unit), budgets a hundred times off what the run took, and runs at a learning rate worse than the best one tried at the same
     size, tokens and budget. Seeds at the best learning rate all stay, as points of their own.
     """
     kept: list[Point] = []
@@ -165,6 +166,7 @@ def select_points(points: Iterable[Point]) -> Selection:
             excluded.append(_exclusion(point, reason))
     for name in ("num_params", "num_tokens", "loss", "compute_flops"):
         kept = _drop_implausible(kept, name, excluded)
+    kept = _drop_wrong_budgets(kept, excluded)
     kept = _drop_under_tuned(kept, excluded)
     return Selection(tuple(kept), tuple(excluded))
 
@@ -182,6 +184,8 @@ def _invalid(point: Point) -> str | None:
     ]
     if point.unique_tokens is not None:
         named.append(("unique tokens", point.unique_tokens))
+    if point.compute_budget_flops is not None:
+        named.append(("the compute budget", point.compute_budget_flops))
     for name, value in named:
         if value is None:
             continue
@@ -190,6 +194,21 @@ def _invalid(point: Point) -> str | None:
         if value <= 0:
             return f"{name} is {value:g}, must be positive"
     return None
+
+
+def _drop_wrong_budgets(points: list[Point], excluded: list[Exclusion]) -> list[Point]:
+    kept: list[Point] = []
+    for point in points:
+        budget = point.compute_budget_flops
+        if budget is None or 1 / _FAR_FROM_BUDGET <= point.compute_flops / budget <= _FAR_FROM_BUDGET:
+            kept.append(point)
+            continue
+        reason = (
+            f"the compute budget is {budget:.3g} where the run took {point.compute_flops:.3g} FLOPs: name another "
+            "column, or leave budgets out to have them inferred"
+        )
+        excluded.append(_exclusion(point, reason))
+    return kept
 
 
 def _drop_implausible(points: list[Point], name: str, excluded: list[Exclusion]) -> list[Point]:

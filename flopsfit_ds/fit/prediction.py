@@ -11,10 +11,12 @@ from flopsfit_ds.errors import FitError
 from flopsfit_ds.fit.intervals import Interval
 from flopsfit_ds.fit.law_base import ComputeRule, Inputs
 from flopsfit_ds.fit.losses import FloatArray
+from flopsfit_ds.fit.optimum import FARTHEST
 from flopsfit_ds.fit.registry import get_law
 
 _BISECTIONS = 60
 _TRUSTED_WEIGHT = 0.02
+_RANGE = (1e-30, 1e60)
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,10 @@ class PredictionModel:
         log_n = get_law(form.law).log_optimum(form.theta[None], log_c, self.rule, inputs)[0, 0]
         if not math.isfinite(log_n):
             raise FitError(f"the fitted {form.law} law has no compute-optimal size; give --num-params and --num-tokens")
-        return math.exp(log_n), math.exp(self.rule.log_tokens(log_c[0], log_n))
+        log_d = float(self.rule.log_tokens(log_c, log_n)[0])
+        if max(abs(log_n), abs(log_d)) > FARTHEST:
+            raise FitError(f"the optimum of the fitted {form.law} law at {compute:.3g} FLOPs is beyond all numbers")
+        return math.exp(log_n), math.exp(log_d)
 
     def predict(
         self,
@@ -154,16 +159,16 @@ class PredictionModel:
             num_tokens,
             math.exp(central),
             level,
-            Interval(math.exp(run[0]), math.exp(run[1])),
-            Interval(math.exp(law[0]), math.exp(law[1])),
+            Interval(*(_exp(end) for end in run)),
+            Interval(*(_exp(end) for end in law)),
         )
 
     def _resolve(
         self, compute: float | None, num_params: float | None, num_tokens: float | None
     ) -> tuple[float, float, float]:
         for name, value in (("compute", compute), ("parameters", num_params), ("tokens", num_tokens)):
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise FitError(f"{name} must be positive and finite, got {value}")
+            if value is not None and not _RANGE[0] < value < _RANGE[1]:
+                raise FitError(f"{name} must lie between {_RANGE[0]:g} and {_RANGE[1]:g}, got {value:g}")
         if num_params is not None and num_tokens is not None:
             if compute is not None:
                 raise FitError("give compute, or parameters and tokens, not all three")
@@ -258,6 +263,10 @@ def _read_rule(content: dict[str, Any]) -> ComputeRule:
     if not sizes or len(sizes) != len(ratios):
         raise ValueError("compute_rule needs as many log_ratios as log_sizes, and at least one")
     return ComputeRule(sizes, ratios, str(content["description"]))
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < FARTHEST else math.inf
 
 
 def _including(ends: tuple[float, float], value: float) -> tuple[float, float]:

@@ -48,10 +48,17 @@ def load_prior(path: str | Path) -> PriorLaw:
     Raises:
         FitError: the file is no fit, or its law is of another form.
     """
-    law = load_fit_dict(path)["law"]
-    if law["form"] not in ("chinchilla", "chinchilla-tied"):
-        raise FitError(f"{path} holds a {law['form']} law; a preview takes a chinchilla law as its prior")
-    return PriorLaw(*(float(law[name]) for name in ("loss_floor", "A", "B", "alpha", "beta")))
+    law = load_fit_dict(path).get("law")
+    form = law.get("form") if isinstance(law, dict) else None
+    if not isinstance(law, dict) or form not in ("chinchilla", "chinchilla-tied"):
+        raise FitError(f"{path} holds a {form} law; a preview takes a chinchilla law as its prior")
+    try:
+        values = [float(law[name]) for name in ("loss_floor", "A", "B", "alpha", "beta")]
+    except (KeyError, TypeError, ValueError) as error:
+        raise FitError(f"{path} misses a part of its law: {error!r}; write it again with flopsfit-ds fit") from error
+    if not all(math.isfinite(v) and v > 0 for v in values):
+        raise FitError(f"{path}: every parameter of a prior law must be positive and finite, got {values}")
+    return PriorLaw(*values)
 
 
 @dataclass(frozen=True)
@@ -164,6 +171,8 @@ def preview_design(
     """
     if not (math.isfinite(noise) and noise > 0):
         raise FitError(f"the noise level must be positive, got {noise}; 0.005 is usual")
+    if target_compute is not None and not (math.isfinite(target_compute) and target_compute > 0):
+        raise FitError(f"the target compute must be positive and finite, got {target_compute}")
     score = make_loss(loss, huber_delta)
     design = _Design.of(points, prior or PriorLaw(), noise, score, target_compute)
     errors = design.errors()

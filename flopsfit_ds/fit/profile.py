@@ -7,7 +7,7 @@ import numpy as np
 
 from flopsfit_ds.fit.certificate import CertifiedFit
 from flopsfit_ds.fit.intervals import Interval
-from flopsfit_ds.fit.losses import FloatArray, LossFunction
+from flopsfit_ds.fit.losses import FloatArray, LossFunction, huber_moments
 from flopsfit_ds.fit.solver import Problem, minimise
 
 _STEPS = 12
@@ -37,16 +37,10 @@ def likelihood_threshold(loss: LossFunction, noise: float, level: float) -> floa
     Half of the chi-square quantile times E[psi^2] / E[psi'], the factor by which a robust score stands in for a log
     likelihood (Huber and Ronchetti 2009, section 13.4), for normal residuals of standard deviation `noise`.
     """
-    from scipy.special import erf, ndtri
+    from scipy.special import ndtri
 
-    quantile = float(ndtri(0.5 + 0.5 * level)) ** 2
-    if not math.isfinite(loss.delta):
-        return 0.5 * quantile * noise**2
-    ratio = loss.delta / max(noise, 1e-300)
-    inside = float(erf(ratio / math.sqrt(2.0)))
-    density = math.exp(-0.5 * ratio**2) / math.sqrt(2.0 * math.pi)
-    square = noise**2 * (inside - 2.0 * ratio * density) + loss.delta**2 * (1.0 - inside)
-    return 0.5 * quantile * square / max(inside, 1e-12)
+    square, inside = huber_moments(loss, noise)
+    return 0.5 * float(ndtri(0.5 + 0.5 * level)) ** 2 * square / max(inside, 1e-12)
 
 
 def profile_likelihood(

@@ -5,6 +5,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +127,7 @@ def _json_rows(path: Path, text: str) -> Iterator[dict[str, Any]]:
     if whole.startswith("["):
         try:
             items = json.loads(whole)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path} is not JSON: {error}") from error
         numbered: Iterable[tuple[int, Any]] = enumerate(items, start=1)
     else:
@@ -142,7 +143,7 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
         if line.strip():
             try:
                 yield number, json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}, line {number} is not JSON: {error}") from error
 
 
@@ -201,6 +202,8 @@ def _complete(
     if n is None or d is None or values["loss"] is None:
         return Exclusion(number, name, "two of parameters, tokens and FLOPs are needed")
     seed = values.get("seed")
+    if seed is not None and math.isinf(seed):
+        return Exclusion(number, name, f"seed is {seed}")
     return Point(
         num_params=n,
         num_tokens=d,

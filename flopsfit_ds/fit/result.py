@@ -182,14 +182,14 @@ class ScalingFit:
         return {
             "format": FORMAT,
             "version": VERSION,
-            "law": {**law, **self.law.own},
+            "law": _plain({**law, **self.law.own}),
             "objective": self.objective,
             "standard_errors": {k: _finite(v) for k, v in self.standard_errors.items()},
             "intervals": {k: interval_dict(v) for k, v in self.intervals.items()},
             "level": self.level,
             "certificate": asdict(self.certificate),
             "isoflop": isoflop_dict(self.isoflop),
-            "optima": [optimum_dict(o) for o in self.optima],
+            "optima": [_plain(optimum_dict(o)) for o in self.optima],
             "warnings": [asdict(w) for w in self.warnings],
             "excluded": [asdict(e) for e in self.excluded],
             "num_points": len(self.points),
@@ -243,7 +243,7 @@ def load_fit_dict(path: str | Path) -> dict[str, Any]:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise FitError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FitError(f"{path} is not JSON: {error}") from error
     if isinstance(content, dict) and "crc32" in content:
         content = content.get("content")  # fit.json of a sweep folder carries a checksum about it

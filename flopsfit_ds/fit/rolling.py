@@ -11,7 +11,7 @@ import numpy as np
 
 from flopsfit_ds.fit.isoflop import budget_groups
 from flopsfit_ds.fit.law_base import Law
-from flopsfit_ds.fit.losses import FloatArray, LossFunction
+from flopsfit_ds.fit.losses import FloatArray, LossFunction, huber_moments
 from flopsfit_ds.fit.points import Point, PointArrays
 from flopsfit_ds.fit.seeds import seed_starts
 from flopsfit_ds.fit.solver import Problem, minimise
@@ -78,12 +78,7 @@ def asymptotic_covariance(problem: Problem, theta: FloatArray, keep: np.ndarray,
 
 def m_estimator_variance(loss: LossFunction, noise: float) -> float:
     """E[psi^2] / E[psi']^2 under normal residuals of standard deviation `noise`: noise^2 for a squared loss."""
-    if not math.isfinite(loss.delta):
-        return noise**2
-    ratio = loss.delta / max(noise, 1e-300)
-    inside = math.erf(ratio / math.sqrt(2.0))
-    density = math.exp(-0.5 * ratio**2) / math.sqrt(2.0 * math.pi)
-    square = noise**2 * (inside - 2.0 * ratio * density) + loss.delta**2 * (1.0 - inside)
+    square, inside = huber_moments(loss, noise)
     return square / max(inside, 1e-12) ** 2
 
 

@@ -25,6 +25,7 @@ _MISS = 3.0
 _SURE_TREND = 1e-3
 _REFUTED = 0.02
 _RIVAL = 0.05
+_ROUNDING = 1e-9
 _RULE_MISFIT = 0.1
 _RULE_DRIFT = 0.05
 _FAR_FROM_SIX = 3.0
@@ -236,7 +237,8 @@ def _backtest(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
     if test is None:
         yield FitWarning("no_backtest", "too few budgets to hold the top ones out: extrapolation is untested here")
         return
-    worst = max(zip(test.bias, test.expected, test.held_out_computes, strict=True), key=lambda t: abs(t[0]) / t[1])
+    promised = [max(_ROUNDING, error) for error in test.expected]
+    worst = max(zip(test.bias, promised, test.held_out_computes, strict=True), key=lambda t: abs(t[0]) / t[1])
     if abs(worst[0]) > _MISS * worst[1]:
         yield FitWarning(
             "backtest_miss",

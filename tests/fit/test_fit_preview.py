@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from flopsfit_ds.errors import FitError
 from flopsfit_ds.fit import PlannedPoint, Point, PriorLaw, fit_scaling_law, preview_design
+from flopsfit_ds.fit.preview import load_prior
 from flopsfit_ds.presets import shipped_specs
 
 
@@ -74,6 +77,17 @@ def test_the_remedy_mends_the_plan() -> None:
         preview_design(ray)
     mended = preview_design([*ray, *(PlannedPoint(p.num_params, 0.25 * p.num_tokens) for p in ray)])
     assert mended.log_num_params_standard_error < math.log(3)
+
+
+def test_targets_and_priors_that_make_no_sense_are_refused(tmp_path: Path) -> None:
+    for target in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(FitError, match="target compute"):
+            preview_design(grid(), target_compute=target)
+    law = {"form": "chinchilla", "loss_floor": 1.8, "A": 400.0, "B": 2000.0, "beta": 0.3}
+    for content in ({"law": law}, {"law": {**law, "alpha": -0.3}}, {}):
+        (tmp_path / "fit.json").write_text(json.dumps({"format": "flopsfit-ds/fit", "version": 1, **content}))
+        with pytest.raises(FitError):
+            load_prior(tmp_path / "fit.json")
 
 
 def run(*arguments: str) -> tuple[int, str]:

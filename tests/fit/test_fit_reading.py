@@ -124,6 +124,25 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         load_points(tmp_path / "runs.jsonl")
 
 
+def test_numbers_and_nesting_that_python_cannot_hold_are_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "runs.csv").write_text("N,D,loss,seed\n1e6,1e8,3.1,inf\n1e6,1e8,3.1,1e400\n1e6,1e8,3.1,2\n")
+    table = load_points(tmp_path / "runs.csv")
+    assert [(e.row, "seed" in e.reason) for e in table.excluded] == [(1, True), (2, True)]
+    (tmp_path / "runs.jsonl").write_text(f'{{"N": 1{"0" * 400}, "D": 1, "loss": 3}}\n{{"N": 1, "D": 1, "loss": 3}}')
+    assert "1e308" in load_points(tmp_path / "runs.jsonl").excluded[0].reason
+    (tmp_path / "runs.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match="not JSON"):
+        load_points(tmp_path / "runs.json")
+
+
+@pytest.mark.parametrize("budget", [-1.0, 0.0, math.nan, math.inf, 1.0])
+def test_budgets_that_are_none_are_left_out_with_a_reason(budget: float) -> None:
+    _, points = sweep()
+    spoilt = [replace(p, compute_budget_flops=budget) for p in points[:4]] + points[4:]
+    fit = fit_scaling_law(spoilt, bootstrap_samples=0, other_forms=False, diagnostics=False)
+    assert [("compute budget" in e.reason) for e in fit.excluded] == [True] * 4
+
+
 @given(st.binary(max_size=200), st.sampled_from(["csv", "jsonl", "parquet", "json"]))
 def test_no_bytes_make_a_traceback(tmp_path_factory: pytest.TempPathFactory, content: bytes, suffix: str) -> None:
     path = tmp_path_factory.mktemp("bytes") / f"runs.{suffix}"

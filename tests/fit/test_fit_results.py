@@ -89,6 +89,17 @@ def test_prediction_intervals_hold_confidence_intervals_and_grow() -> None:
     assert wide.low < narrow.low < narrow.high < wide.high
 
 
+@pytest.mark.parametrize("form", ["chinchilla", "kaplan", "interaction"])
+def test_an_exact_law_is_fitted_predicted_and_shown(form: str) -> None:
+    planted, points = sweep(5, form, noise=0.0)
+    fit = fit_scaling_law(points, law=form, bootstrap_samples=20)
+    json.dumps(fit.to_json_dict(), allow_nan=False)
+    guess = fit.predict(1e22)
+    assert guess.interval.high - guess.interval.low < 1e-6
+    true = planted.loss(np.array([guess.num_params]), np.array([guess.num_tokens]))
+    assert guess.loss == pytest.approx(float(true[0]), rel=1e-6)
+
+
 def test_predictions_refuse_what_makes_no_sense() -> None:
     _, points = sweep()
     fit = fit_scaling_law(points, bootstrap_samples=0, other_forms=False, diagnostics=False)
@@ -97,6 +108,11 @@ def test_predictions_refuse_what_makes_no_sense() -> None:
             fit.predict(**request)
     with pytest.raises(FitError):
         fit.predict(1e20, num_params=1e9, num_tokens=1e9)
+    with pytest.raises(FitError):
+        fit.predict(num_params=1e200, num_tokens=1e200)
+    for compute in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(FitError):
+            fit.optimum(compute)
 
 
 def test_the_json_is_the_documented_interface_and_predicts_the_same(tmp_path: Path) -> None:
