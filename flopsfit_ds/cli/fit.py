@@ -100,9 +100,7 @@ def fit_command(
     served = None if inference_tokens is None else _quantity(inference_tokens, "--inference-tokens")
     fit = _fit_or_show_valleys(points, excluded, as_json, options)
     if served is not None and not fit.optima:
-        raise FitError(
-            f"the fitted {fit.law.form} law has no compute-optimal size, so none for serving either"
-        )
+        raise FitError(f"the fitted {fit.law.form} law has no compute-optimal size, so none for serving either")
     _show_fit(fit, None if served is None else fit.serving_optimum(fit.optima[-1].compute, served), as_json, output)
 
 

@@ -44,6 +44,58 @@ def normalise(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", bare.lower()).strip("_")
 
 
+_BRACKETS = re.compile(r"[\(\[](.*?)[\)\]]")
+_SCALES = {
+    "k": 1e3, "thousand": 1e3, "thousands": 1e3, "m": 1e6, "mm": 1e6, "million": 1e6, "millions": 1e6,
+    "b": 1e9, "bn": 1e9, "g": 1e9, "billion": 1e9, "billions": 1e9, "t": 1e12, "trillion": 1e12, "trillions": 1e12,
+}  # fmt: skip
+_PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21, "y": 1e24}
+_UNIT_WORDS = frozenset((
+    "flop", "flops", "floating", "point", "operations", "token", "tokens", "param", "params", "parameter",
+    "parameters", "total", "training", "n", "d", "c", "6", "6nd", "count", "number", "of", "nominal", "trainable",
+    "with", "without", "incl", "excl", "including", "excluding", "non", "embedding", "embeddings",
+))  # fmt: skip
+_SCALED = ("num_params", "num_tokens", "flops", "unique_tokens", "compute_budget_flops")
+
+
+def unit_of(column: str, quantity: str) -> float:
+    """The factor that the bracketed unit of a column's name asks for: `Params (M)` holds millions.
+
+    Args:
+        column: as the table spells it.
+        quantity: what it holds; losses and names have no factor.
+
+    Raises:
+        DataError: a unit of parameters, tokens or FLOPs that is not known.
+    """
+    if quantity not in _SCALED:
+        return 1.0
+    factor = 1.0
+    for unit in _BRACKETS.findall(column):
+        for word in re.findall(r"[a-z0-9^]+", unit.lower()):
+            scale = _scale_of(word)
+            if scale is None:
+                raise DataError(
+                    f"column {column!r}: unknown unit {unit!r}; write k, M, B or T in brackets, or nothing, and plain "
+                    "FLOPs for compute"
+                )
+            factor *= scale
+    return factor
+
+
+def _scale_of(word: str) -> float | None:
+    """What one word of a unit multiplies by; None for a word that is not known."""
+    if word in _SCALES:
+        return _SCALES[word]
+    if word in _UNIT_WORDS:
+        return 1.0
+    prefixed = re.fullmatch(r"([kmgtpezy]?)flops?", word)
+    if prefixed is not None:
+        return _PREFIXES[prefixed[1]]
+    power = re.fullmatch(r"10\^(\d{1,2})|1e(\d{1,2})", word)
+    return None if power is None else 10.0 ** int(power[1] or power[2])
+
+
 def match_columns(header: Sequence[str], named: Mapping[str, str]) -> dict[str, str]:
     """Find the column of each quantity.
 

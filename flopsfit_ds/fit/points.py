@@ -153,8 +153,9 @@ def select_points(points: Iterable[Point]) -> Selection:
     """Keep the points that a law can be fitted to.
 
     Left out, each with its reason: values that are not positive and finite, values more than nine decades from the
-    median of their column (a mistaken unit), budgets a hundred times off what the run took, and runs at a learning rate worse than the best one tried at the same
-    size, tokens and budget. Seeds at the best learning rate all stay, as points of their own.
+    median of their column (a mistaken unit), budgets a hundred times off what the run took, and runs at a learning
+    rate worse than the best one tried at the same size, tokens and budget. Seeds at the best learning rate all stay,
+    as points of their own.
     """
     kept: list[Point] = []
     excluded: list[Exclusion] = []

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flopsfit_ds.errors import DataError
-from flopsfit_ds.fit.columns import match_columns, read_number
+from flopsfit_ds.fit.columns import match_columns, read_number, unit_of
 from flopsfit_ds.fit.points import CONVENTION, Exclusion, Point
 from flopsfit_ds.flops import FLOPS_PER_PARAMETER_TOKEN
 
@@ -70,10 +70,11 @@ def load_points(path: str | Path, columns: Mapping[str, str] | None = None) -> P
     header = list(dict.fromkeys(itertools.chain.from_iterable(rows[:1000])))
     found = match_columns(header, columns or {})
     _require(found, header, path)
+    units = {quantity: unit_of(column, quantity) for quantity, column in found.items()}
     points: list[Point] = []
     excluded: list[Exclusion] = []
     for number, row in enumerate(rows, start=1):
-        outcome = _read_row(row, found, number)
+        outcome = _read_row(row, found, units, number)
         if isinstance(outcome, Point):
             points.append(outcome)
         else:
@@ -164,7 +165,9 @@ def _parquet_rows(path: Path, content: bytes) -> Iterator[dict[str, Any]]:
         raise DataError(f"{path} is not a whole Parquet file: {str(error).splitlines()[0]}") from error
 
 
-def _read_row(row: Mapping[str, Any], found: Mapping[str, str], number: int) -> Point | Exclusion:
+def _read_row(
+    row: Mapping[str, Any], found: Mapping[str, str], units: Mapping[str, float], number: int
+) -> Point | Exclusion:
     texts = {q: str(row.get(found[q]) or "").strip() or None for q in _TEXT if q in found}
     name = texts.get("label") or texts.get("run_id")
     status = texts.get("status")
@@ -176,7 +179,8 @@ def _read_row(row: Mapping[str, Any], found: Mapping[str, str], number: int) -> 
         if quantity in _TEXT:
             continue
         try:
-            values[quantity] = read_number(row.get(column))
+            value = read_number(row.get(column))
+            values[quantity] = None if value is None else value * units[quantity]
         except ValueError as error:
             return Exclusion(number, name, f"column {column}: {error}")
     if values.get("loss") is None:

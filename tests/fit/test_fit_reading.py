@@ -29,6 +29,29 @@ def test_common_spellings(tmp_path: Path, header: str) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("header", "scales"),
+    [
+        ("Params (M),Tokens (B),Loss (nats)", (1e6, 1e9)),
+        ("Model Size [billions],Training Tokens [10^9 tokens],loss", (1e9, 1e9)),
+        ("params (non-embedding),tokens (D),loss", (1.0, 1.0)),
+    ],
+)
+def test_units_of_a_header_count(tmp_path: Path, header: str, scales: tuple[float, float]) -> None:
+    (tmp_path / "runs.csv").write_text(f"{header}\n125,2.5,3.2\n")
+    (point,) = load_points(tmp_path / "runs.csv").points
+    assert (point.num_params, point.num_tokens, point.loss) == (125 * scales[0], 2.5 * scales[1], 3.2)
+
+
+def test_units_of_compute_count_or_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("N,Compute (EFLOPs),loss\n1e9,6,3.2\n")
+    assert load_points(path).points[0].num_tokens == pytest.approx(1e9)
+    path.write_text("N,Compute (PF-days),loss\n125e6,0.02,3.2\n")
+    with pytest.raises(DataError, match="unknown unit 'PF-days'"):
+        load_points(path)
+
+
 def test_two_of_three_give_the_third(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     path.write_text("C,D,N,loss\n6e18,1e9,,3\n6e18,,1e9,3\n,1e9,1e9,3\n,,1e9,3\n")

@@ -26,6 +26,8 @@ def test_isoflop_minima_find_the_planted_optima() -> None:
     for budget in found.budgets:
         assert budget.refused is None
         assert budget.num_params == pytest.approx(planted.optimal_size(budget.compute_flops), rel=0.12)
+        assert budget.num_params is not None
+        assert budget.num_tokens is not None
         assert budget.num_params * budget.num_tokens * 6 == pytest.approx(budget.compute_flops, rel=1e-6)
     assert found.size_law is not None
     assert found.size_law.exponent == pytest.approx(planted.natural()["a"], abs=0.03)
