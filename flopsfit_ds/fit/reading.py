@@ -17,6 +17,7 @@ from flopsfit_ds.fit.points import CONVENTION, Exclusion, Point
 from flopsfit_ds.flops import FLOPS_PER_PARAMETER_TOKEN
 
 MAX_ROWS = 100_000
+_BEYOND = "(beyond the header)"
 _TEXT = ("label", "run_id", "status", "reason")
 
 
@@ -117,7 +118,12 @@ def _csv_rows(path: Path, text: str) -> Iterator[dict[str, Any]]:
     first = text.lstrip().split("\n", 1)[0]
     delimiter = max((",", "\t", ";"), key=first.count)
     try:
-        for row in csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restkey="(beyond the header)"):
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restkey=_BEYOND)
+        names = [name.strip() for name in reader.fieldnames or () if name.strip()]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise DataError(f"{path} has several columns called {', '.join(twice)}: rename all but one")
+        for row in reader:
             yield {k: v for k, v in row.items() if k is not None}
     except csv.Error as error:
         raise DataError(f"{path} is not a CSV table: {error}") from error
@@ -174,6 +180,11 @@ def _read_row(
     if status is not None and status.lower() not in ("completed", "finished", "done", "success", "ok"):
         reason = texts.get("reason")
         return Exclusion(number, name, f"status {status}" + (f": {reason}" if reason else ""))
+    surplus = [cell for cell in row.get(_BEYOND) or () if str(cell).strip()]
+    if surplus:
+        return Exclusion(
+            number, name, f"{len(surplus)} cells more than the header has columns: quote numbers that hold separators"
+        )
     values: dict[str, float | None] = {}
     for quantity, column in found.items():
         if quantity in _TEXT:

@@ -79,6 +79,17 @@ def test_two_columns_for_one_quantity_are_refused(tmp_path: Path) -> None:
         load_points(path)
 
 
+def test_malformed_tables_are_not_misread(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("N,D,loss,loss\n1e6,1e8,3.1,9.9\n")
+    with pytest.raises(DataError, match="several columns called loss"):
+        load_points(path)
+    path.write_text("N,D,loss\n1,234,567,1e9,3.1\n1e6,1e8,3.0,\n")
+    table = load_points(path)
+    assert [p.row for p in table.points] == [2]
+    assert [(e.row, "2 cells more" in e.reason) for e in table.excluded] == [(1, True)]
+
+
 def test_formats_agree(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
