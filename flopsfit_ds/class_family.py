@@ -157,8 +157,8 @@ class ClassFamily:
             self.warnings.append(
                 f"{self._class.__name__} normalises over the batch ({', '.join(measured.batch_norms)}): its loss "
                 "depends on the micro-batch and on the number of GPUs, each of which is measured with its own "
-                "statistics, and a resume loses those of all GPUs but the first; use a norm of single samples (LayerNorm, "
-                "GroupNorm), or hold placement.num_gpus at [1] and placement.max_micro_batch_size_per_gpu small"
+                "statistics, and a resume loses those of all GPUs but the first; use a norm of single samples "
+                "(LayerNorm, GroupNorm), or hold placement.num_gpus at [1] and the micro-batch small"
             )
         return SizedModel(
             shape=ClassShape(

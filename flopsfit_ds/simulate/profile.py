@@ -27,7 +27,7 @@ class ClassMeasurement:
     Attributes:
         num_params: All parameters, each tensor once.
         num_params_trainable: With a gradient.
-        num_params_embedding: In `nn.Embedding` tables.
+        num_params_embedding: In `nn.Embedding` tables, and in an output head of as many rows as the largest of them.
         forward_flops_per_sample: Counted by `torch.utils.flop_counter`; None where the forward pass cannot run on the
             meta device.
         spared_flops_per_sample: FLOPs of the backward pass that freezing saves.
@@ -100,13 +100,26 @@ def profile_class(
     trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     if trainable == 0:
         raise PlanError("training.frozen_parameters: nothing is left to train")
+    called: list[nn.Linear] = []
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    hooks = [module.register_forward_hook(lambda module, _inputs, _output: called.append(module)) for module in linear]
     flops, saved, problem = _look_at_forward(model, batch, loss)
+    for hook in hooks:
+        hook.remove()
     spared = _spared_flops(model, batch, loss) if problem is None else 0
     num_params = sum(parameter.numel() for parameter in parameters)
     profile = _class_profile(model, batch, saved, flops, precision, tokens_per_sample)
-    embedding = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Embedding))
+    embedding = _embedding_params(model, called[-1] if called else None)
     norms = {type(module).__name__ for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
     return ClassMeasurement(num_params, trainable, embedding, flops, spared, tuple(sorted(norms)), profile, problem)
+
+
+def _embedding_params(model: nn.Module, last: nn.Linear | None) -> int:
+    """Parameters of tables of the vocabulary, each tensor once; the layer called last may be the output head."""
+    tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
+    if tables and last is not None and last.out_features == max(len(table) for table in tables):
+        tables.add(last.weight)
+    return sum(table.numel() for table in tables)
 
 
 def _freeze(model: nn.Module, patterns: tuple[str, ...]) -> None:

@@ -51,6 +51,21 @@ class Waves(torch.utils.data.Dataset):
         return self.x[index], self.y[index]
 
 
+class Language(nn.Module):
+    """Logits of the next of 64 words: an embedding, a layer, and a head, which may be the embedding."""
+
+    def __init__(self, width: int, tied: bool = False) -> None:
+        super().__init__()
+        self.head = nn.Linear(width, 64, bias=False)
+        self.embedding = nn.Embedding(64, width)
+        self.layer = nn.Linear(width, width)
+        if tied:
+            self.head.weight = self.embedding.weight
+
+    def forward(self, words: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer(self.embedding(words)))
+
+
 class NoisyWaves(Waves):
     """Each time it is read, a sample is another."""
 

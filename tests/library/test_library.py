@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from own_model import Convolution, NoisyWaves, Regressor, Waves, study
+from own_model import Convolution, Language, NoisyWaves, Regressor, Waves, study
 from torch import nn
 
 from flopsfit_ds.engine.server import pickle_task
 from flopsfit_ds.errors import DataError, PlanError, SpecError
 from flopsfit_ds.plan import SweepPlan
 from flopsfit_ds.records import SweepFolder
+from flopsfit_ds.simulate.profile import profile_class
 
 SCRIPT = Path(__file__).with_name("own_model.py")
 
@@ -44,6 +45,16 @@ def test_flops_of_a_class_that_normalises_over_the_batch_are_counted() -> None:
     for run in plan(model_class=Convolution).runs:
         width = Convolution(**dict(run.model.arguments)).last.in_features
         assert run.flops == 6 * (3 * width * 16 + width) * run.num_tokens  # 16 positions
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_embedding_and_output_head_are_no_part_of_the_non_embedding_parameters(tied: bool) -> None:
+    measured = profile_class(
+        Language, {"width": 64, "tied": tied}, samples=(torch.zeros(2, 8, dtype=torch.int64),) * 2, precision="fp32",
+        loss=lambda model, batch: nn.functional.cross_entropy(model(batch[0]).flatten(0, 1), batch[1].flatten()),
+        tokens_per_sample=8,
+    )  # fmt: skip
+    assert measured.num_params - measured.num_params_embedding == 64 * 64 + 64  # the layer, as wide as the vocabulary
 
 
 def test_frozen_parameters_of_a_class_need_no_gradients() -> None:
