@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from flopsfit_ds.plan import SweepPlan
 
 _DEFAULT = "without it what a sweep folder's spec says, else"
+_WITHIN_DATA = 1.1
 _COLUMN = "Column that holds this quantity, where its name is not a common one."
 
 
@@ -142,8 +143,9 @@ def predict_command(
 ) -> None:
     """Predict the loss of a larger run, with a calibrated interval."""
     from flopsfit_ds.fit import load_prediction_model
+    from flopsfit_ds.fit.result import load_warnings
 
-    model = load_prediction_model(fit_file)
+    model, warnings = load_prediction_model(fit_file), load_warnings(fit_file)
     n = None if num_params is None else _quantity(num_params, "--num-params")
     d = None if num_tokens is None else _quantity(num_tokens, "--num-tokens")
     budgets = [_quantity(text, "--compute") for text in compute or []]
@@ -154,11 +156,14 @@ def predict_command(
     else:
         found = [model.predict(num_params=n, num_tokens=d, level=level)]
     if as_json:
-        dicts = [prediction.to_json_dict() for prediction in found]
+        told = [asdict(warning) for warning in warnings]
+        dicts = [{**prediction.to_json_dict(), "warnings": told} for prediction in found]
         print(json.dumps(dicts[0] if len(dicts) == 1 else dicts, allow_nan=False))
         return
     for prediction in found:
         _print_prediction(prediction)
+    for warning in warnings:
+        print(f"warning of the fit, {warning.code}: {warning.message}")
 
 
 def preview_command(
@@ -349,8 +354,14 @@ def _print_prediction(prediction: Prediction) -> None:
         f"predicted at {format_flops(prediction.compute)} FLOPs (N {format_count(prediction.num_params)}, "
         f"D {format_count(prediction.num_tokens)}): loss {prediction.loss:.4f}; {prediction.level:.0%} prediction "
         f"interval of one run {run.low:.4f} to {run.high:.4f}, confidence interval of the law {law.low:.4f} to "
-        f"{law.high:.4f}"
+        f"{law.high:.4f}{_beyond(prediction.extrapolation)}"
     )
+
+
+def _beyond(extrapolation: float) -> str:
+    if extrapolation <= _WITHIN_DATA:
+        return ""
+    return f"; {extrapolation:.3g} times the largest compute that was measured"
 
 
 def _print_isoflop(isoflop: IsoflopDiagnostics) -> None:

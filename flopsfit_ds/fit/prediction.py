@@ -34,6 +34,7 @@ class Prediction:
         level: probability of both intervals.
         interval: where the measured loss of one such run is expected (prediction interval).
         confidence_interval: where the law itself lies there, run-to-run noise left out.
+        extrapolation: compute over the largest compute among the points of the fit; above 1 beyond the data.
     """
 
     compute: float
@@ -43,6 +44,7 @@ class Prediction:
     level: float
     interval: Interval
     confidence_interval: Interval
+    extrapolation: float
 
     def to_json_dict(self) -> dict[str, Any]:
         """Plain types; an unbounded end is None."""
@@ -54,6 +56,7 @@ class Prediction:
             "level": self.level,
             "interval": interval_dict(self.interval),
             "confidence_interval": interval_dict(self.confidence_interval),
+            "extrapolation": self.extrapolation,
         }
 
 
@@ -161,6 +164,7 @@ class PredictionModel:
             level,
             Interval(*(_exp(end) for end in run)),
             Interval(*(_exp(end) for end in law)),
+            compute / self.largest_compute,
         )
 
     def _resolve(

@@ -233,6 +233,18 @@ def load_prediction_model(path: str | Path) -> PredictionModel:
     return PredictionModel.from_json_dict(load_fit_dict(path).get("prediction") or {})
 
 
+def load_warnings(path: str | Path) -> tuple[FitWarning, ...]:
+    """The warnings of a fit's JSON file, which its predictions inherit.
+
+    Raises:
+        FitError: the file cannot be read, is no fit, or is of another version.
+    """
+    try:
+        return tuple(FitWarning(str(w["code"]), str(w["message"])) for w in load_fit_dict(path)["warnings"])
+    except (KeyError, TypeError) as error:
+        raise FitError(f"{path} misses its warnings: {error!r}; write it again with flopsfit-ds fit") from error
+
+
 def load_fit_dict(path: str | Path) -> dict[str, Any]:
     """What `ScalingFit.to_json_dict` gave, from a file.
 

@@ -91,6 +91,20 @@ def test_prediction_intervals_hold_confidence_intervals_and_grow() -> None:
     assert wide.low < narrow.low < narrow.high < wide.high
 
 
+def test_predict_says_what_the_fit_warns_of_and_how_far_it_goes(tmp_path: Path) -> None:
+    _, points = sweep(form="kaplan")
+    fit = fit_scaling_law(points, bootstrap_samples=50)
+    (tmp_path / "fit.json").write_text(json.dumps(fit.to_json_dict()))
+    code, output = invoke("predict", str(tmp_path / "fit.json"), "--compute", "1e24")
+    assert code == 0
+    assert "form_refuted" in output
+    assert "1e+04 times the largest compute" in output
+    code, output = invoke("predict", str(tmp_path / "fit.json"), "--compute", "1e24", "--json")
+    content = json.loads(output)
+    assert "form_refuted" in {w["code"] for w in content["warnings"]}
+    assert content["extrapolation"] == pytest.approx(1e4)
+
+
 @pytest.mark.parametrize("form", ["chinchilla", "kaplan", "interaction"])
 def test_an_exact_law_is_fitted_predicted_and_shown(form: str) -> None:
     planted, points = sweep(5, form, noise=0.0)
