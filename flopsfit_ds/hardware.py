@@ -137,14 +137,14 @@ def launched_world(environment: Mapping[str, str]) -> tuple[int, int] | None:
     """World size and ranks of one node, as a launcher (or SLURM's `srun`) set them; None without a launcher.
 
     Raises:
-        LaunchError: The launcher's variables contradict each other.
+        LaunchError: The launcher's variables contradict each other, or are no numbers.
     """
-    if "RANK" in environment and "WORLD_SIZE" in environment:
-        world = int(environment["WORLD_SIZE"])
-        local = int(environment.get("LOCAL_WORLD_SIZE") or environment.get("LOCAL_SIZE") or world)
-    elif "SLURM_PROCID" in environment and int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        world = int(environment["SLURM_STEP_NUM_TASKS"])
-        local = world // int(environment.get("SLURM_STEP_NUM_NODES", "1"))
+    if environment.get("RANK") and environment.get("WORLD_SIZE"):
+        world = _count_in(environment, "WORLD_SIZE")
+        local = _count_in(environment, "LOCAL_WORLD_SIZE") or _count_in(environment, "LOCAL_SIZE") or world
+    elif "SLURM_PROCID" in environment and _count_in(environment, "SLURM_STEP_NUM_TASKS") > 1:
+        world = _count_in(environment, "SLURM_STEP_NUM_TASKS")
+        local = world // max(1, _count_in(environment, "SLURM_STEP_NUM_NODES"))
     else:
         return None
     if local < 1 or world % local:
@@ -152,6 +152,15 @@ def launched_world(environment: Mapping[str, str]) -> tuple[int, int] | None:
             f"the launcher started {world} ranks, {local} of them on this node: every node must have the same number"
         )
     return world, local
+
+
+def _count_in(environment: Mapping[str, str], name: str) -> int:
+    """A launcher's variable; 0 where it is not set."""
+    text = environment.get(name) or "0"
+    try:
+        return int(text)
+    except ValueError:
+        raise LaunchError(f"{name}={text!r} in the environment: a launcher sets a whole number; unset it") from None
 
 
 def read_machine(environment: Mapping[str, str] | None = None) -> Machine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -53,9 +54,11 @@ def run(arguments: Sequence[str]) -> int:
     """
     try:
         code = build_app()(list(arguments), standalone_mode=False)
+        sys.stdout.flush()
     except FlopsfitError as error:
         local_rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
-        if int(local_rank) == 0:  # of a node's launched ranks, one tells; each node may fail in its own way
+        # of a node's launched ranks, one tells; each node may fail in its own way
+        if not local_rank.isdigit() or int(local_rank) == 0:
             print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except typer.Exit as leave:
@@ -63,9 +66,14 @@ def run(arguments: Sequence[str]) -> int:
     except (typer.Abort, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC) or error.filename is not None:
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        if error.errno == errno.EPIPE:
+            return 141
+        print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
+        return 2
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own errors, shown as click does
             error.show()  # pyright: ignore[reportAttributeAccessIssue]

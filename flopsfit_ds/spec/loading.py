@@ -119,6 +119,8 @@ def _read_yaml(text: str, name: str) -> _Source:
         raise SpecError(f"{name}{line}: this is not YAML: {error.problem}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise SpecError(f"{name}: this is not YAML: {error}") from None
+    except RecursionError:
+        raise SpecError(f"{name}: this is nested too deeply for a spec") from None
     if not isinstance(data, dict):
         found = "nothing" if data is None else type(data).__name__
         raise SpecError(f"{name}: a spec is a mapping with keys such as name, design and model; found {found}")
@@ -166,6 +168,8 @@ def _apply_override(data: dict[str, Any], override: str) -> tuple[str, ...]:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError:
         raise SpecError(f"override {override!r}: {value!r} is not YAML") from None
+    except RecursionError:
+        raise SpecError(f"override of {path}: this is nested too deeply for a spec") from None
     target = data
     for key in keys[:-1]:
         inner = target.setdefault(key, {})

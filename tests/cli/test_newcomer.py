@@ -222,9 +222,25 @@ class TestMistakes:
         assert "hardware.gpus_per_node=3" in message
 
     def test_of_many_launched_ranks_one_tells(self, here, capsys, monkeypatch):
-        monkeypatch.setenv("RANK", "1")
+        monkeypatch.setenv("LOCAL_RANK", "1")
         assert run(["plan", "nowhere.yaml"]) == 2
         assert capsys.readouterr().err == ""
+
+    def test_a_launchers_variables_that_are_no_numbers(self, here, capsys, monkeypatch):
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+            monkeypatch.setenv(name, "")
+        assert "no such file" in refused(capsys, "plan", "nowhere.yaml")
+        monkeypatch.setenv("RANK", "0")
+        monkeypatch.setenv("WORLD_SIZE", "x")
+        assert "WORLD_SIZE='x'" in refused(capsys, "plan", write(here, hardware={"device": "auto"}))
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+    def test_a_full_disk_under_the_output_is_one_line(self, here):
+        with Path("/dev/full").open("w") as full:
+            command = [sys.executable, "-m", "flopsfit_ds.cli", "schema"]
+            result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert result.returncode == 2
+        assert result.stderr == "error: the output cannot be written: No space left on device\n"
 
     def test_two_mistakes_are_both_told(self, here, capsys):
         message = refused(capsys, "plan", write(here, training__beta1=2, training__lerning=1))

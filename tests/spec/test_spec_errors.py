@@ -138,6 +138,12 @@ def test_an_alias_inside_what_it_names_is_an_error_and_no_endless_walk():
     assert "s.yaml:1: name" in refusal("name: &x [*x]\ndesign:\n  compute_budgets: [1e12]\n")
 
 
+def test_what_is_nested_too_deeply_is_refused():
+    deep = "[" * 3000 + "]" * 3000
+    assert refusal(f"name: {deep}\n") == "s.yaml: this is nested too deeply for a spec"
+    assert "nested too deeply" in refusal(GOOD, f"name={deep}")
+
+
 def test_an_anchor_may_be_used_twice():
     spec = parse_spec("name: a\ndesign:\n  compute_budgets: &b [1e12]\ntraining:\n  learning_rates: *b\n")
     assert spec.training.learning_rates == (1e12,)
