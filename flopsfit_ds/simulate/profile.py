@@ -100,7 +100,7 @@ def profile_class(
     trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     if trainable == 0:
         raise PlanError("training.frozen_parameters: nothing is left to train")
-    called: list[nn.Linear] = []
+    called: list[nn.Module] = []
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     hooks = [module.register_forward_hook(lambda module, _inputs, _output: called.append(module)) for module in linear]
     flops, saved, problem = _look_at_forward(model, batch, loss)
@@ -114,10 +114,10 @@ def profile_class(
     return ClassMeasurement(num_params, trainable, embedding, flops, spared, tuple(sorted(norms)), profile, problem)
 
 
-def _embedding_params(model: nn.Module, last: nn.Linear | None) -> int:
+def _embedding_params(model: nn.Module, last: nn.Module | None) -> int:
     """Parameters of tables of the vocabulary, each tensor once; the layer called last may be the output head."""
     tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
-    if tables and last is not None and last.out_features == max(len(table) for table in tables):
+    if tables and isinstance(last, nn.Linear) and last.out_features == max(len(table) for table in tables):
         tables.add(last.weight)
     return sum(table.numel() for table in tables)
 
