@@ -33,6 +33,7 @@ OPTIMISER = "variable-projection grid, batched Newton / Levenberg-Marquardt with
 _ONE_BUDGET = 0.12
 _TARGET_FACTOR = 10.0
 _BLOCK = 32
+_MAY_BE_ON_A_BOUND = ("E", "log_R")
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ class _FitWork:
         rule = compute_rule_of(arrays)
         problem = make_problem(form, make_loss(options.loss, options.huber_delta), arrays)
         fit = certified_fit(problem)
+        _check_exponents(form, fit)
         clusters = cluster_labels(points)
         draws = None
         if options.bootstrap_samples:
@@ -205,6 +207,17 @@ def _check_options(options: FitOptions) -> None:
     target = options.target_compute
     if target is not None and not (math.isfinite(target) and target > 0):
         raise FitError(f"target_compute must be positive and finite, got {target}")
+
+
+def _check_exponents(form: Law, fit: CertifiedFit) -> None:
+    """Refuse a fit in which what sets the exponent of N* ran to a bound; a floor of nought is a warning."""
+    held = [name for name in fit.certificate.active_bounds if name not in _MAY_BE_ON_A_BOUND]
+    if held:
+        raise FitError(
+            f"{', '.join(held)} of the {form.name} law ran to a bound: the losses do not fall with parameters and "
+            "tokens as such a law does, so N* and D* are not determined; check the columns, add sizes and budgets, or "
+            "fit a form with fewer parameters"
+        )
 
 
 def check_support(form: Law, arrays: PointArrays, num_excluded: int) -> None:

@@ -220,6 +220,13 @@ def test_points_that_cannot_carry_a_law_are_refused_with_the_numbers() -> None:
         fit_scaling_law(points, law="data-constrained")
 
 
+@pytest.mark.parametrize("loss", [lambda p: 3.0, lambda p: 2.0 + 0.1 * math.log10(p.compute_flops)])
+def test_losses_that_are_constant_or_rise_are_an_error_not_a_number(loss) -> None:
+    _, points = sweep()
+    with pytest.raises(FitError, match="ran to a bound"):
+        fit_scaling_law([replace(p, loss=loss(p)) for p in points], bootstrap_samples=20)
+
+
 def test_unknown_options_are_refused() -> None:
     _, points = sweep()
     for options in (
