@@ -91,7 +91,7 @@ def _describe(value: Any) -> tuple[tuple[str, ...], Sequence[Any]]:
         return _name_and_source(value), (*value.__bases__, *_members(value)) if _is_users(value) else ()
     if isinstance(value, (*_WRAPPERS, functools.partial)) or hasattr(value, "__wrapped__"):
         parts = (getattr(value, name, None) for name in _WRAPPED)
-        return (type(value).__name__,), [part for part in parts if part is not None]
+        return (str(type(value).__name__),), [part for part in parts if part is not None]
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):  # its representation would show but a part
         content = value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
