@@ -269,15 +269,19 @@ class _Design:
 
     def refusal(self, errors: _Errors | None) -> str | None:
         """Why the plan cannot identify the law, or None."""
-        if errors is not None and errors.log_n <= WORST_SIZE_ERROR:
-            return None
         n, d = self.inputs.n, self.inputs.d
         pairs = len({(round(float(a), 4), round(float(b), 4)) for a, b in zip(n, d, strict=True)})
-        log_c = np.log([p.as_point().compute_flops for p in self.planned])
+        log_c = np.log(np.array([p.as_point().compute_flops for p in self.planned], dtype=np.float64))
         if pairs < 6:
             return f"{pairs} distinct points cannot carry the 5 parameters of a law"
         if np.ptp(n) < 0.05:
             return "all runs have one size"
+        for values, what in ((n, "sizes"), (d, "numbers of tokens")):
+            count = len(set(np.round(values, 4).tolist()))
+            if count < 3:
+                return f"{count} different {what} cannot carry a floor, an amplitude and an exponent"
+        if errors is not None and errors.log_n <= WORST_SIZE_ERROR:
+            return None
         if np.ptp(log_c) < 0.12:
             return "all runs lie at one compute budget"
         slope = float((n * d).sum() / (n * n).sum())

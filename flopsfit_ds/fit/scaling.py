@@ -13,7 +13,7 @@ import flopsfit_ds
 from flopsfit_ds.errors import FitError
 from flopsfit_ds.fit.bootstrap import Draws, bootstrap_fits, cluster_labels
 from flopsfit_ds.fit.certificate import CertifiedFit, certified_fit
-from flopsfit_ds.fit.diagnostics import Target
+from flopsfit_ds.fit.diagnostics import Target, tokens_scatter
 from flopsfit_ds.fit.ensemble import Ensemble, build_ensemble
 from flopsfit_ds.fit.findings import Diagnostics, FitMaterial, run_diagnostics
 from flopsfit_ds.fit.intervals import POSITIVE, Interval, percentile_interval, standard_errors, student_factor
@@ -26,13 +26,14 @@ from flopsfit_ds.fit.registry import get_law
 from flopsfit_ds.fit.result import Audit, LawSummary, ScalingFit
 from flopsfit_ds.fit.rolling import compute_groups
 from flopsfit_ds.fit.solver import Problem
-from flopsfit_ds.fit.warn import FitView, collect_warnings
+from flopsfit_ds.fit.warn import RAY_SPREAD, FitView, collect_warnings
 from flopsfit_ds.units import format_count, format_flops
 
 OPTIMISER = "variable-projection grid, batched Newton / Levenberg-Marquardt with exact Hessians and reweighted majorant"
 _ONE_BUDGET = 0.12
 _TARGET_FACTOR = 10.0
 _BLOCK = 32
+_LEAST_VALUES = 3
 _MAY_BE_ON_A_BOUND = ("E", "log_R")
 
 
@@ -124,7 +125,7 @@ class _FitWork:
         rule = compute_rule_of(arrays)
         problem = make_problem(form, make_loss(options.loss, options.huber_delta), arrays)
         fit = certified_fit(problem)
-        _check_exponents(form, fit)
+        _check_exponents(problem, fit)
         clusters = cluster_labels(points)
         draws = None
         if options.bootstrap_samples:
@@ -209,13 +210,16 @@ def _check_options(options: FitOptions) -> None:
         raise FitError(f"target_compute must be positive and finite, got {target}")
 
 
-def _check_exponents(form: Law, fit: CertifiedFit) -> None:
-    """Refuse a fit in which what sets the exponent of N* ran to a bound; a floor of nought is a warning."""
+def _check_exponents(problem: Problem, fit: CertifiedFit) -> None:
+    """Refuse a fit in which what sets the exponent of N* ran to a bound.
+
+    A floor of nought is a warning, and so is a single ray of points, on which one of the two terms may vanish.
+    """
     held = [name for name in fit.certificate.active_bounds if name not in _MAY_BE_ON_A_BOUND]
-    if held:
+    if held and tokens_scatter(problem) >= RAY_SPREAD:
         raise FitError(
-            f"{', '.join(held)} of the {form.name} law ran to a bound: the losses do not fall with parameters and "
-            "tokens as such a law does, so N* and D* are not determined; check the columns, add sizes and budgets, or "
+            f"{', '.join(held)} of the {problem.law.name} law ran to a bound: the losses do not fall with parameters "
+            "and tokens as such a law does, so N* and D* are not determined; check the columns, add sizes and budgets, or "
             "fit a form with fewer parameters"
         )
 
@@ -224,8 +228,8 @@ def check_support(form: Law, arrays: PointArrays, num_excluded: int) -> None:
     """Refuse points that cannot carry the law.
 
     Raises:
-        FitError: fewer distinct points than parameters and one, one size, one number of tokens, one budget, or no
-            repeated data for the data-constrained form.
+        FitError: fewer distinct points than parameters and one, fewer than three sizes or numbers of tokens, one
+            budget, or no repeated data for the data-constrained form.
     """
     sizes = np.round(np.log(arrays.num_params), 4)
     tokens = np.round(np.log(arrays.num_tokens), 4)
@@ -236,14 +240,14 @@ def check_support(form: Law, arrays: PointArrays, num_excluded: int) -> None:
             f"{distinct} distinct points{left_out} for the {form.num_parameters} parameters of the {form.name} law: "
             f"at least {form.num_parameters + 1} are needed; the isoFLOP minima need no law"
         )
-    if len(set(sizes.tolist())) < 2:
-        raise FitError(
-            f"all {len(sizes)} points have one size ({format_count(arrays.num_params[0])}): train at least three"
-        )
-    if len(set(tokens.tolist())) < 2:
-        raise FitError(
-            f"all {len(sizes)} points saw as many tokens ({format_count(arrays.num_tokens[0])}): vary the tokens"
-        )
+    for values, column, what in ((sizes, arrays.num_params, "sizes"), (tokens, arrays.num_tokens, "numbers of tokens")):
+        count = len(set(values.tolist()))
+        if count < _LEAST_VALUES:
+            shown = ", ".join(format_count(v) for v in sorted(set(column.tolist()))[:_LEAST_VALUES])
+            raise FitError(
+                f"{count} different {what} ({shown}) among {len(sizes)} points: a floor, an amplitude and an exponent "
+                f"need at least {_LEAST_VALUES}"
+            )
     if np.ptp(np.log(arrays.flops)) < _ONE_BUDGET:
         raise FitError(
             f"all {len(sizes)} points lie at one compute budget ({format_flops(arrays.flops[0])} FLOPs): a law needs "

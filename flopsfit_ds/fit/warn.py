@@ -18,6 +18,7 @@ from flopsfit_ds.units import format_count, format_flops
 RAY_SPREAD = 0.1
 _ILL_CONDITION = 1e8
 _FEW_PER_PARAMETER = 3
+_HARDLY_SPARE = 2
 _SOME_ERRORS = 1.5
 _LARGE_EXPONENT_CHANGE = 0.05
 _SMALL_CHANGE = 0.01
@@ -66,9 +67,8 @@ def _few_points(view: FitView) -> Iterator[FitWarning]:
     count, size = len(view.result.points), view.problem.law.num_parameters
     if count < _FEW_PER_PARAMETER * size:
         advised = _FEW_PER_PARAMETER * size
-        yield FitWarning(
-            "few_points", f"{count} points for {size} parameters: intervals are rough; {advised} or more are advised"
-        )
+        rough = "intervals are rough" if count > size + _HARDLY_SPARE else "intervals hold less often than they say"
+        yield FitWarning("few_points", f"{count} points for {size} parameters: {rough}; {advised} or more are advised")
 
 
 def _duplicates(view: FitView) -> Iterator[FitWarning]:

@@ -62,7 +62,9 @@ def test_more_points_and_less_noise_tell_more() -> None:
         ([PlannedPoint(n, 20 * n) for n in np.geomspace(1e7, 1e9, 8)], "single ray of about 20 tokens"),
         (grid()[:5], "5 distinct points"),
         ([PlannedPoint(1e8, d) for d in np.geomspace(1e8, 1e10, 8)], "one size"),
-        ([PlannedPoint(n, d) for n in (1e8, 1.2e8) for d in (2e9, 2.5e9, 3e9, 3.3e9)], "would be known to"),
+        ([PlannedPoint(n, d) for n in (1e8, 1.1e8, 1.2e8) for d in (2e9, 2.5e9, 3e9, 3.3e9)], "would be known to"),
+        ([PlannedPoint(n, d) for n in (1e8, 1e9) for d in np.geomspace(1e9, 1e11, 8)], "2 different sizes"),
+        (4 * [p for k, p in enumerate(grid(3, (1e18, 1e19))) if k != 1], "5 distinct points"),
     ],
 )
 def test_a_plan_that_cannot_identify_the_law_is_refused_with_a_remedy(points: list[PlannedPoint], reason: str) -> None:

@@ -208,8 +208,9 @@ def test_points_that_cannot_carry_a_law_are_refused_with_the_numbers() -> None:
     _, points = sweep()
     cases = {
         "5 distinct points": points[:5],
-        "one size": [replace(p, num_params=1e8) for p in points],
-        "as many tokens": [replace(p, num_tokens=1e9) for p in points],
+        "1 different sizes": [replace(p, num_params=1e8) for p in points],
+        "2 different sizes": [replace(p, num_params=1e8 if k % 2 else 1e9) for k, p in enumerate(points)],
+        "2 different numbers of tokens": [replace(p, num_tokens=1e9 if k % 2 else 2e9) for k, p in enumerate(points)],
         "one compute budget": [p for p in points if p.compute_budget_flops == 1e19],
         "0 distinct points": [],
     }
