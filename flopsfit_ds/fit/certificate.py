@@ -21,7 +21,7 @@ class Certificate:
     """What supports a fit.
 
     Attributes:
-        starts: starts tried.
+        starts: starts tried, without those that were put about an end already found.
         best_share: share of them that ended within 1e-6 (relative) of the best objective.
         distinct_minima: different objectives among the starts that converged.
         gradient_norm: largest cosine between the weighted residuals and a column of the Jacobian, nought at a minimum
@@ -68,10 +68,13 @@ def certified_fit(problem: Problem) -> CertifiedFit:
     if starts.shape[0] == 0:
         raise FitError("no start of the solver fits these losses: are they positive, and on a sensible scale?")
     solution = minimise(problem, starts)
-    fit = _certify(problem, starts, solution)
+    fit = _certify(problem, starts, solution, len(starts))
     if fit.certificate.best_share * fit.certificate.starts < 2:
-        starts = np.concatenate([starts, _nudged(fit.theta), _whole_grid(problem)])
-        fit = _certify(problem, starts, minimise(problem, starts))
+        grid = _whole_grid(problem)
+        tried = np.isclose(grid[:, None], starts[None], rtol=1e-6, atol=1e-9).all(axis=2).any(axis=1)
+        independent = np.concatenate([starts, grid[~tried]])
+        starts = np.concatenate([independent, _nudged(fit.theta)])
+        fit = _certify(problem, starts, minimise(problem, starts), len(independent))
     return fit
 
 
@@ -88,7 +91,8 @@ def _whole_grid(problem: Problem) -> FloatArray:
     return np.clip(theta[np.isfinite(theta).all(axis=1)], problem.lower, problem.upper)
 
 
-def _certify(problem: Problem, starts: FloatArray, solution: Solution) -> CertifiedFit:
+def _certify(problem: Problem, starts: FloatArray, solution: Solution, independent: int) -> CertifiedFit:
+    """The best end; the certificate counts the first `independent` starts, which know of no other end."""
     if not solution.moved.any():
         raise FitError(
             f"the solver took no step from any of {starts.shape[0]} starts: the losses do not vary enough to fit a law"
@@ -111,14 +115,14 @@ def _certify(problem: Problem, starts: FloatArray, solution: Solution) -> Certif
         raise FitError(
             f"the best end is not a minimum: the residuals have a cosine of {norm:.2g} with the Jacobian there"
         )
-    reached = solution.objective <= objective[best] + slack
+    reached = solution.objective[:independent] <= objective[best] + slack
     order = np.argsort(objective, kind="stable")
     minima: list[int] = []
     for index in order:
         if np.isfinite(objective[index]) and (not minima or objective[index] > objective[minima[-1]] + slack):
             minima.append(int(index))
     names = tuple(n for n, held in zip(problem.law.parameter_names, solution.at_bound[best], strict=True) if held)
-    certificate = Certificate(starts.shape[0], float(reached.mean()), len(minima), norm, names, solution.iterations)
+    certificate = Certificate(independent, float(reached.mean()), len(minima), norm, names, solution.iterations)
     return CertifiedFit(
         solution.theta[best].copy(), float(objective[best]), certificate, starts, solution.theta[minima].copy()
     )

@@ -219,7 +219,7 @@ def _check_exponents(problem: Problem, fit: CertifiedFit) -> None:
     if held and tokens_scatter(problem) >= RAY_SPREAD:
         raise FitError(
             f"{', '.join(held)} of the {problem.law.name} law ran to a bound: the losses do not fall with parameters "
-            "and tokens as such a law does, so N* and D* are not determined; check the columns, add sizes and budgets, or "
+            "and tokens as such a law does, so N* and D* are unknown; check the columns, add sizes and budgets, or "
             "fit a form with fewer parameters"
         )
 

@@ -9,8 +9,14 @@ import pytest
 from planted_sweeps import sweep
 
 from flopsfit_ds.fit import Point, ScalingFit, fit_scaling_law
+from flopsfit_ds.fit.certificate import certified_fit
 from flopsfit_ds.fit.diagnostics import two_modes
+from flopsfit_ds.fit.losses import make_loss
 from flopsfit_ds.fit.planted import GridDesign, observe, planted_points, random_law
+from flopsfit_ds.fit.points import PointArrays
+from flopsfit_ds.fit.registry import get_law
+from flopsfit_ds.fit.scaling import make_problem
+from flopsfit_ds.fit.warn import FitView, collect_warnings
 
 
 def codes(fit: ScalingFit) -> set[str]:
@@ -114,6 +120,18 @@ def test_small_sweeps_give_valleys_a_fit_and_honest_intervals(seed: int, budgets
     assert guess.interval.low < guess.interval.high
     assert ("few_points" in codes(fit)) == (len(points) < 15)
     assert ("no_backtest" in codes(fit)) == (len(budgets) < 3)
+
+
+def test_an_optimum_that_one_start_reached_is_told_and_its_own_nudges_do_not_count() -> None:
+    _, points = sweep(56, budgets=(1e18, 3e18), sizes_per_budget=4, noise=0.1)
+    problem = make_problem(get_law("chinchilla"), make_loss("huber", 1e-3), PointArrays.of(points))
+    rare = certified_fit(problem)
+    assert rare.certificate.starts > 16
+    assert round(rare.certificate.best_share * rare.certificate.starts) == 1
+    _, clean = sweep()
+    result = fit_scaling_law(clean, bootstrap_samples=0, other_forms=False, diagnostics=False)
+    told = {w.code: w.message for w in collect_warnings(FitView(result, problem, rare))}
+    assert f"1 of {rare.certificate.starts} starts" in told["rare_optimum"]
 
 
 def test_a_floor_that_the_points_do_not_show() -> None:
