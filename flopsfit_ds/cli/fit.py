@@ -265,6 +265,8 @@ def _read(
     from flopsfit_ds.records import SweepFolder
 
     if not path.is_dir():
+        if plan is None and parameters == "non-embedding":
+            raise FitError("--parameters is for sweep folders; of a table, name the column with --num-params-column")
         table = load_points(path, named)
         return list(table.points), list(table.excluded)
     if parameters not in ("total", "non-embedding"):
@@ -282,9 +284,10 @@ def _read(
 def _drop_highest(points: list[Point], excluded: list[Exclusion], count: int) -> tuple[list[Point], list[Exclusion]]:
     from flopsfit_ds.fit.points import Exclusion
 
-    if count <= 0:
-        return points, excluded
-    worst = sorted(points, key=lambda p: p.loss)[-count:]
+    if count < 0:
+        raise FitError(f"--drop-highest-losses is a number of rows, got {count}")
+    finite = [p for p in points if math.isfinite(p.loss)]
+    worst = sorted(finite, key=lambda p: p.loss)[len(finite) - min(count, len(finite)) :]
     gone = {id(p) for p in worst}
     why = f"one of the {count} highest losses, left out on request"
     dropped = [Exclusion(p.row, p.label or p.run_id, why) for p in worst]

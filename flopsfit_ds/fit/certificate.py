@@ -71,7 +71,7 @@ def certified_fit(problem: Problem) -> CertifiedFit:
     fit = _certify(problem, starts, solution, len(starts))
     if fit.certificate.best_share * fit.certificate.starts < 2:
         grid = _whole_grid(problem)
-        tried = np.isclose(grid[:, None], starts[None], rtol=1e-6, atol=1e-9).all(axis=2).any(axis=1)
+        tried = np.isclose(grid[:, None], starts[None], rtol=1e-6, atol=1e-9).all(axis=2).max(axis=1)
         independent = np.concatenate([starts, grid[~tried]])
         starts = np.concatenate([independent, _nudged(fit.theta)])
         fit = _certify(problem, starts, minimise(problem, starts), len(independent))

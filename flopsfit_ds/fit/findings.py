@@ -180,7 +180,8 @@ def _ranked(material: FitMaterial) -> tuple[FormScore, ...]:
     scores: list[FormScore] = []
     for form in material.ensemble.forms:
         test = _backtest(form, material)
-        sizes = [] if test is None else [look.num_points for look in form.extrapolations][-len(test.bias) :]
+        origin = _origin(form, material.groups)
+        sizes = [look.num_points for look in form.extrapolations if look.origin == origin]
         scores.append(
             FormScore(
                 law=form.problem.law.name,

@@ -234,7 +234,7 @@ def learning_rate_groups(points: Iterable[Point]) -> list[dict[float, list[Point
     """Points by learning rate, for each size and tokens at which at least two learning rates were tried."""
     groups: dict[tuple[float, float, float | None], dict[float, list[Point]]] = {}
     for point in points:
-        if point.learning_rate is not None:
+        if point.learning_rate is not None and math.isfinite(point.learning_rate):
             groups.setdefault(same_size_key(point), {}).setdefault(point.learning_rate, []).append(point)
     return [group for group in groups.values() if len(group) > 1]
 

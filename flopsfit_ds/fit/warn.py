@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -219,7 +220,8 @@ def _error_at_target(view: FitView) -> float:
     if not optima or "loss" not in optima[-1].intervals:
         return 0.0
     span = optima[-1].intervals["loss"]
-    return 0.3 * math.log(span.high / span.low) if math.isfinite(span.high) and span.low > 0 else math.inf
+    width = 2.0 * NormalDist().inv_cdf(0.5 + 0.5 * view.result.level)
+    return math.log(span.high / span.low) / width if math.isfinite(span.high) and span.low > 0 else math.inf
 
 
 def _heaps(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:

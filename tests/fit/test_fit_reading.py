@@ -256,6 +256,13 @@ def test_under_tuned_learning_rates_are_left_out_and_an_edge_is_told() -> None:
     assert "learning_rate_edge" not in {w.code for w in fit.warnings}
 
 
+def test_a_learning_rate_that_is_not_a_number_is_no_rate() -> None:
+    _, points = sweep()
+    seeds = [replace(p, learning_rate=math.nan, seed=k, loss=p.loss * (1 + 0.001 * k)) for p in points for k in (0, 1)]
+    fit = fit_scaling_law(seeds, bootstrap_samples=0, other_forms=False, diagnostics=False)
+    assert len(fit.points) == len(seeds)
+
+
 def test_exact_flops_of_small_models_set_the_compute_rule() -> None:
     planted, points = sweep()
     exact = [replace(p, flops=12.0 * p.num_params**0.95 * p.num_tokens, compute_budget_flops=None) for p in points]

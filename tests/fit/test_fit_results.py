@@ -91,6 +91,31 @@ def test_prediction_intervals_hold_confidence_intervals_and_grow() -> None:
     assert wide.low < narrow.low < narrow.high < wide.high
 
 
+def test_rows_to_drop_are_the_highest_finite_losses_and_columns_are_named(tmp_path: Path) -> None:
+    _, points = sweep()
+    path = write_csv(tmp_path / "runs.csv", points)
+    path.write_text(path.read_text() + "1e8,1e9,nan\n1e8,2e9,inf\n")
+    code, output = invoke("fit", str(path), "--drop-highest-losses", "2", "--bootstrap-samples", "0", "--json")
+    assert code == 0
+    reasons = [e["reason"] for e in json.loads(output)["excluded"]]
+    assert sum("highest losses" in reason for reason in reasons) == 2
+    assert json.loads(output)["num_points"] == 38
+    for options in (["--drop-highest-losses", "-1"], ["--parameters", "non-embedding"]):
+        assert invoke("fit", str(path), "--bootstrap-samples", "0", *options)[0] != 0
+
+
+def test_the_bias_of_a_backtest_is_weighted_by_the_points_of_its_own_budgets() -> None:
+    _, points = sweep(2, "overtraining", budgets=(1e18, 3e18, 1e19, 3e19, 1e20, 3e20, 1e21))
+    few = [p for p in points if p.compute_budget_flops != 1e21] + points[-2:]
+    found = fit_scaling_law(few, bootstrap_samples=0).diagnostics
+    assert found is not None
+    assert found.backtest is not None
+    (own,) = (score for score in found.forms if score.law == "chinchilla")
+    sizes = {1e20: 8, 3e20: 8, 1e21: 2}
+    weights = [sizes[min(sizes, key=lambda b: abs(b / c - 1))] for c in found.backtest.held_out_computes]
+    assert own.backtest_bias == pytest.approx(float(np.average(found.backtest.bias, weights=weights)))
+
+
 def test_predict_says_what_the_fit_warns_of_and_how_far_it_goes(tmp_path: Path) -> None:
     _, points = sweep(form="kaplan")
     fit = fit_scaling_law(points, bootstrap_samples=50)
