@@ -207,7 +207,7 @@ class TestAccelerateWithDeepSpeed:
         with pytest.raises(RecordError, match="has changed since it was written"):
             verify_checkpoint(tmp_path / "step-5", "mine")
 
-    @pytest.mark.parametrize("path", sorted(preset_folder().glob("*.json")), ids=lambda path: path.name)
+    @pytest.mark.parametrize("path", sorted(preset_folder().glob("zero*.json")), ids=lambda path: path.name)
     def test_trap_keys_that_raise_in_current_versions(self, path):
         keys = set(json.loads(path.read_text()))
         assert not keys & {"elasticity", "amp", "progressive_layer_drop", "optimizer", "scheduler"}
