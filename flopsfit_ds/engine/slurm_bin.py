@@ -85,18 +85,18 @@ class Bin:
         folder = SweepFolder(self.plan.folder)
         job = os.environ["SLURM_JOB_ID"]
         with Signals() as signals:
-            store = None
+            control = None
             if num_nodes > 1:
                 address = folder.path / "slurm" / f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}.json"
-                store = meet(place, address)
+                control = meet(place, address)
             if node != 0:
-                assert store is not None
-                return f"left with {sweep.serve(place, store[0], signals)}"
+                assert control is not None
+                return f"left with {sweep.serve(place, control.store, signals)}"
             leases = LeaseSet(folder, self.run_ids)
             try:
                 events = JsonLines(folder.path / "slurm" / f"{job}.events.jsonl")
                 runs = [run for run in self.plan.runs if run.run_id in self.run_ids]
-                sweep.carry_out(runs, store, signals, leases, events)
+                sweep.carry_out(runs, control, signals, leases, events)
                 return "done"
             except SweepStoppedError as error:
                 stopped = str(error)
