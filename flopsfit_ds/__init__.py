@@ -11,11 +11,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flopsfit_ds.api import build_plan, run_sweep
     from flopsfit_ds.fit import fit_scaling_law
-    from flopsfit_ds.optimal import find_optimal
     from flopsfit_ds.report import write_report
     from flopsfit_ds.spec import load_spec
+    from flopsfit_ds.study.optimal import find_optimal
+    from flopsfit_ds.study.steps import build_plan, run_sweep
 
 __version__ = "0.1.0"
 
@@ -23,11 +23,11 @@ __all__ = ["__version__", "build_plan", "find_optimal", "fit_scaling_law", "load
 
 _HOMES = {
     "load_spec": "flopsfit_ds.spec",
-    "build_plan": "flopsfit_ds.api",
-    "run_sweep": "flopsfit_ds.api",
+    "build_plan": "flopsfit_ds.study.steps",
+    "run_sweep": "flopsfit_ds.study.steps",
     "fit_scaling_law": "flopsfit_ds.fit",
     "write_report": "flopsfit_ds.report",
-    "find_optimal": "flopsfit_ds.optimal",
+    "find_optimal": "flopsfit_ds.study.optimal",
 }
 
 

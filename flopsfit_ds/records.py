@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from flopsfit_ds.errors import RecordError, SweepFolderError
-from flopsfit_ds.storage import JsonLines, atomic_write, json_converter, read_json, write_json
+from flopsfit_ds.base.errors import RecordError, SweepFolderError
+from flopsfit_ds.base.storage import JsonLines, atomic_write, json_converter, read_json, write_json
 
 RECORD_VERSION = 1
 

@@ -25,17 +25,17 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from flopsfit_ds.base.storage import write_json
 from flopsfit_ds.engine.executor import Layout
+from flopsfit_ds.engine.fork.server import TRAINING_MODULES, Program
 from flopsfit_ds.engine.jobs import job_of
-from flopsfit_ds.engine.schedule import Scheduler, Waiting
-from flopsfit_ds.engine.server import TRAINING_MODULES
+from flopsfit_ds.engine.schedule.scheduler import Scheduler, Waiting
 from flopsfit_ds.engine.slots import Slot
-from flopsfit_ds.engine.sweep import Program, run_sweep
+from flopsfit_ds.engine.sweep import run_sweep
 from flopsfit_ds.memory import Strategy
-from flopsfit_ds.plan import RunPlan, SweepPlan, build_plan
+from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan, build_plan
 from flopsfit_ds.records import Attempt, RunFolder, SweepFolder
 from flopsfit_ds.spec import parse_spec
-from flopsfit_ds.storage import write_json
 
 SPEC = """
 name: bench
@@ -254,7 +254,7 @@ def _attempt(layout: Layout, seconds: float) -> Attempt:
 
 def sweep() -> None:
     """24 real points on 2 CPU slots, side by side and one after another on both."""
-    from flopsfit_ds import api
+    from flopsfit_ds.study import steps as api
 
     draw = random.Random(0)
     tokens = sorted(int(150_000 * math.exp(draw.gauss(0, 0.7))) for _ in range(24))

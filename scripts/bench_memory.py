@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from flopsfit_ds.hardware import resolve_cluster
+from flopsfit_ds.base.hardware import resolve_cluster
 from flopsfit_ds.memory.margin import workspace_bytes
 from flopsfit_ds.simulate import Simulator
 from flopsfit_ds.simulate.case import Case

@@ -16,14 +16,14 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from flopsfit_ds.errors import FitError
+from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit import ScalingFit, fit_scaling_law
+from flopsfit_ds.fit.laws.registry import LAWS, get_law
 from flopsfit_ds.fit.losses import make_loss
 from flopsfit_ds.fit.planted import GridDesign, PlantedLaw, planted_points, random_law
-from flopsfit_ds.fit.points import Point, PointArrays
-from flopsfit_ds.fit.registry import LAWS, get_law
+from flopsfit_ds.fit.points.points import Point, PointArrays
 from flopsfit_ds.fit.scaling import make_problem
-from flopsfit_ds.fit.solver import minimise
+from flopsfit_ds.fit.solve.solver import minimise
 
 PARAMETERS = ("loss_floor", "A", "B", "alpha", "beta", "a", "b")
 FACTORS = (10.0, 100.0)

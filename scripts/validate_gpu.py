@@ -27,12 +27,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flopsfit_ds.architecture import ModelShape
-from flopsfit_ds.errors import FlopsfitError, LaunchError
-from flopsfit_ds.hardware import Cluster, read_machine, resolve_cluster
+from flopsfit_ds.base.errors import FlopsfitError, LaunchError
+from flopsfit_ds.base.hardware import Cluster, read_machine, resolve_cluster
+from flopsfit_ds.base.storage import atomic_write
 from flopsfit_ds.memory import Strategy
+from flopsfit_ds.model.architecture import ModelShape
 from flopsfit_ds.simulate import SimulationError, Simulator
-from flopsfit_ds.storage import atomic_write
 
 SHAPES = {
     "100M": ModelShape(12, 768, 12, 12, 2048, 32000, 1024),
@@ -99,7 +99,7 @@ def configurations(device: str) -> list[Configuration]:
 
 def job_of(configuration: Configuration, device: str, device_memory_bytes: int) -> Any:
     """The job of one configuration, as the simulation and the measurement both run it."""
-    from flopsfit_ds.ds_config import training_config
+    from flopsfit_ds.plan.ds_config import training_config
     from flopsfit_ds.simulate.case import LanguageModelCase, SimulationJob
 
     strategy, shape = configuration.strategy, configuration.model_shape
@@ -141,7 +141,7 @@ def measure(configuration: Configuration, device: str, device_memory_bytes: int)
     import torch
 
     from flopsfit_ds.simulate.rank import join_fake_world, observe
-    from flopsfit_ds.simulate.tracker import LiveMemory
+    from flopsfit_ds.simulate.tensors.tracker import LiveMemory
 
     job = job_of(configuration, device, device_memory_bytes)
     watched = _Watched(job.case)
@@ -166,7 +166,7 @@ def _measure_on_gpu(job: Any, device: Any) -> dict[str, Any]:
     import torch
 
     from flopsfit_ds.simulate.rank import build_engine
-    from flopsfit_ds.train.batches import to_device
+    from flopsfit_ds.train.data.batches import to_device
 
     torch.cuda.set_device(device)
     engine, _ = build_engine(job, device)
@@ -314,7 +314,7 @@ def _cluster(device: str) -> Cluster:
         LaunchError: There is no CUDA GPU whose memory is known.
         SpecError: The table does not have the GPU.
     """
-    from flopsfit_ds.simulate.patches import check_versions
+    from flopsfit_ds.simulate.tensors.patches import check_versions
 
     check_versions()
     machine = read_machine()

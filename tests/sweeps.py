@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from flopsfit_ds.hardware import Machine
-from flopsfit_ds.plan import SweepPlan, build_plan
+from flopsfit_ds.base.hardware import Machine
+from flopsfit_ds.base.units import GIB
+from flopsfit_ds.plan.sweep_plan import SweepPlan, build_plan
 from flopsfit_ds.spec import SweepSpec, parse_spec
-from flopsfit_ds.units import GIB
 
 MACHINE = Machine("cpu", 2, None, 16 * GIB)
 MICRO: dict[str, Any] = {

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flopsfit_ds.architecture import ModelShape, SizingRule
-from flopsfit_ds.errors import PlanError
+from flopsfit_ds.base.errors import PlanError
+from flopsfit_ds.model.architecture import ModelShape, SizingRule
 from flopsfit_ds.train.model import Decoder
 
 RULE = SizingRule(

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sweeps import MICRO, plan_of, with_values, write_bytes_corpus
 
-from flopsfit_ds import corpus as corpus_module
-from flopsfit_ds.corpus import Corpus, find_corpus
-from flopsfit_ds.errors import DataError
+from flopsfit_ds.base.errors import DataError
+from flopsfit_ds.data import corpus as corpus_module
+from flopsfit_ds.data.corpus import Corpus, find_corpus
 from flopsfit_ds.spec import StdlibData, TextData, TokenData
 
 

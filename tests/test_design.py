@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sweeps import MICRO, plan_of, with_values
 
-from flopsfit_ds.design import TOKEN_TOLERANCE, plan_batches
-from flopsfit_ds.errors import PlanError
+from flopsfit_ds.base.errors import PlanError
+from flopsfit_ds.plan.design import TOKEN_TOLERANCE, plan_batches
 
 ISOFLOP = with_values(
     MICRO,

@@ -21,10 +21,10 @@ from test_records import OBSERVED, RECORD
 from tokenizers import Tokenizer, models
 
 import flopsfit_ds
-from flopsfit_ds.api import _token_task, build_plan, fit_records
-from flopsfit_ds.ds_config import deepspeed_config
+from flopsfit_ds.plan.ds_config import deepspeed_config
 from flopsfit_ds.spec import SweepSpec
 from flopsfit_ds.spec import sections as spec_sections
+from flopsfit_ds.study.steps import _token_task, build_plan, fit_records
 
 DECODER = with_values(
     MICRO,
@@ -302,7 +302,7 @@ def test_a_field_changes_the_fit(field, fitted):
 def test_a_field_of_execution_is_read_by_the_engine(field):
     """What the engine makes of it is shown by the engine's own tests; here, that it is read at all."""
     read = set()
-    for path in (Path(flopsfit_ds.__file__).parent / "engine").glob("*.py"):
+    for path in (Path(flopsfit_ds.__file__).parent / "engine").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.value, (ast.Name, ast.Attribute)):
                 owner = node.value.id if isinstance(node.value, ast.Name) else node.value.attr

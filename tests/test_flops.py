@@ -12,8 +12,8 @@ from sweeps import MICRO, plan_of, with_values
 from test_architecture import built, shapes
 from torch.utils.flop_counter import FlopCounterMode
 
-from flopsfit_ds.architecture import ModelShape
-from flopsfit_ds.flops import conventional_flops, forward_flops_per_token, training_flops_per_token
+from flopsfit_ds.model.architecture import ModelShape
+from flopsfit_ds.model.flops import conventional_flops, forward_flops_per_token, training_flops_per_token
 from flopsfit_ds.train.model import Decoder, next_token_losses
 from flopsfit_ds.train.session import freeze
 

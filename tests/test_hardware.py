@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from flopsfit_ds.errors import LaunchError, SpecError
-from flopsfit_ds.hardware import DEVICES, Machine, find_device, launched_world, read_machine, resolve_cluster
-from flopsfit_ds.units import GIB
+from flopsfit_ds.base.errors import LaunchError, SpecError
+from flopsfit_ds.base.hardware import DEVICES, Machine, find_device, launched_world, read_machine, resolve_cluster
+from flopsfit_ds.base.units import GIB
 
 H100 = "NVIDIA H100 80GB HBM3, 81559"
 GPUS = (
@@ -160,7 +160,9 @@ class TestMachine:
         assert machine.device_memory_bytes is None
 
     def test_looking_at_the_machine_loads_no_torch(self):
-        code = "import sys; from flopsfit_ds.hardware import read_machine as r; r(); sys.exit('torch' in sys.modules)"
+        code = (
+            "import sys; from flopsfit_ds.base.hardware import read_machine as r; r(); sys.exit('torch' in sys.modules)"
+        )
         subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -3,15 +3,15 @@
 import pytest
 from pydantic import TypeAdapter
 
-from flopsfit_ds.architecture import ModelShape
-from flopsfit_ds.candidates import CLEARLY_FITS
-from flopsfit_ds.errors import PlanError
-from flopsfit_ds.flops import training_flops_per_token
-from flopsfit_ds.hardware import Cluster, resolve_cluster
+from flopsfit_ds.base.errors import PlanError
+from flopsfit_ds.base.hardware import Cluster, resolve_cluster
 from flopsfit_ds.memory import Strategy, profile_decoder
-from flopsfit_ds.placement import Placement, place_run
+from flopsfit_ds.model.architecture import ModelShape
+from flopsfit_ds.model.flops import training_flops_per_token
+from flopsfit_ds.plan.candidates import CLEARLY_FITS
+from flopsfit_ds.plan.placement import Placement, place_run
+from flopsfit_ds.plan.step_time import step_seconds
 from flopsfit_ds.spec import PlacementRules
-from flopsfit_ds.step_time import step_seconds
 
 H100_NODE = resolve_cluster("bf16", device="H100-SXM", gpus_per_node=8)
 SMALL = ModelShape(12, 768, 12, 12, 2048, 50304, 1024)

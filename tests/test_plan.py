@@ -8,10 +8,10 @@ import json
 import pytest
 from sweeps import MACHINE, MICRO, plan_of, spec_of, with_values, write_bytes_corpus
 
-from flopsfit_ds import plan as plan_module
-from flopsfit_ds.hardware import Machine
-from flopsfit_ds.plan import RunPlan, build_plan
-from flopsfit_ds.units import GIB
+from flopsfit_ds.base.hardware import Machine
+from flopsfit_ds.base.units import GIB
+from flopsfit_ds.plan import sweep_plan as plan_module
+from flopsfit_ds.plan.sweep_plan import RunPlan, build_plan
 
 GPU = {"device": "H100-SXM", "gpus_per_node": 8}
 

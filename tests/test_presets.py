@@ -14,9 +14,9 @@ import pytest
 import yaml
 from sweeps import MACHINE, MICRO, with_values, write_bytes_corpus
 
-from flopsfit_ds.ds_config import deepspeed_config
-from flopsfit_ds.plan import build_plan
-from flopsfit_ds.presets import deepspeed_preset, preset_folder, shipped_specs, zero_section
+from flopsfit_ds.base.presets import deepspeed_preset, preset_folder, shipped_specs, zero_section
+from flopsfit_ds.plan.ds_config import deepspeed_config
+from flopsfit_ds.plan.sweep_plan import build_plan
 from flopsfit_ds.records import SweepFolder
 from flopsfit_ds.spec import load_spec
 

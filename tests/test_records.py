@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flopsfit_ds.errors import RecordError, SweepFolderError
+from flopsfit_ds.base.errors import RecordError, SweepFolderError
+from flopsfit_ds.base.storage import JsonLines, atomic_write, read_json, write_json
 from flopsfit_ds.records import Attempt, Observed, Planned, RunRecord, SweepFolder, records_csv
-from flopsfit_ds.storage import JsonLines, atomic_write, read_json, write_json
 
 PLANNED = Planned(1000, 800, 1000, 20000, 1.2e8, 4096, 1.5, 2, 2)
 OBSERVED = Observed(
@@ -118,7 +118,7 @@ def test_what_json_cannot_hold_is_not_written(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-import flopsfit_ds.storage as storage
+import flopsfit_ds.base.storage as storage
 
 step, path = int(sys.argv[1]), Path(sys.argv[2])
 calls = 0
@@ -214,7 +214,7 @@ class TestJsonLines:
     def test_several_processes_may_append_at_once(self, tmp_path):
         path = tmp_path / "events.jsonl"
         code = (
-            "import sys; from pathlib import Path; from flopsfit_ds.storage import JsonLines\n"
+            "import sys; from pathlib import Path; from flopsfit_ds.base.storage import JsonLines\n"
             "for n in range(300): JsonLines(Path(sys.argv[1])).append({'who': sys.argv[2], 'n': n, 'pad': 'x' * 500})"
         )
         writers = [subprocess.Popen([sys.executable, "-c", code, str(path), who]) for who in "ab"]

@@ -13,9 +13,9 @@ import torch
 from sweeps import MICRO, spec_of, with_values
 from torch import nn
 
-from flopsfit_ds.api import build_plan
-from flopsfit_ds.errors import SpecError
-from flopsfit_ds.usercode import check_allowed, import_class, source_hash
+from flopsfit_ds.base.errors import SpecError
+from flopsfit_ds.base.usercode import check_allowed, import_class, source_hash
+from flopsfit_ds.study.steps import build_plan
 
 MODULE = """
 from pathlib import Path

@@ -11,9 +11,17 @@ from collections.abc import Sequence
 import typer
 
 from flopsfit_ds import __version__
-from flopsfit_ds.errors import FlopsfitError
+from flopsfit_ds.base.errors import FlopsfitError
 
-_GROUPS = ("sweep", "plan", "memory", "fit", "report", "engine", "spec")
+_GROUPS = (
+    "sweeping.sweep",
+    "planning.plan",
+    "planning.memory",
+    "fitting.fit",
+    "fitting.report",
+    "sweeping.engine",
+    "planning.spec",
+)
 
 
 def _show_version(wanted: bool) -> None:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flopsfit_ds.presets import shipped_specs
+from flopsfit_ds.base.presets import shipped_specs
 
 if TYPE_CHECKING:
-    from flopsfit_ds.plan import SweepPlan
+    from flopsfit_ds.plan.sweep_plan import SweepPlan
 
 SpecArgument = Annotated[
     str, typer.Argument(metavar="SPEC", help="A spec.yaml, or the name of a shipped spec such as `quickstart`.")
@@ -42,8 +42,8 @@ def plan_from(argument: str, overrides: list[str] | None, allow_import: list[str
         PlanError: No plan meets it.
         DataError: Its data cannot be used.
     """
-    from flopsfit_ds.api import build_plan
     from flopsfit_ds.spec import load_spec
+    from flopsfit_ds.study.steps import build_plan
 
     path = spec_path(argument)
     return build_plan(load_spec(path, overrides or ()), spec_folder=path.parent, allow_import=tuple(allow_import or ()))

@@ -3,9 +3,9 @@
 Imports no torch until a sweep starts.
 """
 
-from flopsfit_ds.engine.folder import read_plan
+from flopsfit_ds.engine.disk.folder import read_plan
+from flopsfit_ds.engine.disk.retry import give_another_chance
 from flopsfit_ds.engine.progress import Progress
-from flopsfit_ds.engine.retry import give_another_chance
 from flopsfit_ds.engine.signals import EXIT_REQUEUE, SweepStoppedError
 from flopsfit_ds.engine.sweep import ExecutorName, run_sweep
 

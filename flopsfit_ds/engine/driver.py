@@ -8,22 +8,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flopsfit_ds.engine.attempts import is_storage_failure, newest_outcome, read_attempts
+from flopsfit_ds.base.errors import SweepFolderError
+from flopsfit_ds.base.storage import JsonLines
+from flopsfit_ds.engine.disk.attempts import is_storage_failure, newest_outcome, read_attempts
+from flopsfit_ds.engine.disk.folder import whole_records
+from flopsfit_ds.engine.disk.lease import Right
+from flopsfit_ds.engine.disk.recording import Recorder
+from flopsfit_ds.engine.disk.retry import forgiven_attempts
 from flopsfit_ds.engine.executor import Assignment, Executor, Report
-from flopsfit_ds.engine.folder import whole_records
 from flopsfit_ds.engine.jobs import Job, Verdict, decide
-from flopsfit_ds.engine.lease import Right
 from flopsfit_ds.engine.progress import Progress
-from flopsfit_ds.engine.recording import Recorder
-from flopsfit_ds.engine.retry import forgiven_attempts
-from flopsfit_ds.engine.schedule import Chooser, Waiting
+from flopsfit_ds.engine.schedule.scheduler import Chooser, Waiting
+from flopsfit_ds.engine.schedule.suspects import NUM_RUNS
 from flopsfit_ds.engine.signals import Signals, SweepStoppedError
 from flopsfit_ds.engine.slots import Slot
-from flopsfit_ds.engine.suspects import NUM_RUNS
-from flopsfit_ds.errors import SweepFolderError
-from flopsfit_ds.plan import RunPlan
+from flopsfit_ds.plan.sweep_plan import RunPlan
 from flopsfit_ds.records import Attempt, RunRecord, SweepFolder
-from flopsfit_ds.storage import JsonLines
 
 _log = logging.getLogger(__name__)
 _TICK_SECONDS = 0.5

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from flopsfit_ds.base.errors import LaunchError
 from flopsfit_ds.engine.executor import Layout
-from flopsfit_ds.errors import LaunchError
-from flopsfit_ds.placement import Candidate
-from flopsfit_ds.plan import RunPlan
+from flopsfit_ds.plan.placement import Candidate
+from flopsfit_ds.plan.sweep_plan import RunPlan
 from flopsfit_ds.records import Attempt
 
 FAILURES = ("failed", "hung", "killed")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flopsfit_ds.plan import RunPlan
-from flopsfit_ds.train.checkpoint import state_bytes
+from flopsfit_ds.plan.sweep_plan import RunPlan
+from flopsfit_ds.train.checkpoint.files import state_bytes
 
 CHECKPOINT_SECONDS = 30.0
 """What a run always has for a checkpoint after it was asked to end."""

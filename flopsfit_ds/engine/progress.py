@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from flopsfit_ds.engine.slots import Slot
-from flopsfit_ds.plan import RunPlan
+from flopsfit_ds.plan.sweep_plan import RunPlan
 from flopsfit_ds.records import Attempt, RunRecord
 
 

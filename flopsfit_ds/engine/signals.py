@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from types import FrameType, TracebackType
 
-from flopsfit_ds.errors import FlopsfitError
+from flopsfit_ds.base.errors import FlopsfitError
 
 EXIT_REQUEUE = 75
 """EX_TEMPFAIL of sysexits.h: the same command, started again, goes on."""

@@ -11,8 +11,8 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flopsfit_ds.errors import LaunchError
-from flopsfit_ds.hardware import Cluster, launched_world
+from flopsfit_ds.base.errors import LaunchError
+from flopsfit_ds.base.hardware import Cluster, launched_world
 
 _logger = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flopsfit_ds.fit.isoflop import isoflop_minima
-    from flopsfit_ds.fit.points import Point, points_from_records
-    from flopsfit_ds.fit.prediction import predict
+    from flopsfit_ds.fit.points.points import Point, points_from_records
+    from flopsfit_ds.fit.points.reading import load_points
+    from flopsfit_ds.fit.predict.isoflop import isoflop_minima
+    from flopsfit_ds.fit.predict.prediction import predict
     from flopsfit_ds.fit.preview import PlannedPoint, PriorLaw, preview_design
-    from flopsfit_ds.fit.reading import load_points
     from flopsfit_ds.fit.result import ScalingFit, load_prediction_model
     from flopsfit_ds.fit.scaling import fit_scaling_law
 

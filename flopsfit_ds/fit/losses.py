@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flopsfit_ds.errors import FitError
+from flopsfit_ds.base.errors import FitError
 
 FloatArray = NDArray[np.float64]
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flopsfit_ds.fit.law_base import ComputeRule, Inputs, Law
+from flopsfit_ds.fit.laws.base import ComputeRule, Inputs, Law
+from flopsfit_ds.fit.laws.registry import get_law
 from flopsfit_ds.fit.losses import FloatArray
-from flopsfit_ds.fit.points import CONVENTION, Point
-from flopsfit_ds.fit.registry import get_law
-from flopsfit_ds.flops import FLOPS_PER_PARAMETER_TOKEN
+from flopsfit_ds.fit.points.points import CONVENTION, Point
+from flopsfit_ds.model.flops import FLOPS_PER_PARAMETER_TOKEN
 
 SIX_ND = ComputeRule.constant(math.log(FLOPS_PER_PARAMETER_TOKEN), CONVENTION)
 REFERENCE_COMPUTE = 1e20

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from flopsfit_ds.errors import FitError
-from flopsfit_ds.fit.law_base import ComputeRule, Inputs
-from flopsfit_ds.fit.laws import Chinchilla
+from flopsfit_ds.base.errors import FitError
+from flopsfit_ds.base.units import format_count, format_flops
+from flopsfit_ds.fit.laws.base import ComputeRule, Inputs
+from flopsfit_ds.fit.laws.parametric import Chinchilla
 from flopsfit_ds.fit.losses import FloatArray, LossFunction, make_loss
-from flopsfit_ds.fit.points import Point, PointArrays, compute_rule_of
+from flopsfit_ds.fit.points.points import Point, PointArrays, compute_rule_of
+from flopsfit_ds.fit.predict.rolling import m_estimator_variance
 from flopsfit_ds.fit.result import load_fit_dict
-from flopsfit_ds.fit.rolling import m_estimator_variance
-from flopsfit_ds.units import format_count, format_flops
 
 WORST_SIZE_ERROR = math.log(3.0)
 _TARGET_FACTOR = 10.0

@@ -6,18 +6,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flopsfit_ds.errors import FitError
-from flopsfit_ds.fit.bootstrap import Draws
-from flopsfit_ds.fit.certificate import Certificate
-from flopsfit_ds.fit.intervals import Interval
-from flopsfit_ds.fit.isoflop import BudgetMinimum, IsoflopDiagnostics
+from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit.losses import FloatArray
-from flopsfit_ds.fit.optimum import LawAt, Optimum, ServingOptimum
-from flopsfit_ds.fit.points import Exclusion, Point
-from flopsfit_ds.fit.prediction import Prediction, PredictionModel, interval_dict
+from flopsfit_ds.fit.points.points import Exclusion, Point
+from flopsfit_ds.fit.predict.isoflop import BudgetMinimum, IsoflopDiagnostics
+from flopsfit_ds.fit.predict.optimum import LawAt, Optimum, ServingOptimum
+from flopsfit_ds.fit.predict.prediction import Prediction, PredictionModel, interval_dict
+from flopsfit_ds.fit.solve.bootstrap import Draws
+from flopsfit_ds.fit.solve.certificate import Certificate
+from flopsfit_ds.fit.solve.intervals import Interval
 
 if TYPE_CHECKING:
-    from flopsfit_ds.fit.findings import Diagnostics
+    from flopsfit_ds.fit.checks.findings import Diagnostics
 
 FORMAT = "flopsfit-ds/fit"
 VERSION = 1

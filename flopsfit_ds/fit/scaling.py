@@ -10,24 +10,32 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 import flopsfit_ds
-from flopsfit_ds.errors import FitError
-from flopsfit_ds.fit.bootstrap import Draws, bootstrap_fits, cluster_labels
-from flopsfit_ds.fit.certificate import CertifiedFit, certified_fit
-from flopsfit_ds.fit.diagnostics import Target, tokens_scatter
-from flopsfit_ds.fit.ensemble import Ensemble, build_ensemble
-from flopsfit_ds.fit.findings import Diagnostics, FitMaterial, run_diagnostics
-from flopsfit_ds.fit.intervals import POSITIVE, Interval, percentile_interval, standard_errors, student_factor
-from flopsfit_ds.fit.isoflop import budget_groups, isoflop_minima
-from flopsfit_ds.fit.law_base import ComputeRule, Inputs, Law
+from flopsfit_ds.base.errors import FitError
+from flopsfit_ds.base.units import format_count, format_flops
+from flopsfit_ds.fit.checks.diagnostics import Target, tokens_scatter
+from flopsfit_ds.fit.checks.findings import Diagnostics, FitMaterial, run_diagnostics
+from flopsfit_ds.fit.checks.warnings import RAY_SPREAD, FitView, collect_warnings
+from flopsfit_ds.fit.laws.base import ComputeRule, Inputs, Law
+from flopsfit_ds.fit.laws.registry import get_law
 from flopsfit_ds.fit.losses import FloatArray, LossFunction, make_loss
-from flopsfit_ds.fit.optimum import LawAt, Optimum
-from flopsfit_ds.fit.points import Exclusion, Point, PointArrays, compute_rule_of, in_order, select_points, with_rows
-from flopsfit_ds.fit.registry import get_law
+from flopsfit_ds.fit.points.points import (
+    Exclusion,
+    Point,
+    PointArrays,
+    compute_rule_of,
+    in_order,
+    select_points,
+    with_rows,
+)
+from flopsfit_ds.fit.predict.ensemble import Ensemble, build_ensemble
+from flopsfit_ds.fit.predict.isoflop import budget_groups, isoflop_minima
+from flopsfit_ds.fit.predict.optimum import LawAt, Optimum
+from flopsfit_ds.fit.predict.rolling import compute_groups
 from flopsfit_ds.fit.result import Audit, LawSummary, ScalingFit
-from flopsfit_ds.fit.rolling import compute_groups
-from flopsfit_ds.fit.solver import Problem
-from flopsfit_ds.fit.warn import RAY_SPREAD, FitView, collect_warnings
-from flopsfit_ds.units import format_count, format_flops
+from flopsfit_ds.fit.solve.bootstrap import Draws, bootstrap_fits, cluster_labels
+from flopsfit_ds.fit.solve.certificate import CertifiedFit, certified_fit
+from flopsfit_ds.fit.solve.intervals import POSITIVE, Interval, percentile_interval, standard_errors, student_factor
+from flopsfit_ds.fit.solve.solver import Problem
 
 OPTIMISER = "variable-projection grid, batched Newton / Levenberg-Marquardt with exact Hessians and reweighted majorant"
 _ONE_BUDGET = 0.12

@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-from flopsfit_ds.presets import Offload, zero_section
+from flopsfit_ds.base.presets import Offload, zero_section
 
 
 @dataclass(frozen=True)

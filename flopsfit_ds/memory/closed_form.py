@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from flopsfit_ds.hardware import Cluster
+from flopsfit_ds.base.hardware import Cluster
 from flopsfit_ds.memory.buckets import ZeroBuckets, training_buckets
 from flopsfit_ds.memory.margin import allocator_margin, delayed_free_bytes, workspace_bytes
 from flopsfit_ds.memory.profile import ModelProfile

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 
-from flopsfit_ds.hardware import Cluster
+from flopsfit_ds.base.hardware import Cluster
+from flopsfit_ds.base.units import MIB
 from flopsfit_ds.memory.buckets import training_buckets
 from flopsfit_ds.memory.types import MarginLine, Strategy
-from flopsfit_ds.units import MIB
 
 # Two handles have a workspace each: the forward thread's and autograd's. PyTorch gives a handle 8.125 MiB, and 32 MiB
 # from Hopper on (aten/src/ATen/cuda/CublasHandlePool.cpp, getChosenWorkspaceSize).

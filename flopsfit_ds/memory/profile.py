@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from flopsfit_ds.architecture import ModelShape
-from flopsfit_ds.flops import forward_flops_per_token
+from flopsfit_ds.model.architecture import ModelShape
+from flopsfit_ds.model.flops import forward_flops_per_token
 
 
 @dataclass(frozen=True)

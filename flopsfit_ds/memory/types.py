@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from flopsfit_ds.presets import Offload
+from flopsfit_ds.base.presets import Offload
 
 Phase = Literal["start", "forward", "backward", "step"]
 

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from flopsfit_ds.errors import FitError
-from flopsfit_ds.fit.isoflop import IsoflopDiagnostics, isoflop_minima
-from flopsfit_ds.fit.optimum import Optimum
-from flopsfit_ds.fit.points import Exclusion, Point, points_from_records, select_points
-from flopsfit_ds.fit.prediction import Prediction
+from flopsfit_ds.base.errors import FitError
+from flopsfit_ds.base.units import format_flops
+from flopsfit_ds.fit.points.points import Exclusion, Point, points_from_records, select_points
+from flopsfit_ds.fit.predict.isoflop import IsoflopDiagnostics, isoflop_minima
+from flopsfit_ds.fit.predict.optimum import Optimum
+from flopsfit_ds.fit.predict.prediction import Prediction
 from flopsfit_ds.fit.result import FitWarning, ScalingFit
 from flopsfit_ds.records import RunRecord
-from flopsfit_ds.units import format_flops
 
 
 @dataclass(frozen=True, eq=False)

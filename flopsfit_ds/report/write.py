@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from flopsfit_ds.errors import FitError, SweepFolderError
+from flopsfit_ds.base.errors import FitError, SweepFolderError
+from flopsfit_ds.base.storage import atomic_write
 from flopsfit_ds.fit.result import ScalingFit
-from flopsfit_ds.plan import SweepPlan
+from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
+from flopsfit_ds.report.figures.palette import Tone
+from flopsfit_ds.report.figures.svg import RC, Drawing, Svg, render
 from flopsfit_ds.report.findings import Findings, gather
-from flopsfit_ds.report.page import render_page
-from flopsfit_ds.report.palette import Tone
-from flopsfit_ds.report.svg import RC, Drawing, Svg, render
-from flopsfit_ds.storage import atomic_write
+from flopsfit_ds.report.page.page import render_page
 
 PAGE = "index.html"
 FIGURES = ("isoflop", "tokens", "frontier", "residuals", "optimum")
@@ -71,8 +71,8 @@ def draw_figures(findings: Findings) -> tuple[list[Svg], tuple[Tone, ...]]:
 
 
 def _drawings(findings: Findings) -> list[Drawing]:
-    from flopsfit_ds.report.budget_figures import isoflop_figure, tokens_figure
-    from flopsfit_ds.report.law_figures import frontier_figure, optimum_figure, residuals_figure
+    from flopsfit_ds.report.figures.budget_figures import isoflop_figure, tokens_figure
+    from flopsfit_ds.report.figures.law_figures import frontier_figure, optimum_figure, residuals_figure
 
     if not findings.points:
         return []

@@ -18,7 +18,7 @@ from typing import Any
 _logger = logging.getLogger(__name__)
 
 _LIBRARIES = ("torch", "deepspeed", "accelerate")
-_FOLDERS = ("simulate", "train", "presets.py", "ds_config.py")
+_FOLDERS = ("simulate", "train", "base/presets.py", "plan/ds_config.py")
 
 
 def cache_folder() -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from flopsfit_ds.architecture import ClassShape, ModelShape
+from flopsfit_ds.model.architecture import ClassShape, ModelShape
 
 if TYPE_CHECKING:
     import torch
@@ -55,9 +55,9 @@ class LanguageModelCase:
 
     def build_model(self, activation_checkpointing: bool) -> torch.nn.Module:
         """The model, with what is frozen."""
+        from flopsfit_ds.base.usercode import import_class
         from flopsfit_ds.train.model import Decoder
         from flopsfit_ds.train.session import freeze
-        from flopsfit_ds.usercode import import_class
 
         if isinstance(self.shape, ModelShape):
             model: torch.nn.Module = Decoder(self.shape, activation_checkpointing)
@@ -87,7 +87,7 @@ class LanguageModelCase:
 
 def fused_adamw(model: torch.nn.Module) -> torch.optim.Optimizer:
     """The optimiser of `flopsfit_ds.train`; its rates do not matter here."""
-    from flopsfit_ds.plan import Recipe
+    from flopsfit_ds.plan.sweep_plan import Recipe
     from flopsfit_ds.train.session import build_optimizer
 
     recipe = Recipe(

@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from flopsfit_ds.candidates import CLEARLY_FITS, Candidate
-from flopsfit_ds.errors import PlanError
-from flopsfit_ds.hardware import Cluster
+from flopsfit_ds.base.errors import PlanError
+from flopsfit_ds.base.hardware import Cluster
+from flopsfit_ds.base.units import format_bytes
 from flopsfit_ds.memory import MemoryEstimate, ModelProfile
-from flopsfit_ds.plan import RunPlan, SweepPlan
+from flopsfit_ds.plan.candidates import CLEARLY_FITS, Candidate
+from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.simulate.estimate import Simulator
 from flopsfit_ds.simulate.results import RankMemory
 from flopsfit_ds.simulate.server import SimulationError
-from flopsfit_ds.units import format_bytes
 
 if TYPE_CHECKING:
     from flopsfit_ds.simulate.case import Case

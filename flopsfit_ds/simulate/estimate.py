@@ -7,15 +7,15 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from flopsfit_ds.ds_config import training_config
-from flopsfit_ds.hardware import Cluster
+from flopsfit_ds.base.hardware import Cluster
+from flopsfit_ds.base.storage import json_converter
 from flopsfit_ds.memory import MemoryComponents, MemoryEstimate, Strategy, allocator_margin, delayed_free_bytes
 from flopsfit_ds.memory.margin import workspace_bytes
 from flopsfit_ds.memory.types import COMPONENT_NAMES, assemble_estimate
+from flopsfit_ds.plan.ds_config import training_config
 from flopsfit_ds.simulate.cache import content_key, load_result, store_result
 from flopsfit_ds.simulate.results import RankMemory
 from flopsfit_ds.simulate.server import SimulationServer
-from flopsfit_ds.storage import json_converter
 
 if TYPE_CHECKING:
     from flopsfit_ds.simulate.case import Case

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils import _pytree
 from torch.utils.flop_counter import FlopCounterMode
 
-from flopsfit_ds.errors import PlanError, SpecError
+from flopsfit_ds.base.errors import PlanError, SpecError
 from flopsfit_ds.memory import ModelProfile
 
 LOOKED_AT_SAMPLES = 2

@@ -15,17 +15,17 @@ import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from flopsfit_ds.simulate.autocast import register_autocast
 from flopsfit_ds.simulate.case import SimulationJob
-from flopsfit_ds.simulate.device import DEVICE_TYPE, SimulatedAccelerator, register_device
-from flopsfit_ds.simulate.fake import FakeOperations
-from flopsfit_ds.simulate.kernels import register_kernels
-from flopsfit_ds.simulate.labels import components_of, label_state, watch_engine, watch_loss
-from flopsfit_ds.simulate.patches import apply_patches
 from flopsfit_ds.simulate.profile import repeated_blocks
 from flopsfit_ds.simulate.results import ModelSizes, PhasePeak, RankMemory
-from flopsfit_ds.simulate.tracker import LiveMemory
-from flopsfit_ds.train.batches import to_device
+from flopsfit_ds.simulate.tensors.autocast import register_autocast
+from flopsfit_ds.simulate.tensors.device import DEVICE_TYPE, SimulatedAccelerator, register_device
+from flopsfit_ds.simulate.tensors.fake import FakeOperations
+from flopsfit_ds.simulate.tensors.kernels import register_kernels
+from flopsfit_ds.simulate.tensors.labels import components_of, label_state, watch_engine, watch_loss
+from flopsfit_ds.simulate.tensors.patches import apply_patches
+from flopsfit_ds.simulate.tensors.tracker import LiveMemory
+from flopsfit_ds.train.data.batches import to_device
 
 
 def simulate_rank(job: SimulationJob) -> RankMemory:

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import IO, Any
 
-from flopsfit_ds.errors import FlopsfitError
+from flopsfit_ds.base.errors import FlopsfitError
 
 _LENGTH = struct.Struct("<Q")
 _TIMEOUT_SECONDS = 900.0

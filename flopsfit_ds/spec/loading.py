@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from flopsfit_ds.errors import SpecError
+from flopsfit_ds.base.errors import SpecError
 from flopsfit_ds.spec.sections import SweepSpec
 
 _TAGS = {"model": "family", "data": "source", "design": "method"}

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
-from flopsfit_ds.units import parse_bytes, parse_count, parse_quantity, parse_seconds
+from flopsfit_ds.base.units import parse_bytes, parse_count, parse_quantity, parse_seconds
 
 _NO_MINUS = r"^\s*[^-\s]"
 _LEAST_RESAMPLES = 20  # what the fit asks for

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from flopsfit_ds.base.units import parse_quantity
 from flopsfit_ds.spec.quantities import (
     Bytes,
     Count,
@@ -19,7 +20,6 @@ from flopsfit_ds.spec.quantities import (
     Seed,
     number_schema,
 )
-from flopsfit_ds.units import parse_quantity
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_][a-z0-9._-]{0,63}$")]
 ZeroStage = Literal[0, 1, 2, 3]

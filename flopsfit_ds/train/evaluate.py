@@ -9,8 +9,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from flopsfit_ds.train.batches import to_device
-from flopsfit_ds.train.checkpoint import Pulse
+from flopsfit_ds.train.checkpoint.files import Pulse
+from flopsfit_ds.train.data.batches import to_device
 from flopsfit_ds.train.order import Workload
 from flopsfit_ds.train.seeding import seed_everything
 from flopsfit_ds.train.session import Session

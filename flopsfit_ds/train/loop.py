@@ -12,9 +12,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from flopsfit_ds.plan import RunPlan
-from flopsfit_ds.train.batches import to_device
-from flopsfit_ds.train.checkpoint import (
+from flopsfit_ds.plan.sweep_plan import RunPlan
+from flopsfit_ds.train.checkpoint.files import (
     TAG,
     Pulse,
     SavedState,
@@ -23,14 +22,15 @@ from flopsfit_ds.train.checkpoint import (
     state_bytes,
     temporary_folder,
 )
+from flopsfit_ds.train.checkpoint.resume import ResumePoint, load
+from flopsfit_ds.train.checkpoint.universal import client_state
+from flopsfit_ds.train.data.batches import to_device
+from flopsfit_ds.train.data.sampling import samples_of_step, share_of_rank
 from flopsfit_ds.train.metrics import MetricsLog
 from flopsfit_ds.train.order import WorkerOrder, WorkerTask
-from flopsfit_ds.train.resume import ResumePoint, load
-from flopsfit_ds.train.sampling import samples_of_step, share_of_rank
 from flopsfit_ds.train.schedule import learning_rate_at
 from flopsfit_ds.train.seeding import seed_everything
 from flopsfit_ds.train.session import Session
-from flopsfit_ds.train.universal import client_state
 
 _log = logging.getLogger(__name__)
 _CHECKPOINT_MARGIN_BYTES = 2**20

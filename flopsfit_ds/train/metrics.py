@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from flopsfit_ds.base.storage import JsonLines
 from flopsfit_ds.records import RunFolder
-from flopsfit_ds.storage import JsonLines
 
 _log = logging.getLogger(__name__)
 _FLUSH_EVERY_SECONDS = 1.0

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from flopsfit_ds.architecture import ModelShape
+from flopsfit_ds.model.architecture import ModelShape
 
 _INIT_STD = 0.02
 

@@ -5,11 +5,12 @@ Imports no torch: the scheduler, and launched ranks that only lend their slot, r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from flopsfit_ds.plan import RunPlan
-from flopsfit_ds.presets import Offload
+from flopsfit_ds.base.presets import Offload
+from flopsfit_ds.plan.sweep_plan import RunPlan
 
 if TYPE_CHECKING:
     import numpy as np
@@ -135,3 +136,7 @@ class WorkerTask:
     workload: Workload
     checkpoint_every_seconds: float
     peak_flops: float | None
+
+
+Tasks = Callable[[RunPlan], WorkerTask]
+"""The task of a run, as its workers get it; picklable."""

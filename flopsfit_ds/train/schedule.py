@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from flopsfit_ds.plan import Recipe
+from flopsfit_ds.plan.sweep_plan import Recipe
 
 
 def learning_rate_at(step: int, num_steps: int, recipe: Recipe) -> float:

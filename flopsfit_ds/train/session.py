@@ -18,8 +18,8 @@ import torch
 from accelerate import Accelerator, DeepSpeedPlugin, PartialState
 from torch import nn
 
-from flopsfit_ds.ds_config import deepspeed_config
-from flopsfit_ds.plan import Recipe, RunPlan
+from flopsfit_ds.plan.ds_config import deepspeed_config
+from flopsfit_ds.plan.sweep_plan import Recipe, RunPlan
 from flopsfit_ds.train.order import WorkerOrder, Workload
 from flopsfit_ds.train.seeding import seed_everything
 

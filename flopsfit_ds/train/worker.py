@@ -24,12 +24,13 @@ import deepspeed
 import torch
 import torch.distributed as dist
 import transformers
-from torch._C._distributed_c10d import TCPStore
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 import flopsfit_ds
-from flopsfit_ds.errors import SweepFolderError
+from flopsfit_ds.base.errors import SweepFolderError
+from flopsfit_ds.base.storage import write_json
 from flopsfit_ds.records import Observed, RunFolder
-from flopsfit_ds.storage import write_json
+from flopsfit_ds.train.checkpoint.resume import ResumePoint, agree_on_resume_point
 from flopsfit_ds.train.evaluate import check_evaluation, heldout_loss
 from flopsfit_ds.train.loop import DivergedError, PreemptedError, Progress, train
 from flopsfit_ds.train.order import (
@@ -40,7 +41,6 @@ from flopsfit_ds.train.order import (
     WorkerOrder,
     WorkerTask,
 )
-from flopsfit_ds.train.resume import ResumePoint, agree_on_resume_point
 from flopsfit_ds.train.session import Session, open_session
 
 _log = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ import yaml
 from sweeps import MICRO, plan_of, with_values, write_bytes_corpus
 
 from flopsfit_ds import __version__
+from flopsfit_ds.base.presets import shipped_specs
 from flopsfit_ds.cli.main import run
-from flopsfit_ds.presets import shipped_specs
 
 PROJECT = Path(__file__).resolve().parents[2]
 LAUNCHER = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3"}
@@ -124,7 +124,7 @@ class TestPlan:
     def test_a_sweeps_display_shows_names_as_they_are(self, here, capsys):
         from rich.console import Console
 
-        from flopsfit_ds.cli.progress import SweepDisplay
+        from flopsfit_ds.cli.sweeping.progress import SweepDisplay
 
         write(here)
         plan = replace(plan_of(MICRO, here), warnings=("data.path: shard[abc].bin[/red]: no such file",))

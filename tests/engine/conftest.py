@@ -27,7 +27,7 @@ def make_plan(tmp_path):
     """A plan of so many points; `num_gpus` are the numbers of slots allowed a point."""
 
     def make(num_points: int = 3, num_gpus: str = "[1]", slots: int = 2, **execution):
-        from flopsfit_ds.plan import build_plan
+        from flopsfit_ds.plan.sweep_plan import build_plan
         from flopsfit_ds.spec import parse_spec
 
         points = ", ".join(f"{{num_params: 11k, num_tokens: {40 + 2 * i}k}}" for i in range(num_points))

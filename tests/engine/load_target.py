@@ -14,9 +14,9 @@ import torch
 from accelerate import Accelerator, DeepSpeedPlugin, PartialState
 from torch import nn
 
-from flopsfit_ds.ds_config import training_config
-from flopsfit_ds.train.checkpoint import TAG, SavedState
-from flopsfit_ds.train.universal import convert
+from flopsfit_ds.plan.ds_config import training_config
+from flopsfit_ds.train.checkpoint.files import TAG, SavedState
+from flopsfit_ds.train.checkpoint.universal import convert
 
 WIDTH, LAYERS = 1024, 12
 

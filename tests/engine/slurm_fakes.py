@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flopsfit_ds.engine.attempts import open_attempt
+from flopsfit_ds.engine.disk.attempts import open_attempt
 from flopsfit_ds.engine.executor import Assignment, Layout
 from flopsfit_ds.memory import Strategy
 from flopsfit_ds.records import RunFolder
@@ -51,5 +51,5 @@ def begin_attempt(run_folder: str) -> None:
 @pytest.fixture
 def fake_slurm(tmp_path, monkeypatch):
     """SLURM's programs, on PATH before any real ones; polled without pauses."""
-    monkeypatch.setattr("flopsfit_ds.engine.slurm_executor._POLL_SECONDS", 0.05)
+    monkeypatch.setattr("flopsfit_ds.engine.slurm.executor._POLL_SECONDS", 0.05)
     return FakeSlurm(tmp_path / "slurm", monkeypatch)

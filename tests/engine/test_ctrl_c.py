@@ -12,7 +12,7 @@ import pytest
 from test_driver_deaths import processes_of, start, sweep_folder
 from test_several_nodes import exit_codes, logs, start_nodes
 
-from flopsfit_ds.engine.attempts import read_attempts
+from flopsfit_ds.engine.disk.attempts import read_attempts
 
 
 def first_attempts(folder):

@@ -18,9 +18,9 @@ import psutil
 import pytest
 from toy import CHECKPOINT_STEPS, steps_trained_twice, undisturbed_loss
 
-from flopsfit_ds.engine.processes import ProcessIdentity, identify
+from flopsfit_ds.base.storage import write_json
+from flopsfit_ds.engine.fork.processes import ProcessIdentity, identify
 from flopsfit_ds.records import SweepFolder
-from flopsfit_ds.storage import write_json
 
 SCRIPT = Path(__file__).parent / "toy_sweep.py"
 

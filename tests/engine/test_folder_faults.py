@@ -14,11 +14,11 @@ import pytest
 from test_driver_deaths import finish, processes_of, start, sweep_folder, wait_for_steps
 from toy import CHECKPOINT_STEPS, steps_trained_twice, undisturbed_loss
 
+from flopsfit_ds.base.errors import RecordError, SweepFolderError
+from flopsfit_ds.base.storage import write_json
 from flopsfit_ds.engine import give_another_chance, read_plan
-from flopsfit_ds.engine.lease import Lease
-from flopsfit_ds.errors import RecordError, SweepFolderError
+from flopsfit_ds.engine.disk.lease import Lease
 from flopsfit_ds.records import SweepFolder
-from flopsfit_ds.storage import write_json
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_damaged_lines_of_events_and_metrics_are_passed_over_and_said(tmp_path, 
 
 def test_killed_at_every_step_of_writing_a_record(make_plan, run_toys, faults, monkeypatch):
     """Whatever call of the writing is the last, the next sweep ends with the same record."""
-    import flopsfit_ds.storage as storage
+    import flopsfit_ds.base.storage as storage
 
     class KilledError(BaseException):
         pass

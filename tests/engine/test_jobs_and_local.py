@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from flopsfit_ds.engine.slurm_bin import LeaseSet
-from flopsfit_ds.errors import SweepFolderError
+from flopsfit_ds.base.errors import SweepFolderError
+from flopsfit_ds.base.storage import JsonLines
+from flopsfit_ds.engine.disk.lease import LeaseSet
 from flopsfit_ds.records import SweepFolder
-from flopsfit_ds.storage import JsonLines
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from test_driver_deaths import sweep_folder
 from test_several_nodes import exit_codes, free_port, logs
 from toy import undisturbed_loss
 
-from flopsfit_ds.engine.control import Mailbox, beating
+from flopsfit_ds.engine.nodes.control import Mailbox, beating
 
 SCRIPT = Path(__file__).with_name("impatient_sweep.py")
 
@@ -80,7 +80,7 @@ def test_a_driver_that_fails_before_all_have_joined_takes_the_others_with_it(fol
     """Another driver holds the folder's lease; the store is the launcher's and stays."""
     from torch.distributed import TCPStore
 
-    from flopsfit_ds.engine.lease import Lease
+    from flopsfit_ds.engine.disk.lease import Lease
 
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     lease = Lease.acquire(sweep_folder(folder).path / "leases")

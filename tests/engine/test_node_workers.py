@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from flopsfit_ds.engine.node import NodeWorkers
-from flopsfit_ds.engine.server import ForkServer, pickle_task
-from flopsfit_ds.errors import LaunchError
+from flopsfit_ds.base.errors import LaunchError
+from flopsfit_ds.engine.fork.server import ForkServer, pickle_task
+from flopsfit_ds.engine.nodes.workers import NodeWorkers
 from flopsfit_ds.train.order import WorkerOrder
 
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from flopsfit_ds.engine.processes import identify, kill_session, session_members
+from flopsfit_ds.engine.fork.processes import identify, kill_session, session_members
 
 
 @pytest.mark.parametrize("own_session", [True, False])

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flopsfit_ds.engine import packing
 from flopsfit_ds.engine.executor import Layout
-from flopsfit_ds.engine.packing import Option, lower_bound, pack
-from flopsfit_ds.engine.schedule import Predictions, Scheduler, Waiting
+from flopsfit_ds.engine.schedule import packing
+from flopsfit_ds.engine.schedule.packing import Option, lower_bound, pack
+from flopsfit_ds.engine.schedule.scheduler import Predictions, Scheduler, Waiting
 from flopsfit_ds.engine.slots import Slot
 from flopsfit_ds.memory import Strategy
 from flopsfit_ds.records import Attempt

@@ -14,11 +14,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from flopsfit_ds.engine.child import Launch, _worker_environment, scrub_environment
-from flopsfit_ds.engine.launch import launched_rank
+from flopsfit_ds.base.errors import LaunchError
+from flopsfit_ds.base.hardware import resolve_cluster
+from flopsfit_ds.engine.fork.child import Launch, _worker_environment, scrub_environment
+from flopsfit_ds.engine.nodes.launch import launched_rank
 from flopsfit_ds.engine.slots import slots_of_this_node, visible_devices
-from flopsfit_ds.errors import LaunchError
-from flopsfit_ds.hardware import resolve_cluster
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_points_of_one_two_and_four_slots_side_by_side(make_plan, run_toys):
     plan = make_plan(8, num_gpus="[1, 2, 4]", slots=4)
     records = run_toys(plan, common={"step_seconds": 0.01})
     assert all(record.status == "completed" for record in records)
-    from flopsfit_ds.engine.picture import draw_timeline
+    from flopsfit_ds.cli.sweeping.timeline import draw_timeline
     from flopsfit_ds.records import SweepFolder
 
     events = SweepFolder(plan.folder).events.read()
@@ -193,8 +193,8 @@ SCRIPT = """
     from conftest import SPEC
     from toy import PROGRAM, ToyTask
     from flopsfit_ds.engine import run_sweep
-    from flopsfit_ds.errors import FlopsfitError
-    from flopsfit_ds.plan import build_plan
+    from flopsfit_ds.base.errors import FlopsfitError
+    from flopsfit_ds.plan.sweep_plan import build_plan
     from flopsfit_ds.spec import parse_spec
 
     @dataclass(frozen=True)

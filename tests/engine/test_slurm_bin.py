@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from flopsfit_ds.engine.slurm_bin import LeaseSet
-from flopsfit_ds.errors import SweepFolderError
+from flopsfit_ds.base.errors import SweepFolderError
+from flopsfit_ds.base.storage import read_json, write_json
+from flopsfit_ds.engine.disk.lease import LeaseSet
 from flopsfit_ds.records import SweepFolder
-from flopsfit_ds.storage import read_json, write_json
 
 RUNS = tuple(f"run{number}" for number in range(12))
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from flopsfit_ds.engine.slurm_memory import convert_bytes, load_bytes
-from flopsfit_ds.engine.slurm_plan import plan_submissions
+from flopsfit_ds.base.units import GIB
+from flopsfit_ds.engine.slurm.memory import convert_bytes, load_bytes
+from flopsfit_ds.engine.slurm.submissions import plan_submissions
 from flopsfit_ds.memory import Strategy
-from flopsfit_ds.plan import build_plan
+from flopsfit_ds.plan.sweep_plan import build_plan
 from flopsfit_ds.spec import parse_spec
-from flopsfit_ds.units import GIB
 
 SPEC = """
 name: sizes

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from slurm_fakes import fake_slurm
 
-from flopsfit_ds.engine.attempts import read_attempts
-from flopsfit_ds.engine.slurm_executor import find_partition
-from flopsfit_ds.engine.slurm_states import ENDED, JobStates
-from flopsfit_ds.errors import LaunchError
+from flopsfit_ds.base.errors import LaunchError
+from flopsfit_ds.engine.disk.attempts import read_attempts
+from flopsfit_ds.engine.slurm.executor import find_partition
+from flopsfit_ds.engine.slurm.states import ENDED, JobStates
 from flopsfit_ds.records import RunFolder, SweepFolder
 
 __all__ = ["fake_slurm"]
@@ -41,8 +41,8 @@ def test_a_cluster_without_sacct_is_a_cluster(fake_slurm, monkeypatch):
 
 @pytest.mark.parametrize("silence", ["exec sleep 60", "echo Unable to contact slurm controller >&2; exit 1"])
 def test_a_silent_controller_is_waited_for_and_then_an_error(fake_slurm, monkeypatch, silence):
-    monkeypatch.setattr("flopsfit_ds.engine.slurm_states._TIMEOUT_SECONDS", 0.2)
-    monkeypatch.setattr("flopsfit_ds.engine.slurm_states._PATIENCE_SECONDS", 1000.0)
+    monkeypatch.setattr("flopsfit_ds.engine.slurm.states._TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("flopsfit_ds.engine.slurm.states._PATIENCE_SECONDS", 1000.0)
     states = JobStates()
     fake_slurm.answer("squeue", silence)
     assert states.look(["11"]) is None
@@ -50,13 +50,13 @@ def test_a_silent_controller_is_waited_for_and_then_an_error(fake_slurm, monkeyp
     assert states.look(["11"]) == {"11": "RUNNING"}
     fake_slurm.answer("squeue", silence)
     assert states.look(["11"]) is None
-    monkeypatch.setattr("flopsfit_ds.engine.slurm_states._PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("flopsfit_ds.engine.slurm.states._PATIENCE_SECONDS", 0.0)
     with pytest.raises(LaunchError, match=r"SLURM has not answered .* the same command takes them up"):
         states.look(["11"])
 
 
 def test_a_silent_sinfo_is_an_error_of_one_line(fake_slurm, monkeypatch):
-    monkeypatch.setattr("flopsfit_ds.engine.slurm_states._TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("flopsfit_ds.engine.slurm.states._TIMEOUT_SECONDS", 0.2)
     fake_slurm.answer("sinfo", "exec sleep 60")
     with pytest.raises(LaunchError, match="sinfo has not answered"):
         find_partition(None)
@@ -92,10 +92,10 @@ def test_a_job_that_fails_by_itself_counts_against_its_runs(fake_slurm, make_pla
 
 def test_jobs_in_which_a_run_gets_further_may_be_lost_without_end(fake_slurm, make_plan, run_toys, monkeypatch):
     """Four jobs of a step each, and then two without."""
-    monkeypatch.setattr("flopsfit_ds.engine.slurm_executor._MAX_FUTILE_JOBS", 2)
+    monkeypatch.setattr("flopsfit_ds.engine.slurm.executor._MAX_FUTILE_JOBS", 2)
     plan = make_plan(1, slots=1)
     metrics = plan.folder / "runs" / plan.runs[0].run_id / "metrics.jsonl"
-    train = f"from flopsfit_ds.storage import *; JsonLines(Path({str(metrics)!r})).append({{'step': $n}})"
+    train = f"from flopsfit_ds.base.storage import *; JsonLines(Path({str(metrics)!r})).append({{'step': $n}})"
     fake_slurm.answer(
         "sacct", f"n=$(wc -l <{fake_slurm.folder}/submitted)", f'[ $n -gt 4 ] || {sys.executable} -c "{train}"',
         "for n in $(seq 11 40); do echo \"$n|NODE_FAIL\"; done",

@@ -8,9 +8,9 @@ from test_jobs import job, layout
 from toy import undisturbed_loss
 
 from flopsfit_ds.engine.jobs import decide
-from flopsfit_ds.engine.schedule import Scheduler, Waiting
+from flopsfit_ds.engine.schedule.scheduler import Scheduler, Waiting
 from flopsfit_ds.engine.slots import Slot
-from flopsfit_ds.plan import build_plan
+from flopsfit_ds.plan.sweep_plan import build_plan
 from flopsfit_ds.records import Attempt, SweepFolder
 from flopsfit_ds.spec import parse_spec
 

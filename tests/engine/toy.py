@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from flopsfit_ds.engine.sweep import Program
-from flopsfit_ds.plan import RunPlan
+from flopsfit_ds.base.storage import atomic_write, read_json, write_json
+from flopsfit_ds.engine.fork.server import Program
+from flopsfit_ds.plan.sweep_plan import RunPlan
 from flopsfit_ds.records import RunFolder
-from flopsfit_ds.storage import atomic_write, read_json, write_json
 from flopsfit_ds.train.metrics import MetricsLog
 
 PROGRAM = Program("toy:run_worker", ("torch.distributed", "torch._C._distributed_c10d"))

@@ -12,9 +12,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from conftest import SPEC
 from toy import PROGRAM, ToyTask
 
+from flopsfit_ds.base.errors import FlopsfitError
 from flopsfit_ds.engine import run_sweep
-from flopsfit_ds.errors import FlopsfitError
-from flopsfit_ds.plan import build_plan
+from flopsfit_ds.plan.sweep_plan import build_plan
 from flopsfit_ds.spec import parse_spec
 
 

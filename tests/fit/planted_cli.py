@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.testing import CliRunner
 
-from flopsfit_ds.cli.fit import register
+from flopsfit_ds.cli.fitting.fit import register
 
 
 def invoke(*arguments: str) -> tuple[int, str]:

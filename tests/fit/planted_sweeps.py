@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from flopsfit_ds.fit.planted import GridDesign, PlantedLaw, planted_points, random_law
-from flopsfit_ds.fit.points import Point
+from flopsfit_ds.fit.points.points import Point
 
 PUBLIC_DATA = Path(__file__).parents[3] / "shared" / "data" / "epoch_chinchilla_figure4.csv"
 

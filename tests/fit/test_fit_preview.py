@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flopsfit_ds.errors import FitError
+from flopsfit_ds.base.errors import FitError
+from flopsfit_ds.base.presets import shipped_specs
 from flopsfit_ds.fit import PlannedPoint, Point, PriorLaw, fit_scaling_law, preview_design
 from flopsfit_ds.fit.preview import load_prior
-from flopsfit_ds.presets import shipped_specs
 
 
 def grid(sizes: int = 7, budgets: tuple[float, ...] = (1e18, 3e18, 1e19, 3e19)) -> list[PlannedPoint]:

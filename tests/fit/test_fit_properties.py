@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from planted_sweeps import sweep
 
 from flopsfit_ds.fit import Point, ScalingFit, fit_scaling_law
-from flopsfit_ds.fit.registry import LAWS
+from flopsfit_ds.fit.laws.registry import LAWS
 
 SEEDS = st.integers(0, 10_000)
 

@@ -6,7 +6,7 @@ import pytest
 from planted_sweeps import PUBLIC_DATA
 
 from flopsfit_ds.fit import fit_scaling_law, load_points
-from flopsfit_ds.fit.points import Point
+from flopsfit_ds.fit.points.points import Point
 
 pytestmark = pytest.mark.skipif(not PUBLIC_DATA.exists(), reason=f"no public data at {PUBLIC_DATA}")
 

@@ -13,10 +13,10 @@ import pytest
 from planted_cli import invoke
 from planted_sweeps import sweep, write_csv
 
-from flopsfit_ds.errors import FitError
+from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit import fit_scaling_law, isoflop_minima, load_points, load_prediction_model, predict
 from flopsfit_ds.fit.planted import GridDesign, planted_points, random_law
-from flopsfit_ds.fit.prediction import PredictionModel
+from flopsfit_ds.fit.predict.prediction import PredictionModel
 
 
 def test_isoflop_minima_find_the_planted_optima() -> None:
@@ -242,7 +242,8 @@ def test_valleys_are_shown_where_no_law_can_be_fitted(tmp_path: Path) -> None:
 
 
 def test_importing_the_package_of_the_fit_imports_no_numpy() -> None:
-    code = "import sys, flopsfit_ds.fit, flopsfit_ds.cli.fit; assert not {'numpy', 'scipy', 'torch'} & set(sys.modules)"
+    heavy = {"numpy", "scipy", "torch"}
+    code = f"import sys, flopsfit_ds.fit, flopsfit_ds.cli.fitting.fit; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

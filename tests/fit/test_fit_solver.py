@@ -7,16 +7,16 @@ import pytest
 from planted_sweeps import sweep
 from scipy.optimize import minimize
 
-from flopsfit_ds.errors import FitError
-from flopsfit_ds.fit.bootstrap import bootstrap_fits
-from flopsfit_ds.fit.certificate import certified_fit
-from flopsfit_ds.fit.law_base import ComputeRule, Law
+from flopsfit_ds.base.errors import FitError
+from flopsfit_ds.fit.laws.base import ComputeRule, Law
+from flopsfit_ds.fit.laws.registry import LAWS, get_law
 from flopsfit_ds.fit.losses import LOSS_NAMES, make_loss
 from flopsfit_ds.fit.planted import SIX_ND, random_law
-from flopsfit_ds.fit.points import PointArrays
-from flopsfit_ds.fit.registry import LAWS, get_law
+from flopsfit_ds.fit.points.points import PointArrays
 from flopsfit_ds.fit.scaling import make_problem
-from flopsfit_ds.fit.solver import Problem, local_model, objective_of, solve_symmetric
+from flopsfit_ds.fit.solve.bootstrap import bootstrap_fits
+from flopsfit_ds.fit.solve.certificate import certified_fit
+from flopsfit_ds.fit.solve.solver import Problem, local_model, objective_of, solve_symmetric
 
 
 def problem_of(form: str, loss: str = "huber_log", seed: int = 3, **design: object) -> Problem:

@@ -9,14 +9,14 @@ import pytest
 from planted_sweeps import sweep
 
 from flopsfit_ds.fit import Point, ScalingFit, fit_scaling_law
-from flopsfit_ds.fit.certificate import certified_fit
-from flopsfit_ds.fit.diagnostics import two_modes
+from flopsfit_ds.fit.checks.diagnostics import two_modes
+from flopsfit_ds.fit.checks.warnings import FitView, collect_warnings
+from flopsfit_ds.fit.laws.registry import get_law
 from flopsfit_ds.fit.losses import make_loss
 from flopsfit_ds.fit.planted import GridDesign, observe, planted_points, random_law
-from flopsfit_ds.fit.points import PointArrays
-from flopsfit_ds.fit.registry import get_law
+from flopsfit_ds.fit.points.points import PointArrays
 from flopsfit_ds.fit.scaling import make_problem
-from flopsfit_ds.fit.warn import FitView, collect_warnings
+from flopsfit_ds.fit.solve.certificate import certified_fit
 
 
 def codes(fit: ScalingFit) -> set[str]:

@@ -12,9 +12,9 @@ import torch
 from own_model import Convolution, Language, NoisyWaves, Regressor, Waves, study
 from torch import nn
 
-from flopsfit_ds.engine.server import pickle_task
-from flopsfit_ds.errors import DataError, PlanError, SpecError
-from flopsfit_ds.plan import SweepPlan
+from flopsfit_ds.base.errors import DataError, PlanError, SpecError
+from flopsfit_ds.engine.fork.server import pickle_task
+from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.records import SweepFolder
 from flopsfit_ds.simulate.profile import profile_class
 

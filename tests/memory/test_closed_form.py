@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from flopsfit_ds.architecture import ModelShape
-from flopsfit_ds.family import sized_decoder
-from flopsfit_ds.hardware import resolve_cluster
+from flopsfit_ds.base.hardware import resolve_cluster
 from flopsfit_ds.memory import MemoryEstimate, Strategy, estimate_memory, profile_decoder
+from flopsfit_ds.model.architecture import ModelShape
+from flopsfit_ds.plan.family import sized_decoder
 from flopsfit_ds.simulate import Simulator
 from flopsfit_ds.simulate.case import LanguageModelCase
 
@@ -90,7 +90,7 @@ def test_the_bound_of_delayed_frees_is_that_of_the_installed_deepspeed():
 
 
 def test_estimates_need_no_torch():
-    code = "import sys, flopsfit_ds.placement, flopsfit_ds.cli.memory; sys.exit('torch' in sys.modules)"
+    code = "import sys, flopsfit_ds.plan.placement, flopsfit_ds.cli.planning.memory; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from flopsfit_ds.hardware import resolve_cluster
+from flopsfit_ds.base.hardware import resolve_cluster
 from flopsfit_ds.simulate import Simulator
 
 FILES = sorted((Path(__file__).parents[1] / "gpu_measurements").glob("*.json"))
@@ -85,7 +85,7 @@ def test_the_first_dozen_is_a_sample_of_all_and_each_is_there_once(script):
 
 
 def test_a_torch_that_the_simulation_does_not_know_is_refused_at_once(script, monkeypatch, tmp_path, capsys):
-    from flopsfit_ds.simulate import patches
+    from flopsfit_ds.simulate.tensors import patches
 
     monkeypatch.setattr(patches, "KNOWN_TORCH", ("1.0",))
     with pytest.raises(SystemExit) as caught:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from flopsfit_ds.plan import SweepPlan
+from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.records import Attempt, Observed, Planned, RunRecord
 
 E, A, B, ALPHA, BETA = 0.9, 80.0, 60.0, 0.42, 0.38

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from report_records import isoflop_sweep
 
-from flopsfit_ds.errors import FitError
+from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit import ScalingFit, fit_scaling_law, points_from_records
 from flopsfit_ds.records import RunRecord
 from flopsfit_ds.report import write_report

@@ -15,13 +15,13 @@ from rich.console import Console
 from sweeps import MICRO, plan_of, with_values
 from typer.testing import CliRunner
 
-from flopsfit_ds.cli.report import print_summary, register
-from flopsfit_ds.errors import DataError, FitError
+from flopsfit_ds.base.errors import DataError, FitError
+from flopsfit_ds.base.storage import write_json
+from flopsfit_ds.base.units import format_count
+from flopsfit_ds.cli.fitting.report import print_summary, register
 from flopsfit_ds.fit import ScalingFit, fit_scaling_law, points_from_records
-from flopsfit_ds.plan import SweepPlan
+from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
-from flopsfit_ds.storage import write_json
-from flopsfit_ds.units import format_count
 
 
 def application() -> typer.Typer:
@@ -114,7 +114,7 @@ def test_summary_of_many_exclusions_is_short() -> None:
 
 def test_importing_the_command_imports_nothing_heavy() -> None:
     code = (
-        "import sys, flopsfit_ds.cli.report, flopsfit_ds.report;"
+        "import sys, flopsfit_ds.cli.fitting.report, flopsfit_ds.report;"
         "print([m for m in ('numpy', 'scipy', 'matplotlib', 'jinja2', 'torch') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

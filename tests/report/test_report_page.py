@@ -20,13 +20,13 @@ from report_records import NO_CUDA, diverged, isoflop_sweep, ladder_sweep, of_pl
 from report_writer import fit_of, versions
 from sweeps import MICRO, plan_of, with_values
 
-from flopsfit_ds.errors import FitError, SweepFolderError
+from flopsfit_ds.base.errors import FitError, SweepFolderError
+from flopsfit_ds.base.units import format_count
 from flopsfit_ds.fit import ScalingFit, fit_scaling_law, points_from_records
 from flopsfit_ds.records import RunRecord, SweepFolder
 from flopsfit_ds.report import write_report
-from flopsfit_ds.report.formula import in_numbers, typeset
+from flopsfit_ds.report.page.formula import in_numbers, typeset
 from flopsfit_ds.report.values import log_error_text
-from flopsfit_ds.units import format_count
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 WRITER = str(report_writer.__file__)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from flopsfit_ds.architecture import ModelShape
-from flopsfit_ds.ds_config import training_config
+from flopsfit_ds.model.architecture import ModelShape
+from flopsfit_ds.plan.ds_config import training_config
 from flopsfit_ds.simulate.results import RankMemory
 from flopsfit_ds.simulate.server import SimulationServer
 
@@ -88,7 +88,7 @@ def run_real(job, port: int, results) -> None:
     import torch.distributed as dist
 
     from flopsfit_ds.simulate.rank import observe
-    from flopsfit_ds.simulate.tracker import LiveMemory
+    from flopsfit_ds.simulate.tensors.tracker import LiveMemory
 
     torch.set_num_threads(1)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from flopsfit_ds.api import build_plan
-from flopsfit_ds.engine.folder import review_plan
+from flopsfit_ds.base.errors import PlanError
+from flopsfit_ds.engine.disk.folder import review_plan
 from flopsfit_ds.engine.progress import Silence
-from flopsfit_ds.errors import PlanError
-from flopsfit_ds.plan import SweepPlan
+from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.records import SweepFolder
 from flopsfit_ds.simulate import Simulator
 from flopsfit_ds.simulate.decide import review_placements
 from flopsfit_ds.spec import validate_spec
+from flopsfit_ds.study.steps import build_plan
 
 GENEROUS = "40GiB"
 

@@ -7,7 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._stats import simple_call_counter
 
-from flopsfit_ds.simulate.fake import FakeOperations
+from flopsfit_ds.simulate.tensors.fake import FakeOperations
 
 
 class Quick(TorchDispatchMode):

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from flopsfit_ds.architecture import ModelShape
-from flopsfit_ds.ds_config import training_config
-from flopsfit_ds.hardware import resolve_cluster
+from flopsfit_ds.base.hardware import resolve_cluster
 from flopsfit_ds.memory import Strategy
+from flopsfit_ds.model.architecture import ModelShape
+from flopsfit_ds.plan.ds_config import training_config
 from flopsfit_ds.simulate import SimulationError, Simulator
 from flopsfit_ds.simulate.cache import cache_folder
 from flopsfit_ds.simulate.case import LanguageModelCase, fused_adamw
@@ -141,7 +141,7 @@ def test_a_model_that_depends_on_values_is_an_error_that_says_what_stopped_it(si
 
 
 def test_unknown_versions_are_refused_with_a_way_out():
-    from flopsfit_ds.simulate.patches import UnknownVersionError, check_versions
+    from flopsfit_ds.simulate.tensors.patches import UnknownVersionError, check_versions
 
     check_versions("2.13.0+cu130", "0.19.8")
     with pytest.raises(UnknownVersionError, match="--quick"):
@@ -151,7 +151,7 @@ def test_unknown_versions_are_refused_with_a_way_out():
 
 
 def test_autocast_knows_every_operator_that_this_torch_casts_on_cuda():
-    from flopsfit_ds.simulate import autocast
+    from flopsfit_ds.simulate.tensors import autocast
 
     registered = {name.removeprefix("aten::") for name in autocast.cuda_operators()}
     for listed in (autocast._LOWER, autocast._FP32_WITH_DTYPE, autocast._PROMOTE, autocast._REFUSED):

@@ -9,8 +9,8 @@ import pydantic
 import pytest
 import yaml
 
-from flopsfit_ds.errors import SpecError
-from flopsfit_ds.presets import shipped_specs
+from flopsfit_ds.base.errors import SpecError
+from flopsfit_ds.base.presets import shipped_specs
 from flopsfit_ds.spec import SweepSpec, load_spec, parse_spec, spec_json_schema
 
 GOOD = "name: a\ndesign:\n  compute_budgets: [1e12]\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flopsfit_ds.errors import SpecError
+from flopsfit_ds.base.errors import SpecError
 from flopsfit_ds.spec import load_spec, parse_spec
 
 GOOD = "name: a\ndesign:\n  compute_budgets: [1e12]\n"

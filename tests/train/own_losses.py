@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from flopsfit_ds.train.dataset import DatasetWorkload
+from flopsfit_ds.train.data.dataset import DatasetWorkload
 
 INPUTS, CLASSES, LENGTH = 6, 7, 5
 

@@ -15,9 +15,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from flopsfit_ds.engine.child import Launch, _worker_environment, scrub_environment
-from flopsfit_ds.engine.processes import die_with_parent
-from flopsfit_ds.engine.server import TRAINING_MODULES
+from flopsfit_ds.engine.fork.child import Launch, _worker_environment, scrub_environment
+from flopsfit_ds.engine.fork.processes import die_with_parent
+from flopsfit_ds.engine.fork.server import TRAINING_MODULES
 
 
 def run_rank(target: str, order: Any, task: bytes) -> None:

@@ -15,11 +15,11 @@ from typing import Any
 import torch.distributed as dist
 from sweeps import MICRO, plan_of, with_values, write_bytes_corpus
 
-from flopsfit_ds.plan import RunPlan, SweepPlan
+from flopsfit_ds.base.storage import read_json
+from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.records import RunFolder
-from flopsfit_ds.storage import read_json
+from flopsfit_ds.train.data.tokens import TokenWorkload, prepare_tokens
 from flopsfit_ds.train.order import EXIT_OUTCOME_WRITTEN, WorkerOrder, WorkerTask
-from flopsfit_ds.train.tokens import TokenWorkload, prepare_tokens
 
 WORKER = "flopsfit_ds.train.worker:run_worker"
 STEPS = 40

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from flopsfit_ds.train.tokens import TokenWorkload
+from flopsfit_ds.train.data.tokens import TokenWorkload
 
 
 class SlowWorkload(TokenWorkload):

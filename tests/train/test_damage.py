@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from ranks import CHANGES, Bench, Layout, assert_same
 
-from flopsfit_ds.errors import SweepFolderError
-from flopsfit_ds.storage import JsonLines, read_json
-from flopsfit_ds.train.checkpoint import newest_checkpoint
+from flopsfit_ds.base.errors import SweepFolderError
+from flopsfit_ds.base.storage import JsonLines, read_json
+from flopsfit_ds.train.checkpoint.files import newest_checkpoint
 
 MODEL, OPTIMIZER = "zero_pp_rank_{}_mp_rank_00_model_states.pt", "zero_pp_rank_{}_mp_rank_00_optim_states.pt"
 SHARDS = {

@@ -14,8 +14,8 @@ import pytest
 from kill_targets import survives
 from ranks import CHANGES, Bench, Layout
 
-from flopsfit_ds.storage import JsonLines, read_json, write_json
-from flopsfit_ds.train.checkpoint import (
+from flopsfit_ds.base.storage import JsonLines, read_json, write_json
+from flopsfit_ds.train.checkpoint.files import (
     SavedState,
     clear_leftovers,
     commit_checkpoint,

@@ -16,13 +16,13 @@ import torch.distributed as dist
 from layout_models import CountedWorkload, SingleScaleWorkload
 from ranks import CHANGES, STEPS, Attempt, Layout, bench_of
 
-from flopsfit_ds.engine.attempts import Exits, judge
-from flopsfit_ds.errors import SweepFolderError
-from flopsfit_ds.storage import read_json
+from flopsfit_ds.base.errors import SweepFolderError
+from flopsfit_ds.base.storage import read_json
+from flopsfit_ds.engine.disk.attempts import Exits, judge
 from flopsfit_ds.train import worker
-from flopsfit_ds.train.checkpoint import commit_checkpoint, newest_checkpoint
+from flopsfit_ds.train.checkpoint.files import commit_checkpoint, newest_checkpoint
+from flopsfit_ds.train.checkpoint.resume import agree_on_resume_point
 from flopsfit_ds.train.order import EXIT_PREEMPTED, WorkerOrder
-from flopsfit_ds.train.resume import agree_on_resume_point
 
 ALONE = Layout(0, 1)
 FROZEN = {"training__frozen_parameters": ["blocks.0.*", "norm.weight"]}

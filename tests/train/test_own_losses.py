@@ -12,8 +12,8 @@ from own_losses import workload_of_own
 from ranks import Layout, RankServer, start
 from sweeps import MICRO, plan_of, with_values, write_bytes_corpus
 
-from flopsfit_ds.errors import DataError
-from flopsfit_ds.storage import read_json
+from flopsfit_ds.base.errors import DataError
+from flopsfit_ds.base.storage import read_json
 from flopsfit_ds.train.order import EXIT_FAILED
 
 SHORT = {"design__points": [{"num_params": 6e3, "num_tokens": 2560}], "training__precision": "fp32"}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flopsfit_ds.train.sampling import permute, samples_of_step, share_of_rank
+from flopsfit_ds.train.data.sampling import permute, samples_of_step, share_of_rank
 from flopsfit_ds.train.schedule import learning_rate_at
 
 sizes = st.integers(1, 3000)

@@ -10,7 +10,7 @@ import torch
 from ranks import Layout, workload_of
 from sweeps import MICRO, plan_of, with_values, write_bytes_corpus
 
-from flopsfit_ds.train.sampling import samples_of_step
+from flopsfit_ds.train.data.sampling import samples_of_step
 from flopsfit_ds.train.schedule import learning_rate_at
 
 ALONE = Layout(0, 1, accumulation=2)

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from sweeps import MICRO, plan_of, with_values, write_bytes_corpus
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from flopsfit_ds.architecture import ModelShape
-from flopsfit_ds.corpus import find_corpus
-from flopsfit_ds.errors import DataError
+from flopsfit_ds.base.errors import DataError
+from flopsfit_ds.data.corpus import find_corpus
+from flopsfit_ds.model.architecture import ModelShape
 from flopsfit_ds.spec import TextData, TokenData
-from flopsfit_ds.train.tokens import TokenFile, TokenWorkload, prepare_tokens
+from flopsfit_ds.train.data.tokens import TokenFile, TokenWorkload, prepare_tokens
 
 
 def prepared(base: Path, vocab_size: int = 256, folder: str = "data", **options) -> TokenFile:

@@ -15,13 +15,13 @@ from broken_models import OutOfMemoryWorkload
 from ranks import Layout, RankServer, start, workload_of
 from sweeps import MICRO, plan_of, with_values, write_bytes_corpus
 
-from flopsfit_ds.ds_config import deepspeed_config
-from flopsfit_ds.errors import RecordError
-from flopsfit_ds.presets import preset_folder
-from flopsfit_ds.storage import read_json
-from flopsfit_ds.train.checkpoint import SavedState, commit_checkpoint, newest_checkpoint, verify_checkpoint
+from flopsfit_ds.base.errors import RecordError
+from flopsfit_ds.base.presets import preset_folder
+from flopsfit_ds.base.storage import read_json
+from flopsfit_ds.plan.ds_config import deepspeed_config
+from flopsfit_ds.train.checkpoint.files import SavedState, commit_checkpoint, newest_checkpoint, verify_checkpoint
+from flopsfit_ds.train.data.sampling import share_of_rank
 from flopsfit_ds.train.order import EXIT_OUT_OF_MEMORY
-from flopsfit_ds.train.sampling import share_of_rank
 from flopsfit_ds.train.schedule import learning_rate_at
 
 PROJECT = Path(__file__).resolve().parents[2]

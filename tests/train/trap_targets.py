@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from flopsfit_ds.storage import write_json
+from flopsfit_ds.base.storage import write_json
 from flopsfit_ds.train.session import open_session
 
 

@@ -1,0 +1,1 @@
+"""What every step stands on: errors, units, hardware, files, presets, code of the user."""

@@ -1,0 +1,62 @@
+"""The presets that come with the package: DeepSpeed files, Accelerate files and example sweeps."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_BUCKETS_PER_MODEL = 16
+_ALIGNMENT = 64
+Offload = Literal["none", "optimizer"]
+
+
+def preset_folder() -> Path:
+    """Folder of the shipped files: inside an installed package, beside the package in a clone."""
+    inside = _PACKAGE / "ds_configs"
+    return inside if inside.is_dir() else _PACKAGE.parent / "ds_configs"
+
+
+def shipped_specs() -> dict[str, Path]:
+    """The example sweeps by name, such as `quickstart`."""
+    return {
+        path.stem: path for path in sorted(preset_folder().glob("*.yaml")) if not path.name.startswith("accelerate_")
+    }
+
+
+@functools.lru_cache(maxsize=8)
+def _read(name: str) -> dict[str, Any]:
+    return json.loads((preset_folder() / name).read_text(encoding="utf-8"))
+
+
+def deepspeed_preset(zero_stage: int, offload: Offload) -> dict[str, Any]:
+    """The shipped DeepSpeed configuration of a stage; a copy, free to change."""
+    return copy.deepcopy(_read("zero3_offload.json" if offload == "optimizer" else f"zero{zero_stage}.json"))
+
+
+def zero_section(zero_stage: int, offload: Offload, num_params: int, num_params_trainable: int) -> dict[str, Any]:
+    """The preset's `zero_optimization` section with its buckets bounded by the model's size.
+
+    Buckets of the model's own size would cost as much as ZeRO saves: a sixteenth of it is plenty to keep collectives
+    large. A persistence threshold above a thousandth would leave small models unpartitioned at stage 3. Sizes are in
+    elements.
+    """
+    section: dict[str, Any] = deepspeed_preset(zero_stage, offload)["zero_optimization"]
+    bounds = {
+        "reduce_bucket_size": _aligned(num_params_trainable // _BUCKETS_PER_MODEL),
+        "allgather_bucket_size": _aligned(num_params // _BUCKETS_PER_MODEL),
+        "stage3_prefetch_bucket_size": _aligned(num_params // _BUCKETS_PER_MODEL),
+        "stage3_param_persistence_threshold": num_params // 1000,
+        # by DeepSpeed's own bounds a model of less than a billion parameters is kept whole on every rank
+        "stage3_max_live_parameters": _aligned(num_params // _BUCKETS_PER_MODEL),
+        "stage3_max_reuse_distance": _aligned(num_params // _BUCKETS_PER_MODEL),
+    }
+    return section | {key: min(section[key], bound) for key, bound in bounds.items() if key in section}
+
+
+def _aligned(num_elements: int) -> int:
+    """DeepSpeed wants even buckets; collectives like whole cache lines."""
+    return max(1, num_elements // _ALIGNMENT) * _ALIGNMENT

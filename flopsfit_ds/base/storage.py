@@ -1,0 +1,178 @@
+"""Files that a kill at any moment cannot tear: replaced by rename, with a checksum; JSON lines with a checksum each."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import zlib
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
+
+from flopsfit_ds.base.errors import RecordError, SweepFolderError
+
+_TAIL_BYTES = 4096
+_Kind = TypeVar("_Kind")
+
+
+def json_converter(kind: type[_Kind]) -> TypeAdapter[_Kind]:
+    """To plain JSON values and back, with every field checked; made at its first use, for it takes its time."""
+    return _converter(kind)
+
+
+@functools.cache
+def _converter(kind: type) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def atomic_write(path: Path, content: str | bytes, *, durable: bool = True) -> None:
+    """Replace a file so that a reader, or a kill, meets the old content or the new, never a part.
+
+    Args:
+        path: The file.
+        content: All of it.
+        durable: Wait until it would survive a power cut; without, it survives the end of any process.
+
+    Raises:
+        SweepFolderError: The folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
+        temporary.replace(path)
+        if durable:
+            fsync_folder(path.parent)
+    except OSError as error:
+        with suppress(OSError):  # a folder that has turned read-only does not even allow this
+            temporary.unlink(missing_ok=True)
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path, error: OSError) -> SweepFolderError:
+    """What a user is told of a write that failed."""
+    return SweepFolderError(f"{path}: cannot be written: {error.strerror}; free space or change output_root")
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames inside a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _checksum(body: str) -> str:
+    return f"{zlib.crc32(body.encode()):08x}"
+
+
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
+    """Write `value` with a checksum over its canonical form, atomically; `durable` as in `atomic_write`."""
+    body = json.dumps(value, sort_keys=True, allow_nan=False)
+    document = {"crc32": _checksum(body), "content": value}
+    atomic_write(path, json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n", durable=durable)
+
+
+def read_json(path: Path) -> Any:
+    """Read what `write_json` wrote.
+
+    Raises:
+        RecordError: The file is torn or was altered.
+        FileNotFoundError: There is none.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+        content = document["content"]
+        expected = document["crc32"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecordError(f"{path}: torn or no record of a sweep ({error})") from None
+    if _checksum(json.dumps(content, sort_keys=True)) != expected:
+        raise RecordError(f"{path}: the checksum does not match: the file was altered after it was written")
+    return content
+
+
+def _encode_lines(values: Sequence[dict[str, Any]]) -> bytes:
+    bodies = (json.dumps(value, allow_nan=False) for value in values)
+    return "".join(f"{_checksum(body)} {body}\n" for body in bodies).encode()
+
+
+class JsonLines:
+    """An append-only file of JSON lines, a checksum each; a torn or altered line is skipped and counted.
+
+    Attributes:
+        path: The file.
+        num_damaged: Lines that the last `read` left out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.num_damaged = 0
+
+    def append(self, value: dict[str, Any]) -> None:
+        """Add one line, whole: one write call on a file opened for appending; errors as of `extend`."""
+        self.extend([value])
+
+    def extend(self, values: Sequence[dict[str, Any]]) -> None:
+        """Add lines in one write call.
+
+        Raises:
+            SweepFolderError: The file cannot be written, or not all of the lines; the next line starts anew.
+        """
+        try:
+            self._extend(_encode_lines(values))
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
+
+    def _extend(self, lines: bytes) -> None:
+        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                lines = b"\n" + lines  # the line before was torn by a kill
+            while lines := lines[os.write(descriptor, lines) :]:
+                pass  # only a disk that has just become full takes a part; the next call then says so
+        finally:
+            os.close(descriptor)
+
+    def replace(self, values: Sequence[dict[str, Any]]) -> None:
+        """Write the file anew, atomically."""
+        atomic_write(self.path, _encode_lines(values))
+
+    def read(self) -> list[dict[str, Any]]:
+        """All undamaged lines, in order; an empty list where there is no file."""
+        self.num_damaged = 0
+        if not self.path.exists():
+            return []
+        values = []
+        for line in self.path.read_bytes().split(b"\n"):
+            if not line:
+                continue
+            checksum, _, body = line.partition(b" ")
+            if checksum.decode(errors="replace") == f"{zlib.crc32(body):08x}":
+                values.append(json.loads(body))
+            else:
+                self.num_damaged += 1
+        return values
+
+    def last(self) -> dict[str, Any] | None:
+        """The last undamaged line among the last few, without reading the whole file; None where there is none."""
+        try:
+            with self.path.open("rb") as stream:
+                stream.seek(max(0, stream.seek(0, os.SEEK_END) - _TAIL_BYTES))
+                lines = stream.read().split(b"\n")
+        except FileNotFoundError:
+            return None
+        for line in reversed(lines):
+            checksum, _, body = line.partition(b" ")
+            if body and checksum.decode(errors="replace") == f"{zlib.crc32(body):08x}":
+                return json.loads(body)
+        return None

@@ -1,0 +1,162 @@
+"""Code of the user's own, named by a spec as `package.module:Class`: imported only where the user allowed it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib
+import inspect
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import CodeType, FunctionType, MethodType
+from typing import Any
+
+from flopsfit_ds.base.errors import SpecError
+
+_LIBRARY = sysconfig.get_path("stdlib")
+_WRAPPERS = (property, staticmethod, classmethod, functools.cached_property, MethodType)
+_WRAPPED = ("fget", "fset", "__func__", "__self__", "__wrapped__", "func", "args", "keywords")
+
+
+def check_allowed(class_path: str, allowed: Sequence[str]) -> None:
+    """See that a class lies in a package the user allowed.
+
+    Raises:
+        SpecError: It does not.
+    """
+    module = class_path.partition(":")[0]
+    if not any(module == package or module.startswith(f"{package}.") for package in allowed):
+        raise SpecError(
+            f"model.class_path: {class_path} is code that the spec wants to import; allow it with "
+            f"--allow-import {module.partition('.')[0]}"
+        )
+
+
+def import_class(class_path: str) -> type[Any]:
+    """The class of that path.
+
+    Raises:
+        SpecError: The module or the class does not exist, or the module fails.
+    """
+    module_name, _, class_name = class_path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name, None)
+    except ImportError as error:
+        raise SpecError(f"model.class_path: {class_path}: {error}; is its folder on PYTHONPATH?") from None
+    except Exception as error:  # whatever the user's module does while it is imported
+        raise SpecError(f"model.class_path: {module_name} fails on import: {type(error).__name__}: {error}") from error
+    if found is None:
+        raise SpecError(f"model.class_path: {module_name} has no {class_name}")
+    if not inspect.isclass(found):
+        raise SpecError(f"model.class_path: {class_path} is not a class")
+    return found
+
+
+def source_hash(*codes: Any) -> str:
+    """Hash of all that is the user's own in classes, functions and callable objects, and in what these refer to.
+
+    Sources are followed from name to name through the user's files: base classes, and whatever functions and methods
+    name. Of a library's code the name counts, of values the content. What a function imports itself, or finds with
+    `getattr`, is not seen.
+    """
+    digest = hashlib.sha256()
+    seen: dict[int, Any] = {}  # the objects too: an id is given again once its object is gone
+    waiting = list(codes)
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        words, referred = _describe(value)
+        digest.update("\0".join((*words, "\1")).encode())
+        if referred:
+            seen[id(value)] = value
+            waiting += referred
+    return digest.hexdigest()[:16]
+
+
+def _describe(value: Any) -> tuple[tuple[str, ...], Sequence[Any]]:
+    """What a value says of itself, and the values it refers to."""
+    if isinstance(value, Mapping):
+        return (), [item for pair in value.items() for item in pair]
+    if isinstance(value, (tuple, list)):
+        return (), value
+    if isinstance(value, (set, frozenset)):
+        return (), sorted(value, key=repr)
+    if inspect.isfunction(value):
+        return _name_and_source(value), _referred_by_function(value) if _is_users(value) else ()
+    if inspect.isclass(value):
+        return _name_and_source(value), (*value.__bases__, *_members(value)) if _is_users(value) else ()
+    if isinstance(value, (*_WRAPPERS, functools.partial)) or hasattr(value, "__wrapped__"):
+        parts = (getattr(value, name, None) for name in _WRAPPED)
+        return (str(type(value).__name__),), [part for part in parts if part is not None]
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):  # its representation would show but a part
+        content = value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+        return (str(value.dtype), str(value.shape), hashlib.sha256(content).hexdigest()), ()
+    if hasattr(value, "tobytes"):
+        return (type(value).__name__, hashlib.sha256(value.tobytes()).hexdigest()), ()
+    if isinstance(getattr(value, "__qualname__", None), str) or inspect.ismodule(value):  # a library's
+        return (str(getattr(value, "__module__", "")), getattr(value, "__qualname__", value.__name__)), ()
+    if hasattr(value, "__dict__"):  # of a library's objects only the callable ones, as a loss: a log has no content
+        return (), (type(value), vars(value)) if callable(value) or _is_users(type(value)) else (type(value),)
+    return (type(value).__name__, "" if " at 0x" in repr(value) else repr(value)), ()
+
+
+def _name_and_source(code: Any) -> tuple[str, ...]:
+    name = f"{code.__module__}.{code.__qualname__}"
+    if not _is_users(code):
+        return (name,)
+    try:
+        return (inspect.getsource(code),)
+    except (OSError, TypeError):
+        return (name,)
+
+
+def _is_users(code: Any) -> bool:
+    """Whether a class or function is the user's: of no library, and not of this package."""
+    return _is_users_module(code.__module__ or "")
+
+
+def _is_users_module(name: str) -> bool:
+    if name == "__main__":
+        return True
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if file is None or name.partition(".")[0] == __name__.partition(".")[0]:
+        return False
+    return not (file.startswith(_LIBRARY) or {"site-packages", "dist-packages"} & set(Path(file).parts))
+
+
+def _members(code: type) -> list[Any]:
+    """Functions, properties and values of a class, without what Python itself notes there."""
+    return [
+        member for name, member in vars(code).items() if not name.startswith("__") or isinstance(member, FunctionType)
+    ]
+
+
+def _referred_by_function(code: FunctionType) -> list[Any]:
+    """What a function names: globals, what it takes from the user's modules, enclosed variables, defaults."""
+    names = _names(code.__code__)
+    found: list[Any] = [code.__defaults__, code.__kwdefaults__]
+    for cell in code.__closure__ or ():
+        with contextlib.suppress(ValueError):  # still empty
+            found.append(cell.cell_contents)
+    spaces, modules = [code.__globals__], set()
+    while spaces:
+        space = spaces.pop()
+        for name in names:
+            value = space.get(name)
+            if not inspect.ismodule(value):
+                found += [value] if name in space else []
+            elif value not in modules and _is_users_module(value.__name__):
+                modules.add(value)
+                spaces.append(vars(value))
+    return found
+
+
+def _names(code: CodeType) -> list[str]:
+    """Global names and attributes in a function's code and in that of the functions inside it."""
+    inner = [name for constant in code.co_consts if isinstance(constant, CodeType) for name in _names(constant)]
+    return sorted({*code.co_names, *inner})

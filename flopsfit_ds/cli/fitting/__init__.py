@@ -1,0 +1,1 @@
+"""Commands after training: fit, predict, report."""

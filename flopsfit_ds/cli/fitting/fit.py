@@ -1,0 +1,383 @@
+"""Commands of the fit: fit, predict, preview."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flopsfit_ds.base.errors import DataError, FitError
+from flopsfit_ds.base.units import format_count, format_flops, parse_quantity
+from flopsfit_ds.cli.options import AllowImport, AsJson, Overrides, SpecArgument, plan_from
+from flopsfit_ds.spec import Fit
+
+if TYPE_CHECKING:
+    from flopsfit_ds.fit.points.points import Exclusion, Point
+    from flopsfit_ds.fit.predict.isoflop import IsoflopDiagnostics
+    from flopsfit_ds.fit.predict.optimum import Optimum, ServingOptimum
+    from flopsfit_ds.fit.predict.prediction import Prediction
+    from flopsfit_ds.fit.preview import DesignPreview, PlannedPoint
+    from flopsfit_ds.fit.result import ScalingFit
+    from flopsfit_ds.plan.sweep_plan import SweepPlan
+
+_DEFAULT = "without it what a sweep folder's spec says, else"
+_WITHIN_DATA = 1.1
+_COLUMN = "Column that holds this quantity, where its name is not a common one."
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command("fit")(fit_command)
+    app.command("predict")(predict_command)
+    app.command("preview")(preview_command)
+
+
+def fit_command(
+    data: Annotated[Path, typer.Argument(help="CSV, JSONL or Parquet with a row for each run, or a sweep folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the fit as JSON.")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the JSON to this file as well.")] = None,
+    law: Annotated[str | None, typer.Option(help=f"Form of the law; {_DEFAULT} chinchilla.")] = None,
+    loss: Annotated[
+        str | None, typer.Option(help=f"huber_log, squared_log, huber or squared; {_DEFAULT} huber_log.")
+    ] = None,
+    huber_delta: Annotated[
+        float | None, typer.Option(help=f"Where the Huber loss turns from square to linear; {_DEFAULT} 0.001.")
+    ] = None,
+    bootstrap: Annotated[
+        str | None, typer.Option(help=f"What is resampled: points, clusters or wild; {_DEFAULT} points.")
+    ] = None,
+    bootstrap_samples: Annotated[int | None, typer.Option(help=f"Resamples; 0 for none; {_DEFAULT} 1000.")] = None,
+    level: Annotated[float | None, typer.Option(help=f"Probability of the intervals; {_DEFAULT} 0.9.")] = None,
+    target_compute: Annotated[str | None, typer.Option(help="FLOPs of the run to predict, such as 1e24.")] = None,
+    inference_tokens: Annotated[
+        str | None, typer.Option(help="Tokens the model will serve: adds the optimum of training and serving.")
+    ] = None,
+    parameters: Annotated[
+        str | None, typer.Option(help=f"N of a sweep folder: total or non-embedding; {_DEFAULT} total.")
+    ] = None,
+    drop_highest_losses: Annotated[int, typer.Option(help="Leave out this many rows with the highest losses.")] = 0,
+    num_params_column: Annotated[str | None, typer.Option(help=_COLUMN)] = None,
+    num_tokens_column: Annotated[str | None, typer.Option(help=_COLUMN)] = None,
+    flops_column: Annotated[str | None, typer.Option(help=_COLUMN)] = None,
+    loss_column: Annotated[str | None, typer.Option(help=_COLUMN)] = None,
+    seed_column: Annotated[str | None, typer.Option(help=_COLUMN)] = None,
+    learning_rate_column: Annotated[str | None, typer.Option(help=_COLUMN)] = None,
+    label_column: Annotated[str | None, typer.Option(help=_COLUMN)] = None,
+    unique_tokens_column: Annotated[str | None, typer.Option(help=_COLUMN)] = None,
+    compute_budget_flops_column: Annotated[str | None, typer.Option(help=_COLUMN)] = None,
+) -> None:
+    """Fit a scaling law to finished runs."""
+    named = {
+        "num_params": num_params_column,
+        "num_tokens": num_tokens_column,
+        "flops": flops_column,
+        "loss": loss_column,
+        "seed": seed_column,
+        "learning_rate": learning_rate_column,
+        "label": label_column,
+        "unique_tokens": unique_tokens_column,
+        "compute_budget_flops": compute_budget_flops_column,
+    }
+    given = {
+        "law": law,
+        "loss": loss,
+        "huber_delta": huber_delta,
+        "parameters": parameters,
+        "bootstrap": bootstrap,
+        "bootstrap_samples": bootstrap_samples,
+        "level": level,
+        "target_compute": None if target_compute is None else _quantity(target_compute, "--target-compute"),
+    }
+    plan = _plan_beside(data)
+    options = (Fit() if plan is None else plan.spec.fit).model_dump() | {
+        k: v for k, v in given.items() if v is not None
+    }
+    points, excluded = _read(data, plan, {k: v for k, v in named.items() if v is not None}, options.pop("parameters"))
+    points, excluded = _drop_highest(points, excluded, drop_highest_losses)
+    served = None if inference_tokens is None else _quantity(inference_tokens, "--inference-tokens")
+    fit = _fit_or_show_valleys(points, excluded, as_json, options)
+    if served is not None and not fit.optima:
+        raise FitError(f"the fitted {fit.law.form} law has no compute-optimal size, so none for serving either")
+    _show_fit(fit, None if served is None else fit.serving_optimum(fit.optima[-1].compute, served), as_json, output)
+
+
+def _fit_or_show_valleys(
+    points: list[Point], excluded: list[Exclusion], as_json: bool, options: dict[str, Any]
+) -> ScalingFit:
+    """The fit; where no law can be fitted, what the isoFLOP budgets say is shown before the error."""
+    from flopsfit_ds.fit import fit_scaling_law, isoflop_minima
+
+    try:
+        return fit_scaling_law(points, excluded=excluded, **options)
+    except FitError:
+        if not as_json:
+            _print_isoflop(isoflop_minima(points))
+        raise
+
+
+def _show_fit(fit: ScalingFit, serving: ServingOptimum | None, as_json: bool, output: Path | None) -> None:
+    content = fit.to_json_dict()
+    if serving is not None:
+        content["serving_optimum"] = asdict(serving)
+    if output is not None:
+        _write(output, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    if as_json:
+        print(json.dumps(content, allow_nan=False))
+    else:
+        _print_fit(fit, serving)
+
+
+def predict_command(
+    fit_file: Annotated[Path, typer.Argument(metavar="FIT.JSON", help="Written by flopsfit-ds fit --json.")],
+    compute: Annotated[list[str] | None, typer.Option(help="FLOPs, such as 1e24; may be given several times.")] = None,
+    num_params: Annotated[str | None, typer.Option(help="Parameters, such as 70B.")] = None,
+    num_tokens: Annotated[str | None, typer.Option(help="Training tokens, such as 1.4T.")] = None,
+    level: Annotated[
+        float | None, typer.Option(help="Probability of the interval; that of the fit by default.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Predict the loss of a larger run, with a calibrated interval."""
+    from flopsfit_ds.fit import load_prediction_model
+    from flopsfit_ds.fit.result import load_warnings
+
+    model, warnings = load_prediction_model(fit_file), load_warnings(fit_file)
+    n = None if num_params is None else _quantity(num_params, "--num-params")
+    d = None if num_tokens is None else _quantity(num_tokens, "--num-tokens")
+    budgets = [_quantity(text, "--compute") for text in compute or []]
+    if n is not None and d is not None and budgets:
+        raise FitError("give --compute, or --num-params and --num-tokens, not all three")
+    if budgets:
+        found = [model.predict(budget, num_params=n, num_tokens=d, level=level) for budget in budgets]
+    else:
+        found = [model.predict(num_params=n, num_tokens=d, level=level)]
+    if as_json:
+        told = [asdict(warning) for warning in warnings]
+        dicts = [{**prediction.to_json_dict(), "warnings": told} for prediction in found]
+        print(json.dumps(dicts[0] if len(dicts) == 1 else dicts, allow_nan=False))
+        return
+    for prediction in found:
+        _print_prediction(prediction)
+    for warning in warnings:
+        print(f"warning of the fit, {warning.code}: {warning.message}")
+
+
+def preview_command(
+    spec: SpecArgument,
+    overrides: Overrides = None,
+    noise: Annotated[float, typer.Option(help="Standard deviation of ln(loss) between runs.")] = 0.005,
+    target_compute: Annotated[
+        str | None, typer.Option(help="FLOPs of the run to be planned; the spec's, or ten times the largest run.")
+    ] = None,
+    prior: Annotated[Path | None, typer.Option(help="An earlier fit.json whose law is about right.")] = None,
+    allow_import: AllowImport = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a planned sweep would tell, and refuse one that cannot identify a law."""
+    from flopsfit_ds.fit import preview_design
+    from flopsfit_ds.fit.preview import load_prior
+
+    plan = plan_from(spec, overrides, allow_import)
+    options = plan.spec.fit
+    preview = preview_design(
+        planned_points(plan),
+        noise=noise,
+        target_compute=options.target_compute
+        if target_compute is None
+        else _quantity(target_compute, "--target-compute"),
+        prior=None if prior is None else load_prior(prior),
+        loss=options.loss,
+        huber_delta=options.huber_delta,
+    )
+    if as_json:
+        print(json.dumps(preview.to_json_dict(), allow_nan=False))
+    else:
+        _print_preview(preview)
+
+
+def planned_points(plan: SweepPlan) -> list[PlannedPoint]:
+    """The runs of a plan as a preview sees them: several learning rates at one point and seed count as one run."""
+    from flopsfit_ds.fit import PlannedPoint
+
+    found: dict[tuple[int, int, int], PlannedPoint] = {}
+    non_embedding = plan.spec.fit.parameters == "non-embedding"
+    for run in plan.runs:
+        place = run.placement
+        hours = place.predicted_seconds * place.strategy.num_gpus / 3600.0
+        size = run.num_params_non_embedding if non_embedding else run.num_params_total
+        key = (run.num_params_total, run.num_tokens, run.seed)
+        if key in found:
+            hours += found[key].gpu_hours or 0.0
+        found[key] = PlannedPoint(size, run.num_tokens, run.flops, run.label, hours)
+    return list(found.values())
+
+
+def _print_preview(preview: DesignPreview) -> None:
+    print(
+        f"{len(preview.points)} points, {format_flops(preview.total_flops)} FLOPs in all, noise {preview.noise:.2%}; "
+        f"{preview.compute_rule}"
+    )
+    print(f"{'run':28s} {'N':>7s} {'D':>7s} {'FLOPs':>8s} {'share':>6s} {'GPU h':>7s}  error of N* without it grows by")
+    for point in preview.points:
+        hours = "" if point.gpu_hours is None else f"{point.gpu_hours:.3g}"
+        adds = f"{point.adds:.1%}" if math.isfinite(point.adds) else "no bound"
+        print(
+            f"{(point.label or '')[:28]:28s} {format_count(point.num_params):>7s} {format_count(point.num_tokens):>7s} "
+            f"{format_flops(point.flops):>8s} {point.share_of_flops:>6.1%} {hours:>7s}  {adds}"
+        )
+    factors = [math.exp(e) for e in (preview.log_num_params_standard_error, preview.log_num_tokens_standard_error)]
+    print(
+        f"at {format_flops(preview.target_compute)} FLOPs: N* {format_count(preview.num_params)} to a factor of "
+        f"{factors[0]:.2f}, D* {format_count(preview.num_tokens)} to {factors[1]:.2f}, loss to "
+        f"{preview.log_loss_standard_error:.2%} (one standard error, if the law has the prior's form)"
+    )
+    errors = preview.parameter_standard_errors
+    print("  standard errors: " + ", ".join(f"{name} {value:.3g}" for name, value in errors.items()))
+
+
+def _quantity(text: str, flag: str) -> float:
+    try:
+        return parse_quantity(text)
+    except ValueError as error:
+        raise FitError(f"{flag}: {error}") from error
+
+
+def _plan_beside(path: Path) -> SweepPlan | None:
+    """The plan of a sweep folder; None for a table, and for records without a plan."""
+    from flopsfit_ds.cli.fitting.report import read_sweep_plan
+    from flopsfit_ds.records import SweepFolder
+
+    folder = SweepFolder(path)
+    return read_sweep_plan(folder) if folder.plan.exists() else None
+
+
+def _read(
+    path: Path, plan: SweepPlan | None, named: dict[str, str], parameters: str
+) -> tuple[list[Point], list[Exclusion]]:
+    """Points of a table, or of the records of a sweep folder; what its plan does not have is left out, and listed."""
+    from flopsfit_ds.cli.fitting.report import planned_records
+    from flopsfit_ds.fit import load_points, points_from_records
+    from flopsfit_ds.fit.points.points import Exclusion
+    from flopsfit_ds.records import SweepFolder
+
+    if not path.is_dir():
+        if plan is None and parameters == "non-embedding":
+            raise FitError("--parameters is for sweep folders; of a table, name the column with --num-params-column")
+        table = load_points(path, named)
+        return list(table.points), list(table.excluded)
+    if parameters not in ("total", "non-embedding"):
+        raise FitError(f"--parameters is total or non-embedding, got {parameters!r}")
+    folder = SweepFolder(path)
+    records = list(folder.records()) if plan is None else planned_records(folder, plan)
+    others = folder.other_runs([record.run_id for record in records])
+    if not records:
+        raise DataError(f"{path} holds no finished run (runs/*/record.json)" + (" of its plan.json" if others else ""))
+    chosen = points_from_records(records, parameter_count="total" if parameters == "total" else "non-embedding")
+    foreign = [Exclusion(None, run_id, "of another spec: not in this folder's plan.json") for run_id in others]
+    return list(chosen.points), [*chosen.excluded, *foreign]
+
+
+def _drop_highest(points: list[Point], excluded: list[Exclusion], count: int) -> tuple[list[Point], list[Exclusion]]:
+    from flopsfit_ds.fit.points.points import Exclusion
+
+    if count < 0:
+        raise FitError(f"--drop-highest-losses is a number of rows, got {count}")
+    finite = [p for p in points if math.isfinite(p.loss)]
+    worst = sorted(finite, key=lambda p: p.loss)[len(finite) - min(count, len(finite)) :]
+    gone = {id(p) for p in worst}
+    why = f"one of the {count} highest losses, left out on request"
+    dropped = [Exclusion(p.row, p.label or p.run_id, why) for p in worst]
+    return [p for p in points if id(p) not in gone], [*excluded, *dropped]
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise FitError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _print_fit(fit: ScalingFit, serving: ServingOptimum | None) -> None:
+    law = fit.law
+    print(f"{law.form}: {law.formula}   ({len(fit.points)} points, {len(fit.excluded)} left out)")
+    errors, intervals = fit.standard_errors, fit.intervals
+    values = {"E": law.loss_floor, "A": law.A, "B": law.B, "alpha": law.alpha, "beta": law.beta, "a": law.a, "b": law.b}
+    for name, value in {**values, **law.own}.items():
+        key = "loss_floor" if name == "E" else name
+        line = f"  {name:6s} {value:<11.5g}"
+        if key in intervals:
+            span = intervals[key]
+            line += f" +- {errors[key]:<9.3g} {fit.level:.0%} confidence {span.low:.4g} to {span.high:.4g}"
+        print(line)
+    c = fit.certificate
+    print(
+        f"  objective {fit.objective:.8g}; {c.best_share:.0%} of {c.starts} starts reached it, "
+        f"{c.distinct_minima} distinct minima, gradient {c.gradient_norm:.1e}"
+    )
+    print(f"  compute: {fit.audit.compute_rule}")
+    if fit.optima:
+        print("compute-optimal:")
+    for optimum in fit.optima:
+        _print_optimum(optimum, fit.level)
+    if serving is not None:
+        print(
+            f"to serve {format_count(serving.inference_tokens)} tokens at loss {serving.loss:.4f}: "
+            f"N {format_count(serving.num_params)}, D {format_count(serving.num_tokens)}, training "
+            f"{format_flops(serving.training_compute)} FLOPs, {serving.saving:.0%} of all FLOPs saved"
+        )
+    if fit.optima:
+        _print_prediction(fit.predict(fit.optima[-1].compute))
+    _print_isoflop(fit.isoflop)
+    for exclusion in fit.excluded:
+        where = f"row {exclusion.row}" if exclusion.row is not None else "a point"
+        print(f"left out: {where}{' ' + exclusion.name if exclusion.name else ''}: {exclusion.reason}")
+    for warning in fit.warnings:
+        print(f"warning {warning.code}: {warning.message}")
+
+
+def _print_optimum(optimum: Optimum, level: float) -> None:
+    line = (
+        f"  {format_flops(optimum.compute):>8s} FLOPs  N* {format_count(optimum.num_params):>6s}  "
+        f"D* {format_count(optimum.num_tokens):>6s}  L* {optimum.loss:.4f}  "
+        f"{optimum.tokens_per_parameter:.3g} tokens/parameter"
+    )
+    span = optimum.intervals.get("num_params")
+    if span is not None:
+        line += f"  (N* {level:.0%} confidence {format_count(span.low)} to {format_count(span.high)})"
+    print(f"{line}; any N within {optimum.flat_factor:.2f}x costs less than 0.1% of loss")
+
+
+def _print_prediction(prediction: Prediction) -> None:
+    run, law = prediction.interval, prediction.confidence_interval
+    print(
+        f"predicted at {format_flops(prediction.compute)} FLOPs (N {format_count(prediction.num_params)}, "
+        f"D {format_count(prediction.num_tokens)}): loss {prediction.loss:.4f}; {prediction.level:.0%} prediction "
+        f"interval of one run {run.low:.4f} to {run.high:.4f}, confidence interval of the law {law.low:.4f} to "
+        f"{law.high:.4f}{_beyond(prediction.extrapolation)}"
+    )
+
+
+def _beyond(extrapolation: float) -> str:
+    if extrapolation <= _WITHIN_DATA:
+        return ""
+    return f"; {extrapolation:.3g} times the largest compute that was measured"
+
+
+def _print_isoflop(isoflop: IsoflopDiagnostics) -> None:
+    if isoflop.budgets:
+        print("isoFLOP minima:")
+    for budget in isoflop.budgets:
+        head = f"  {format_flops(budget.compute_flops):>8s} FLOPs, {budget.num_points} points: "
+        if budget.num_params is None or budget.num_tokens is None or budget.loss is None:
+            print(f"{head}refused: {budget.refused}")
+        else:
+            sizes = f"N* {format_count(budget.num_params)}, D* {format_count(budget.num_tokens)}"
+            print(f"{head}{sizes}, loss {budget.loss:.4f}")
+    for name, power in (("isoFLOP parabolas", isoflop.size_law), ("envelope", isoflop.envelope_law)):
+        if power is not None:
+            error = "" if power.standard_error is None else f" +- {power.standard_error:.3f}"
+            print(f"  {name}: N* ~ C^{power.exponent:.3f}{error}")

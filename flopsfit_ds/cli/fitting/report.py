@@ -1,0 +1,168 @@
+"""`report`: fit a sweep's records anew and write its report; and the summary that `sweep` ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flopsfit_ds.base.errors import DataError, FitError
+from flopsfit_ds.base.units import format_count, format_flops
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from flopsfit_ds.fit.result import ScalingFit
+    from flopsfit_ds.plan.sweep_plan import SweepPlan
+    from flopsfit_ds.records import RunRecord, SweepFolder
+    from flopsfit_ds.report.findings import Findings
+
+_MOST_EXCLUDED = 8
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("report")(report_command)
+
+
+def report_command(
+    folder: Annotated[Path, typer.Argument(metavar="SWEEP_FOLDER", help="Folder of a sweep, finished or not.")],
+) -> None:
+    """Fit the planned runs that have ended and write fit.json and report/index.html."""
+    from rich.console import Console
+
+    from flopsfit_ds.records import SweepFolder
+    from flopsfit_ds.study.steps import conclude_sweep
+
+    sweep = SweepFolder(folder)
+    plan = replace(read_sweep_plan(sweep), folder=folder)
+    result = conclude_sweep(plan, planned_records(sweep, plan))
+    print_summary(Console(), result.fit, result.records, result.report, parameter_count=plan.spec.fit.parameters)
+
+
+def planned_records(sweep: SweepFolder, plan: SweepPlan) -> list[RunRecord]:
+    """Records of those runs of a plan that have ended, in the plan's order.
+
+    Raises:
+        RecordError: A record is damaged.
+    """
+    ended = [sweep.run(run.run_id).read_record() for run in plan.runs]
+    return [record for record in ended if record is not None]
+
+
+def read_sweep_plan(folder: SweepFolder) -> SweepPlan:
+    """The plan that a sweep's folder was last used with.
+
+    Raises:
+        DataError: There is none, or it is of another version.
+        RecordError: It is damaged.
+    """
+    from pydantic import ValidationError
+
+    from flopsfit_ds.base.storage import read_json
+    from flopsfit_ds.plan.sweep_plan import SweepPlan
+
+    try:
+        content = read_json(folder.plan)
+    except OSError as error:
+        raise DataError(
+            f"{folder.path}: no folder of a sweep: {folder.plan.name} cannot be read ({error.strerror}); give the "
+            "folder that holds runs/, such as outputs/NAME"
+        ) from None
+    try:
+        return SweepPlan.from_json_dict(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DataError(
+            f"{folder.plan}: of another version of flopsfit-ds ({where}: {first['msg']}); run the sweep again with "
+            "this one, which trains nothing twice"
+        ) from None
+
+
+def print_summary(
+    console: Console,
+    fit: ScalingFit | FitError,
+    records: Sequence[RunRecord],
+    report_path: Path,
+    *,
+    parameter_count: str = "total",
+) -> None:
+    """Print what a sweep found: minima, law, prediction, warnings, exclusions and where the report lies.
+
+    Args:
+        console: Where to print.
+        fit: The fit, or the error that says why there is none.
+        records: The runs, in the order in which they were given to the fit.
+        report_path: The page.
+        parameter_count: What N counts: `total` or `non-embedding`.
+    """
+    from rich.text import Text
+
+    from flopsfit_ds.report import gather
+
+    findings = gather(records, fit, "non-embedding" if parameter_count == "non-embedding" else "total")
+    if findings.isoflop.budgets:
+        console.print(_minima_table(findings))
+    for line in (*_law_lines(findings), *_prediction_lines(findings)):
+        console.print(line, markup=False, highlight=False)
+    for warning in findings.warnings:
+        if warning.code == "edge_minimum":
+            continue  # the table says it
+        console.print(Text.assemble(("warning ", "yellow"), f"{warning.code.replace('_', ' ')}: {warning.message}"))
+    for run in findings.excluded[:_MOST_EXCLUDED]:
+        console.print(Text.assemble(("left out ", "yellow"), f"{run.name}: {run.reason}"))
+    if len(findings.excluded) > _MOST_EXCLUDED:
+        console.print(f"... and {len(findings.excluded) - _MOST_EXCLUDED} more left out, listed in the report")
+    console.print(Text.assemble(("report ", "bold"), str(report_path)), soft_wrap=True)
+
+
+def _minima_table(findings: Findings) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title="isoFLOP minima", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("FLOPs", "points", "N*", "D*", "D*/N*", "loss"):
+        table.add_column(name, justify="right")
+    refused = any(budget.refused for budget in findings.isoflop.budgets)
+    if refused:
+        table.add_column("why there is none")
+    for budget in findings.isoflop.budgets:
+        cells = [format_flops(budget.compute_flops), str(budget.num_points)]
+        if budget.num_params is None or budget.num_tokens is None or budget.loss is None:
+            table.add_row(*cells, *4 * ("-",), budget.refused or "", style="dim")
+            continue
+        ratio = f"{budget.num_tokens / budget.num_params:.3g}"
+        cells += [format_count(budget.num_params), format_count(budget.num_tokens), ratio, f"{budget.loss:.4f}"]
+        table.add_row(*cells, *([""] if refused else []))
+    return table
+
+
+def _law_lines(findings: Findings) -> list[str]:
+    fit = findings.fit
+    if fit is None:
+        return [f"no scaling law: {findings.refusal}"]
+    law = fit.law
+    values = {"E": law.loss_floor, "A": law.A, "B": law.B, "alpha": law.alpha, "beta": law.beta, **law.own}
+    error = fit.standard_errors.get("a")
+    exponent = f"N* ~ C^{law.a:.3f}" + ("" if error is None else f" ± {error:.3f}")
+    return [
+        f"law  {law.formula}",
+        "     " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()) + f"; {exponent}",
+    ]
+
+
+def _prediction_lines(findings: Findings) -> list[str]:
+    target, prediction = findings.target, findings.prediction
+    if target is None or prediction is None:
+        return [] if findings.fit is None else [f"no optimum: {findings.refusal}"]
+    low, high = prediction.interval.low, prediction.interval.high
+    return [
+        f"next at {format_flops(target.compute)} FLOPs: N {format_count(target.num_params)}, "
+        f"D {format_count(target.num_tokens)}, {target.tokens_per_parameter:.3g} tokens per parameter; "
+        f"loss {prediction.loss:.4f}, {prediction.level:.0%} interval {low:.4f} to {high:.4f}"
+    ]

@@ -1,0 +1,110 @@
+"""`plan`: every number of a sweep before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import typer
+
+from flopsfit_ds.base.units import format_bytes, format_count, format_flops, format_seconds
+from flopsfit_ds.cli.options import AllowImport, AsJson, Overrides, SpecArgument, plan_from
+from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
+
+_LEAST_TOLD_FIRST = ("/6ND", "LR", "D/N", "steps", "batch", "a GPU", "D", "time", "where")
+_GAP = 2
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command()
+    def plan(  # pyright: ignore[reportUnusedFunction]
+        spec: SpecArgument, overrides: Overrides = None, allow_import: AllowImport = None, as_json: AsJson = False
+    ) -> None:
+        """Show what a sweep would train, where, and why."""
+        sweep = plan_from(spec, overrides, allow_import)
+        if as_json:
+            print(json.dumps(sweep.to_json_dict(), indent=1))
+        else:
+            print_plan(sweep)
+
+
+def _cells(run: RunPlan) -> dict[str, str]:
+    place = run.placement
+    strategy = place.strategy
+    where = f"ZeRO-{strategy.zero_stage}" + ("+offload" if strategy.offload != "none" else "")
+    return {
+        "run": run.run_id,
+        "N": format_count(run.num_params_total),
+        "D": format_count(run.num_tokens),
+        "D/N": f"{run.num_tokens / run.num_params_total:.3g}",
+        "FLOPs": format_flops(run.flops),
+        "/6ND": f"{run.flops / run.conventional_flops:.2f}",
+        "steps": str(run.num_steps),
+        "batch": f"{strategy.num_gpus}x{strategy.micro_batch_size_per_gpu}x{place.gradient_accumulation_steps}",
+        "LR": f"{run.recipe.learning_rate:.2g}",
+        "where": where + ("+ckpt" if strategy.activation_checkpointing else ""),
+        "a GPU": format_bytes(place.memory.device_total_bytes),
+        "time": format_seconds(place.predicted_seconds),
+    }
+
+
+def _left_out(rows: Sequence[dict[str, str]], width: int) -> list[str]:
+    """Columns to do without, so that no number is cut at this width."""
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) + _GAP for name in rows[0]}
+    left_out: list[str] = []
+    for name in _LEAST_TOLD_FIRST:
+        if sum(widths.values()) - _GAP <= width:
+            break
+        del widths[name]
+        left_out.append(name)
+    return left_out
+
+
+def print_plan(sweep: SweepPlan) -> None:
+    """A table of all runs, what they cost, and what the user should know."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    cluster = sweep.cluster
+    console.print(
+        f"[bold]{sweep.name}[/bold]: {len(sweep.runs)} runs on {cluster.num_gpus} x {cluster.device_name} "
+        f"({format_bytes(cluster.device_memory_bytes)} each), {sweep.spec.training.precision}, "
+        f"data {sweep.corpus.source}",
+        soft_wrap=True,
+    )
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    rows = [_cells(run) for run in sweep.runs]
+    left_out = _left_out(rows, console.width)
+    columns = [name for name in rows[0] if name not in left_out]
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("run", "where") else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(row[name] for name in columns))
+    console.print(table)
+    if left_out:
+        console.print(
+            f"not shown: {', '.join(left_out)}; a wider terminal or --json shows all", style="dim", soft_wrap=True
+        )
+    for run in sweep.runs:
+        if run.placement.strategy.zero_stage or run.placement.strategy.num_gpus > 1:
+            console.print(
+                f"  {run.run_id}  {run.placement.reason}", style="dim", highlight=False, markup=False, soft_wrap=True
+            )
+    gpu_seconds = sum(run.placement.predicted_seconds * run.placement.strategy.num_gpus for run in sweep.runs)
+    total = f"total {format_flops(sum(run.flops for run in sweep.runs))} FLOPs, {gpu_seconds / 3600:.3g} GPU-hours"
+    total += f", {format_seconds(gpu_seconds / cluster.num_gpus)} with all {cluster.num_gpus} busy"
+    if cluster.price_per_gpu_hour is not None:
+        total += f", {gpu_seconds / 3600 * cluster.price_per_gpu_hour:,.2f} at {cluster.price_per_gpu_hour:g} an hour"
+    console.print(total, highlight=False, soft_wrap=True)
+    console.print(
+        f"batch: GPUs x micro-batch x accumulation, in sequences of {sweep.spec.model.context_length} tokens; "
+        "a GPU: memory with its margin",
+        style="dim",
+        soft_wrap=True,
+    )
+    for warning in sweep.warnings:
+        console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)

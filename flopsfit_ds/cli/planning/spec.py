@@ -1,0 +1,31 @@
+"""`schema` and `specs`: what a spec may contain, and the specs that come with the package."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+
+from flopsfit_ds.base.presets import preset_folder, shipped_specs
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+
+    @app.command()
+    def schema() -> None:  # pyright: ignore[reportUnusedFunction]
+        """Print the JSON Schema of a spec, for editors: their first line names the file it is written to."""
+        from flopsfit_ds.spec import spec_json_schema
+
+        print(json.dumps(spec_json_schema(), indent=1))
+
+    @app.command()
+    def specs() -> None:  # pyright: ignore[reportUnusedFunction]
+        """List the shipped specs and the launchers' and DeepSpeed presets; a spec's name can stand for its path."""
+        for name, path in shipped_specs().items():
+            first = next(
+                line for line in path.read_text().splitlines() if line.startswith("# ") and "yaml-lang" not in line
+            )
+            print(f"{name:20s} {first.removeprefix('# ')}")
+        others = sorted(path.name for path in preset_folder().iterdir() if path.stem not in shipped_specs())
+        print(f"\npresets and the specs' JSON Schema in {preset_folder()}: {', '.join(others)}")

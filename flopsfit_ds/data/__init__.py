@@ -1,0 +1,1 @@
+"""What a corpus is: its files, its size, its fingerprint."""

@@ -1,0 +1,1 @@
+"""A preloaded server, and the processes that are forked from it."""

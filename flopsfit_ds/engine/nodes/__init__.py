@@ -1,0 +1,1 @@
+"""Slots of this node and of others, and the workers on them."""

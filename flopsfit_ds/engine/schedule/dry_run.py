@@ -1,0 +1,44 @@
+"""What a sweep on slots would do, without doing it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flopsfit_ds.engine.jobs import fitting, job_of
+from flopsfit_ds.engine.schedule.scheduler import Scheduler, Waiting
+from flopsfit_ds.engine.slots import slots_of_this_node
+from flopsfit_ds.plan.sweep_plan import SweepPlan
+
+
+@dataclass(frozen=True)
+class ExpectedSchedule:
+    """The schedule that is aimed at.
+
+    Attributes:
+        num_slots: Slots.
+        starts: Label and layout of each run, the first to start first.
+        makespan_seconds: When the last run should end.
+        lower_bound_seconds: No schedule is shorter.
+    """
+
+    num_slots: int
+    starts: tuple[tuple[str, str], ...]
+    makespan_seconds: float
+    lower_bound_seconds: float
+
+
+def expected_schedule(plan: SweepPlan, num_slots: int | None) -> ExpectedSchedule:
+    """The schedule of all of a plan's runs on this machine's slots.
+
+    Raises:
+        LaunchError: The slots do not hold the plan.
+    """
+    slots = slots_of_this_node(plan.cluster, num_slots).slots("")
+    jobs = [fitting(job_of(run), len(slots)) for run in plan.runs]
+    waiting = [Waiting(job.run_id, job.layouts, job.points_per_slot) for job in jobs]
+    scheduler = Scheduler(slots, plan.spec.placement.points_per_gpu)
+    packing = scheduler.pack(waiting)
+    starts = tuple(
+        (jobs[number].label, jobs[number].layouts[packing.options[number]].strategy.label) for number in packing.order
+    )
+    return ExpectedSchedule(len(slots), starts, packing.makespan_seconds, scheduler.lower_bound(waiting))

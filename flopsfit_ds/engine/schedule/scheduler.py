@@ -1,0 +1,297 @@
+"""Which run starts next, where, and on how many slots: a packing, followed until measured times say otherwise."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from flopsfit_ds.engine.executor import Assignment, Layout
+from flopsfit_ds.engine.jobs import FAILURES
+from flopsfit_ds.engine.schedule.free_slots import Timeline, Use
+from flopsfit_ds.engine.schedule.packing import Option, Packing, lower_bound, pack
+from flopsfit_ds.engine.schedule.suspects import Suspects
+from flopsfit_ds.engine.slots import Slot
+from flopsfit_ds.records import Attempt
+
+_TRUSTED_FRACTION = 0.05
+"""Of a run's steps, after which its own pace says when it ends."""
+_SOON = 0.001
+_SHARE_OF_RUNS = 0.05
+"""Of the waiting runs that must have ended before the schedule is searched again."""
+_START_SECONDS = 1.0
+"""From the decision to the first step and from the last to the exit, until measured."""
+_PRIOR_SECONDS = 30.0
+"""How much measured time outweighs the plan's own predictions."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A run that is to be tried.
+
+    Attributes:
+        run_id: The run.
+        layouts: Ways to carry it out, at most one a number of slots.
+        points_per_slot: How many such runs may share one slot.
+        avoid: Names of slots that it should not get again, as long as others hold it.
+    """
+
+    run_id: str
+    layouts: tuple[Layout, ...]
+    points_per_slot: int = 1
+    avoid: frozenset[str] = frozenset()
+
+
+@dataclass
+class _Run:
+    """A run in progress."""
+
+    assignment: Assignment
+    lanes: int
+    began: float
+    expected_seconds: float
+    fraction: float = 0.0
+
+    def remaining(self, now: float) -> float:
+        """Seconds until it is expected to end; always more than 0."""
+        elapsed = now - self.began
+        if self.fraction > _TRUSTED_FRACTION:
+            return max(_SOON, elapsed / self.fraction - elapsed)
+        return max(_SOON, self.expected_seconds - elapsed)
+
+
+class Predictions:
+    """The plan's times, corrected by measured ones: one factor for each number of slots, and one for all."""
+
+    def __init__(self) -> None:
+        self._sums: dict[int, tuple[float, float]] = {}
+
+    def note(self, layout: Layout, seconds: float) -> None:
+        """A whole run took so long."""
+        predicted, measured = self._sums.get(layout.num_slots, (0.0, 0.0))
+        self._sums[layout.num_slots] = (predicted + layout.predicted_seconds + _START_SECONDS, measured + seconds)
+
+    def seconds(self, layout: Layout) -> float:
+        """How long a whole run should take."""
+        everywhere = self._factor(list(self._sums.values()), 1.0)
+        factor = (
+            self._factor([self._sums[layout.num_slots]], everywhere) if layout.num_slots in self._sums else everywhere
+        )
+        return factor * (layout.predicted_seconds + _START_SECONDS)
+
+    @staticmethod
+    def _factor(sums: list[tuple[float, float]], prior: float) -> float:
+        predicted = sum(one for one, _ in sums)
+        measured = sum(one for _, one in sums)
+        return (measured + prior * _PRIOR_SECONDS) / (predicted + _PRIOR_SECONDS)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a schedule should take, if all predictions hold.
+
+    Attributes:
+        makespan_seconds: Of the schedule that is aimed at.
+        lower_bound_seconds: No schedule is shorter.
+    """
+
+    makespan_seconds: float
+    lower_bound_seconds: float
+
+
+class Chooser(Protocol):
+    """Decides what starts next.
+
+    Attributes:
+        slots: Slots in service: all that do not look broken; none where a cluster's own scheduler has them.
+    """
+
+    slots: tuple[Slot, ...]
+
+    def choose(self, waiting: Sequence[Waiting]) -> list[Assignment]:
+        """Runs to start now; they count as started."""
+        ...
+
+    def forecast(self, waiting: Sequence[Waiting]) -> Forecast | None:
+        """What the schedule that is followed from here should take; None where a cluster's own scheduler decides."""
+        ...
+
+    def note_step(self, run_id: str, fraction: float) -> None:
+        """A run has done this share of its steps."""
+        ...
+
+    def note_end(self, assignment: Assignment, attempts: Sequence[Attempt]) -> None:
+        """An assignment is over."""
+        ...
+
+
+class Scheduler:
+    """Knows what runs where and how far it is; asked for what to start next.
+
+    Attributes:
+        slots: Slots in service. One that looks broken is set aside for as long as the others hold all runs.
+    """
+
+    def __init__(
+        self, slots: Sequence[Slot], points_per_slot: int = 1, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Start with all slots free.
+
+        Args:
+            slots: All slots.
+            points_per_slot: How many small runs may share one.
+            clock: Seconds; another one than the machine's for simulations.
+        """
+        self.slots = self._all_slots = tuple(slots)
+        self._suspects = Suspects()
+        self.predictions = Predictions()
+        self._num_lanes = points_per_slot
+        self._running: dict[str, _Run] = {}
+        self._ranks: dict[str, int] = {}
+        self._layouts: dict[str, int] = {}
+        self._clock = clock
+        self._num_ended = 0
+
+    def choose(self, waiting: Sequence[Waiting]) -> list[Assignment]:
+        """Runs to start now; they count as started."""
+        now = self._clock()
+        waiting = self._set_broken_aside(waiting)
+        uses = [
+            Use(tuple(slot for slot in run.assignment.slots if slot in self.slots), run.lanes, run.remaining(now))
+            for run in self._running.values()
+        ]
+        timeline = Timeline(self.slots, self._num_lanes, uses)
+        if not waiting or not timeline.has_room_now:
+            return []
+        self._search_if_due(waiting, uses)
+        assignments = []
+        for run in sorted(waiting, key=lambda each: self._ranks.get(each.run_id, -1)):
+            if not (timeline.has_room_now or timeline.has_gaps):
+                break
+            assignment = self._place(run, timeline)
+            if assignment is not None:
+                assignments.append(assignment)
+        for assignment in assignments:
+            lanes = self._lanes_of(
+                next(each for each in waiting if each.run_id == assignment.run_id), assignment.layout
+            )
+            seconds = self.predictions.seconds(assignment.layout)
+            self._running[assignment.run_id] = _Run(assignment, lanes, now, seconds)
+        return assignments
+
+    def _set_broken_aside(self, waiting: Sequence[Waiting]) -> Sequence[Waiting]:
+        """Decide which slots are in service; the runs, with those layouts that these hold."""
+        broken = self._suspects.broken
+        if not waiting or (not broken and self.slots == self._all_slots):
+            return waiting
+        slots = tuple(slot for slot in self._all_slots if slot not in broken)
+        before, after = (Counter(slot.node for slot in some) for some in (self._all_slots, slots))
+        in_one_node = range(1, max(after.values(), default=0) + 1)
+        across_nodes = range(max(before.values()) + 1, len(slots) + 1)
+        held = [
+            replace(run, layouts=layouts)
+            for run in waiting
+            if (layouts := tuple(each for each in run.layouts if each.num_slots in (*in_one_node, *across_nodes)))
+        ]
+        if len(held) < len(waiting):
+            slots, held = self._all_slots, waiting
+        if slots != self.slots:
+            self.slots, self._ranks = slots, {}
+        return held
+
+    def _avoided(self, run: Waiting, layout: Layout) -> frozenset[Slot]:
+        """Slots that a run should not get again; none where it would not fit into a node without them."""
+        avoid = frozenset(slot for slot in self.slots if slot.name in run.avoid)
+        left = Counter(slot.node for slot in self.slots if slot not in avoid)
+        return avoid if max(left.values(), default=0) >= layout.num_slots else frozenset()
+
+    def _place(self, run: Waiting, timeline: Timeline) -> Assignment | None:
+        """Give a run its turn: slots now, slots later (nothing is started, but they are kept), or a gap."""
+        layout = self._layout_of(run)
+        seconds, lanes = self.predictions.seconds(layout), self._lanes_of(run, layout)
+        avoid = self._avoided(run, layout) if run.avoid else frozenset()
+        if timeline.has_room_now:
+            claim = timeline.earliest(layout.num_slots, lanes, avoid)
+            timeline.place(claim, lanes, seconds)
+        else:
+            claim = timeline.gap(layout.num_slots, seconds, avoid)
+        return Assignment(run.run_id, layout, claim.slots) if claim is not None and claim.start <= 0 else None
+
+    def _lanes_of(self, run: Waiting, layout: Layout) -> int:
+        if layout.num_slots > 1:
+            return self._num_lanes
+        return -(-self._num_lanes // min(run.points_per_slot, self._num_lanes))
+
+    def _search_if_due(self, waiting: Sequence[Waiting], uses: Sequence[Use]) -> None:
+        """Search again when something was learnt: at the end of each run, or of every few where very many wait."""
+        is_new = any(run.run_id not in self._ranks for run in waiting)
+        if not is_new and self._num_ended <= len(waiting) * _SHARE_OF_RUNS:
+            return
+        self._search(waiting, uses)
+
+    def _search(self, waiting: Sequence[Waiting], uses: Sequence[Use]) -> Packing:
+        """Find the schedule to follow from now on, beginning with the one that was followed."""
+        packing = self.pack(waiting, uses, self._incumbent(waiting) if self._ranks else None)
+        self._ranks = {waiting[number].run_id: rank for rank, number in enumerate(packing.order)}
+        self._layouts = {
+            run.run_id: run.layouts[option].num_slots for run, option in zip(waiting, packing.options, strict=True)
+        }
+        self._num_ended = 0
+        return packing
+
+    def _incumbent(self, waiting: Sequence[Waiting]) -> Packing:
+        """The schedule that is followed; runs that it does not know come first."""
+        order = sorted(range(len(waiting)), key=lambda number: self._ranks.get(waiting[number].run_id, -1))
+        options = (run.layouts.index(self._layout_of(run)) for run in waiting)
+        return Packing(tuple(order), tuple(options), float("inf"))
+
+    def _layout_of(self, run: Waiting) -> Layout:
+        """The layout that the schedule gives a run, if it still has it."""
+        return next((each for each in run.layouts if each.num_slots == self._layouts.get(run.run_id)), run.layouts[0])
+
+    def pack(self, waiting: Sequence[Waiting], uses: Sequence[Use] = (), incumbent: Packing | None = None) -> Packing:
+        """The best schedule that the search finds for these runs, behind what is in use; a short search from one."""
+        nodes: dict[int, list[float]] = {}
+        lanes: dict[Slot, list[float]] = {slot: [] for slot in self.slots}
+        for use in uses:
+            for slot in use.slots:
+                lanes[slot] += [use.seconds] * use.lanes
+        for slot, times in lanes.items():
+            nodes.setdefault(slot.node, []).extend([*times, *[0.0] * (self._num_lanes - len(times))])
+        sizes = [len(times) // self._num_lanes for times in nodes.values()]
+        return pack(self._options(waiting), sizes, self._num_lanes, list(nodes.values()), incumbent)
+
+    def forecast(self, waiting: Sequence[Waiting]) -> Forecast:
+        """See `Chooser`."""
+        return Forecast(self._search(waiting, ()).makespan_seconds, self.lower_bound(waiting))
+
+    def lower_bound(self, waiting: Sequence[Waiting]) -> float:
+        """No schedule of these runs is shorter, in seconds, if all predictions hold."""
+        return lower_bound(self._options(waiting), len(self.slots), self._num_lanes)
+
+    def _options(self, waiting: Sequence[Waiting]) -> list[list[Option]]:
+        return [
+            [
+                Option(layout.num_slots, self._lanes_of(run, layout), self.predictions.seconds(layout))
+                for layout in run.layouts
+            ]
+            for run in waiting
+        ]
+
+    def note_step(self, run_id: str, fraction: float) -> None:
+        """A run has done this share of its steps."""
+        run = self._running[run_id]
+        run.fraction = fraction
+        self._suspects.note_step(run.assignment.slots)
+
+    def note_end(self, assignment: Assignment, attempts: Sequence[Attempt]) -> None:
+        """An assignment is over; a run that was carried out whole teaches how long others take."""
+        run = self._running.pop(assignment.run_id)
+        attempt = attempts[-1]
+        if attempt.outcome == "completed" and not attempt.start_step and run.lanes == self._num_lanes:
+            self.predictions.note(assignment.layout, attempt.seconds)
+        if attempt.outcome in FAILURES and not run.fraction:
+            self._suspects.note_failure(assignment.run_id, assignment.slots)
+        self._num_ended += 1

@@ -1,0 +1,150 @@
+"""What is asked of SLURM: jobs with the GPUs, memory and time that the plan predicts; small runs share a job."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from flopsfit_ds.base.hardware import Cluster
+from flopsfit_ds.base.units import GIB
+from flopsfit_ds.engine.executor import Layout
+from flopsfit_ds.engine.jobs import Job, job_of
+from flopsfit_ds.engine.slurm.memory import convert_bytes, load_bytes
+from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
+
+_SMALL_SECONDS = 600.0
+"""Shorter runs share jobs..."""
+_BIN_SECONDS = 1800.0
+"""...of about this length."""
+_TIME_FACTOR = 1.5
+_START_SECONDS = 600.0
+"""For loading, on a file system that everybody loads from."""
+_PROCESS_BYTES = 2 * GIB
+"""Host memory of one process with torch and DeepSpeed."""
+_CPUS_PER_GPU = 4
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One job.
+
+    Attributes:
+        name: For people.
+        run_ids: Carried out one after another.
+        labels: Theirs.
+        nodes: Nodes.
+        slots_per_node: Devices of each.
+        gpus_per_node: The same for GPUs, 0 on a CPU.
+        cpus_per_node: Cores.
+        memory_bytes: Host memory of a node.
+        minutes: Time limit.
+        layout: How its first run is laid out; all of them have this shape.
+    """
+
+    name: str
+    run_ids: tuple[str, ...]
+    labels: tuple[str, ...]
+    nodes: int
+    slots_per_node: int
+    gpus_per_node: int
+    cpus_per_node: int
+    memory_bytes: int
+    minutes: int
+    layout: Layout
+
+
+def plan_submissions(
+    plan: SweepPlan, run_ids: Sequence[str] | None = None, max_minutes: int | None = None
+) -> tuple[Submission, ...]:
+    """The jobs of a sweep, or of some of its runs, the longest first.
+
+    A run has the GPUs that the plan chose, or more where it would otherwise outlast the partition's time limit.
+
+    Args:
+        plan: The sweep.
+        run_ids: Runs to be carried out; all of them without it.
+        max_minutes: The partition's time limit; None for none.
+    """
+    wanted = None if run_ids is None else set(run_ids)
+    jobs = [_in_time(job_of(run), max_minutes) for run in plan.runs if wanted is None or run.run_id in wanted]
+    runs = {run.run_id: run for run in plan.runs}
+    bins = _bins(sorted(jobs, key=lambda job: -job.planned.predicted_seconds))
+    return tuple(_submission(plan, members, runs) for members in bins)
+
+
+def _in_time(job: Job, max_minutes: int | None) -> Job:
+    """The job in its planned layout, or in the smallest larger one that ends in time, or in the quickest."""
+    larger = [layout for layout in job.layouts if layout.num_slots > job.planned.num_slots]
+    quickest = min((job.planned, *larger), key=lambda layout: layout.predicted_seconds)
+    for layout in (job.planned, *larger):
+        if max_minutes is None or _minutes(layout.predicted_seconds) <= max_minutes:
+            return replace(job, planned=layout)
+    return replace(job, planned=quickest)
+
+
+def _minutes(seconds: float) -> int:
+    return math.ceil((_TIME_FACTOR * seconds + _START_SECONDS) / 60)
+
+
+def _bins(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Long runs alone; short ones of one width together, filled up in turn."""
+    bins: list[list[Job]] = []
+    open_bins: dict[int, list[Job]] = {}
+    for job in jobs:
+        slots, seconds = job.planned.num_slots, job.planned.predicted_seconds
+        current = open_bins.get(slots)
+        if seconds >= _SMALL_SECONDS or current is None or _length(current) + seconds > _BIN_SECONDS:
+            bins.append([job])
+            if seconds < _SMALL_SECONDS:
+                open_bins[slots] = bins[-1]
+        else:
+            current.append(job)
+    return bins
+
+
+def _length(members: Sequence[Job]) -> float:
+    return sum(job.planned.predicted_seconds for job in members)
+
+
+def _submission(plan: SweepPlan, members: Sequence[Job], runs: Mapping[str, RunPlan]) -> Submission:
+    layout = members[0].planned
+    nodes, per_node = _shape(layout, plan.cluster)
+    is_gpu = plan.cluster.kind == "cuda"
+    node_bytes = max(_node_bytes(runs[job.run_id], job, per_node, is_gpu) for job in members)
+    return Submission(
+        name=f"{plan.name}-{members[0].label}" + (f"+{len(members) - 1}" if len(members) > 1 else ""),
+        run_ids=tuple(job.run_id for job in members),
+        labels=tuple(job.label for job in members),
+        nodes=nodes,
+        slots_per_node=per_node,
+        gpus_per_node=per_node if is_gpu else 0,
+        cpus_per_node=per_node * _CPUS_PER_GPU if is_gpu else per_node,
+        memory_bytes=node_bytes + (per_node + 1) * _PROCESS_BYTES,
+        minutes=_minutes(_length(members)),
+        layout=layout,
+    )
+
+
+def _node_bytes(run: RunPlan, job: Job, per_node: int, is_gpu: bool) -> int:
+    """Host memory of a node for a run's states, in whatever layout of its slots it is carried out or was before."""
+    possible = [job.planned, *job.reductions, *(each for each in job.layouts if each.num_slots < job.planned.num_slots)]
+    most = 0
+    for layout in possible:
+        resident = run.placement.memory.host_bytes + (0 if is_gpu else layout.device_bytes)
+        ranks = min(per_node, layout.num_slots)
+        most = max(
+            most, ranks * (resident + load_bytes(layout.strategy, run.num_params_total, run.num_params_trainable))
+        )
+    if len({(layout.strategy.zero_stage, layout.num_slots) for layout in possible}) > 1:
+        converted = (
+            convert_bytes(layout.strategy, run.num_params_total, run.num_params_trainable) for layout in possible
+        )
+        most = max(most, *converted)
+    return most
+
+
+def _shape(layout: Layout, cluster: Cluster) -> tuple[int, int]:
+    """Nodes, and slots of each; as many on each node as on the others."""
+    nodes = math.ceil(layout.num_slots / cluster.gpus_per_node)
+    return nodes, math.ceil(layout.num_slots / nodes)

@@ -1,0 +1,324 @@
+"""Warnings, each with a stable code: what in this fit must not be overlooked."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from flopsfit_ds.base.errors import FitError
+from flopsfit_ds.base.units import format_count, format_flops
+from flopsfit_ds.fit.checks.findings import Diagnostics
+from flopsfit_ds.fit.points.points import PointArrays, compute_misfit
+from flopsfit_ds.fit.result import FitWarning, ScalingFit
+from flopsfit_ds.fit.solve.certificate import CertifiedFit
+from flopsfit_ds.fit.solve.solver import Problem
+from flopsfit_ds.model.flops import FLOPS_PER_PARAMETER_TOKEN
+
+RAY_SPREAD = 0.1
+_ILL_CONDITION = 1e8
+_FEW_PER_PARAMETER = 3
+_HARDLY_SPARE = 2
+_SOME_ERRORS = 1.5
+_LARGE_EXPONENT_CHANGE = 0.05
+_SMALL_CHANGE = 0.01
+_MISS = 3.0
+_SURE_TREND = 1e-3
+_REFUTED = 0.02
+_RIVAL = 0.05
+_ROUNDING = 1e-9
+_RULE_MISFIT = 0.1
+_RULE_DRIFT = 0.05
+_FAR_FROM_SIX = 3.0
+
+
+@dataclass(frozen=True, eq=False)
+class FitView:
+    """What the warnings look at."""
+
+    result: ScalingFit
+    problem: Problem
+    fit: CertifiedFit
+
+
+def collect_warnings(view: FitView) -> tuple[FitWarning, ...]:
+    """All warnings that apply, in a fixed order."""
+    checks = (
+        _few_points,
+        _duplicates,
+        _certificate,
+        _bounds,
+        _compute_rule,
+        _compute_beyond,
+        _isoflop,
+        _approaches,
+        _draws,
+    )
+    found = [warning for check in checks for warning in check(view)]
+    diagnostics = view.result.diagnostics
+    if diagnostics is not None:
+        more = (_single_ray, _condition, _delta, _heaps, _backtest, _forms, _trends, _suspects)
+        more = (*more, _learning_rates, _profiles)
+        found += [warning for check in more for warning in check(view, diagnostics)]
+    return tuple(found)
+
+
+def _few_points(view: FitView) -> Iterator[FitWarning]:
+    count, size = len(view.result.points), view.problem.law.num_parameters
+    if count < _FEW_PER_PARAMETER * size:
+        advised = _FEW_PER_PARAMETER * size
+        rough = "intervals are rough" if count > size + _HARDLY_SPARE else "intervals hold less often than they say"
+        yield FitWarning("few_points", f"{count} points for {size} parameters: {rough}; {advised} or more are advised")
+
+
+def _duplicates(view: FitView) -> Iterator[FitWarning]:
+    keys = [(p.num_params, p.num_tokens, p.loss) for p in view.result.points]
+    repeated = len(keys) - len(set(keys))
+    if repeated:
+        yield FitWarning(
+            "duplicate_rows",
+            f"{repeated} rows repeat another exactly; each copy counts as a run of its own and narrows the intervals",
+        )
+
+
+def _certificate(view: FitView) -> Iterator[FitWarning]:
+    certificate = view.fit.certificate
+    reached = round(certificate.best_share * certificate.starts)
+    if reached < 2:
+        yield FitWarning(
+            "rare_optimum",
+            f"{reached} of {certificate.starts} starts reached the best objective: there may be a better one still",
+        )
+
+
+def _bounds(view: FitView) -> Iterator[FitWarning]:
+    for name in view.fit.certificate.active_bounds:
+        what = "the loss floor went to zero" if name == "E" else f"{name} ended on its bound"
+        yield FitWarning("active_bound", f"{what}: the points do not determine it, and its interval means little")
+
+
+def _isoflop(view: FitView) -> Iterator[FitWarning]:
+    for budget in view.result.isoflop.budgets:
+        if budget.refused and "edge" in budget.refused:
+            yield FitWarning("edge_minimum", f"budget {format_flops(budget.compute_flops)}: {budget.refused}")
+
+
+def _compute_rule(view: FitView) -> Iterator[FitWarning]:
+    rule, arrays = view.result.at.rule, PointArrays.of(view.result.points)
+    misfit = compute_misfit(rule, arrays)
+    if misfit > _RULE_MISFIT:
+        yield FitWarning(
+            "compute_misfit",
+            f"the FLOPs of a point are {math.expm1(misfit):.1%} off the rule ({rule.description}): N* and D* of a "
+            "budget may cost as much more or less; check the FLOPs, and which parameters N counts",
+        )
+    ratio = arrays.flops / arrays.num_params / arrays.num_tokens
+    low, high = float(ratio.min()), float(ratio.max())
+    if max(high / FLOPS_PER_PARAMETER_TOKEN, FLOPS_PER_PARAMETER_TOKEN / low) > _FAR_FROM_SIX:
+        yield FitWarning(
+            "unusual_flops",
+            f"FLOPs are {low:.3g} to {high:.3g} times N D where about {FLOPS_PER_PARAMETER_TOKEN} is usual: check the "
+            "unit of FLOPs, tokens and parameters; N* and D* of a budget follow it",
+        )
+
+
+def _compute_beyond(view: FitView) -> Iterator[FitWarning]:
+    rule, optima = view.result.at.rule, view.result.optima
+    if len(rule.log_sizes) == 1 or not optima:
+        return
+    last, beyond = rule.stretches()[-2], math.log(optima[-1].num_params) - rule.log_sizes[-1]
+    drift = math.expm1(last.size_exponent * beyond)
+    if beyond > 0 and abs(drift) > _RULE_DRIFT:
+        yield FitWarning(
+            "compute_extrapolated",
+            f"C/(N D) still goes as N^{last.size_exponent:.3f} at the largest sizes tried and is held constant beyond "
+            f"them: at N* {format_count(optima[-1].num_params)} training may cost {drift:+.0%}, give or take, of the "
+            "target; count all parameters, or compute the FLOPs of that model",
+        )
+
+
+def _exponent_within(result: ScalingFit) -> float:
+    """The exponent of N* between the smallest and the largest compute of the points."""
+    ends = [math.log(f(p.compute_flops for p in result.points)) for f in (min, max)]
+    try:
+        low, high = (result.at.log_optimum(end) for end in ends)
+    except FitError:
+        return result.law.a
+    return (high - low) / (ends[1] - ends[0])
+
+
+def _approaches(view: FitView) -> Iterator[FitWarning]:
+    a, error = _exponent_within(view.result), view.result.standard_errors.get("a")
+    isoflop = view.result.isoflop
+    for name, law in (("isoFLOP parabolas", isoflop.size_law), ("envelope", isoflop.envelope_law)):
+        if law is None or law.standard_error is None or error is None:
+            continue
+        if abs(law.exponent - a) > 2.0 * math.hypot(law.standard_error, error):
+            yield FitWarning(
+                "approaches_disagree",
+                f"the law gives N* ~ C^{a:.3f} (standard error {error:.3f}), the {name} {law.exponent:.3f} "
+                f"({law.standard_error:.3f}): they differ beyond their intervals",
+            )
+
+
+def _draws(view: FitView) -> Iterator[FitWarning]:
+    draws = view.result.draws
+    if draws is None:
+        return
+    if draws.num_failed:
+        total = draws.num_failed + len(draws.theta)
+        yield FitWarning(
+            "failed_resamples", f"{draws.num_failed} of {total} resampled fits did not converge; they are left out"
+        )
+    for name, interval in view.result.intervals.items():
+        if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
+            yield FitWarning("unbounded_interval", f"the points set no bound on {name}")
+
+
+def _single_ray(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
+    if diagnostics.tokens_scatter < RAY_SPREAD:
+        yield FitWarning(
+            "single_ray",
+            f"tokens follow size along a single ray (ln D scatters by {diagnostics.tokens_scatter:.2g} about it): the "
+            "size and data terms cannot be told apart, so N* and D* are not identified; train other tokens per "
+            "parameter",
+        )
+
+
+def _condition(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
+    if diagnostics.condition_number > _ILL_CONDITION:
+        yield FitWarning(
+            "ill_conditioned",
+            f"some combination of parameters is barely determined (condition number "
+            f"{diagnostics.condition_number:.1e}): "
+            "trust predictions near the data, not single parameters",
+        )
+
+
+def _delta(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
+    result = view.result
+    error_a = result.standard_errors.get("a", 0.0)
+    error_loss = _error_at_target(view)
+    for refit in diagnostics.delta_refits:
+        gap = abs(refit.a - result.law.a)
+        moved_a = gap > min(_LARGE_EXPONENT_CHANGE, max(_SMALL_CHANGE, _SOME_ERRORS * error_a))
+        moved_loss = abs(refit.log_loss_change) > max(_SMALL_CHANGE, _SOME_ERRORS * error_loss)
+        if moved_a or moved_loss:
+            yield FitWarning(
+                "delta_sensitive",
+                f"with delta {refit.huber_delta:.3g} instead of {view.problem.loss.delta:.3g}, a is {refit.a:.3f} "
+                f"instead of "
+                f"{result.law.a:.3f} and the predicted loss changes by {refit.log_loss_change:+.2%}: a few points pull "
+                "the fit; look at the suspects",
+            )
+            return
+
+
+def _error_at_target(view: FitView) -> float:
+    optima = view.result.optima
+    if not optima or "loss" not in optima[-1].intervals:
+        return 0.0
+    span = optima[-1].intervals["loss"]
+    width = 2.0 * NormalDist().inv_cdf(0.5 + 0.5 * view.result.level)
+    return math.log(span.high / span.low) / width if math.isfinite(span.high) and span.low > 0 else math.inf
+
+
+def _heaps(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
+    for name, (low, high) in diagnostics.two_modes.items():
+        yield FitWarning(
+            "two_modes",
+            f"resampled values of {name} form two heaps, about {low:.4g} and {high:.4g}: the interval spans both, "
+            f"and a "
+            "few points decide between them",
+        )
+
+
+def _backtest(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
+    test = diagnostics.backtest
+    if test is None:
+        yield FitWarning("no_backtest", "too few budgets to hold the top ones out: extrapolation is untested here")
+        return
+    promised = [max(_ROUNDING, error) for error in test.expected]
+    worst = max(zip(test.bias, promised, test.held_out_computes, strict=True), key=lambda t: abs(t[0]) / t[1])
+    if abs(worst[0]) > _MISS * worst[1]:
+        yield FitWarning(
+            "backtest_miss",
+            f"fitted up to {format_flops(test.origin_compute)} FLOPs, the law misses the budget "
+            f"{format_flops(worst[2])} by "
+            f"{worst[0]:+.2%} where {worst[1]:.2%} was promised; intervals are widened for it",
+        )
+
+
+def _forms(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
+    scores = {score.law: score for score in diagnostics.forms}
+    own = scores[view.problem.law.name]
+    rivals = [s for s in diagnostics.forms if s.law != own.law and s.weight > _RIVAL]
+    best = max(diagnostics.forms, key=lambda s: s.weight)
+    if own.weight < _REFUTED:
+        yield FitWarning(
+            "form_refuted",
+            f"the {own.law} form fits worse than {best.law} by more than chance allows (weight {own.weight:.1%}): its "
+            "prediction intervals follow the better form, and its own losses may lie outside them",
+        )
+    error = max(_error_at_target(view), 1e-6)
+    for rival in rivals:
+        gap = rival.log_loss_at_target - own.log_loss_at_target
+        if abs(gap) > 2.0 * error:
+            yield FitWarning(
+                "forms_disagree",
+                f"the {rival.law} form (weight {rival.weight:.0%}) predicts {gap:+.2%} at the target against "
+                f"{own.law}: "
+                "prediction intervals hold both",
+            )
+
+
+def _trends(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
+    for trend in diagnostics.residual_trends:
+        if trend.p_value < _SURE_TREND:
+            yield FitWarning(
+                "residual_trend",
+                f"residuals follow ln {trend.against} (slope {trend.slope:.2g}, curvature {trend.curvature:.2g}, p "
+                f"{trend.p_value:.1g}): the form misses something",
+            )
+
+
+def _suspects(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
+    error_a, error_loss = view.result.standard_errors.get("a", 0.0), _error_at_target(view)
+    for suspect in diagnostics.suspects:
+        moved_a = abs(suspect.a_without - suspect.a_with) > max(0.5 * error_a, 0.5 * _SMALL_CHANGE)
+        moved_loss = abs(suspect.log_loss_change) > max(0.5 * error_loss, 0.2 * _SMALL_CHANGE)
+        if moved_a or moved_loss:
+            yield FitWarning(
+                "influential_point",
+                f"row {suspect.row}{f' ({suspect.name})' if suspect.name else ''}, residual "
+                f"{suspect.residual_sigmas:.1f} "
+                f"sigmas, leverage {suspect.leverage:.2f}: without it a is {suspect.a_without:.3f} instead of "
+                f"{suspect.a_with:.3f} and the predicted loss changes by {suspect.log_loss_change:+.2%}; it stays "
+                f"in the fit",
+            )
+
+
+def _learning_rates(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
+    rates = diagnostics.learning_rates
+    if rates.best_at_edge:
+        yield FitWarning(
+            "learning_rate_edge",
+            f"at {rates.best_at_edge} of {rates.tried} sizes the best learning rate is the smallest or largest "
+            f"tried: those "
+            "losses may be too high; widen the range there",
+        )
+
+
+def _profiles(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
+    names = [
+        profile.parameter
+        for profile in diagnostics.profiles
+        if not np.isfinite([profile.interval.low, profile.interval.high]).all()
+        and profile.parameter not in view.fit.certificate.active_bounds
+    ]
+    if names:
+        yield FitWarning(
+            "unbounded_profile",
+            f"the profile likelihood of {', '.join(names)} never rises to its threshold on one side",
+        )

@@ -1,0 +1,1 @@
+"""From parameters to predictions: optimum, isoFLOP minima, ensemble, back-test."""

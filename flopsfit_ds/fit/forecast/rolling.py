@@ -1,0 +1,162 @@
+"""Rolling origin: fit on lower budgets, look at the next ones. What the past says about errors of extrapolation.
+
+All origins of a form, and their starts, are rows of one batch: points beyond an origin have weight nought.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from flopsfit_ds.fit.laws.base import Law
+from flopsfit_ds.fit.losses import FloatArray, LossFunction, huber_moments
+from flopsfit_ds.fit.points.points import Point, PointArrays
+from flopsfit_ds.fit.predict.isoflop import budget_groups
+from flopsfit_ds.fit.solve.solver import Problem, minimise
+from flopsfit_ds.fit.solve.starts import seed_starts
+
+_CHUNKS = 6
+_IN_BUDGETS = 0.8
+_STARTS = 6
+_SPARE = 2
+MIN_ORIGIN_BUDGETS = 2
+
+
+@dataclass(frozen=True)
+class Extrapolation:
+    """How a form fitted on the budgets up to an origin does on one later budget.
+
+    Attributes:
+        law: the form.
+        origin: index of the last budget it saw.
+        budget: index of the budget it is judged on.
+        log_distance: ln of that budget over the origin.
+        num_points: points it is judged on.
+        bias: mean of ln(predicted) - ln(observed) over them.
+        rms: root mean square of the same.
+        spread: standard deviation of the mean prediction by the delta method.
+        noise: standard deviation of the residuals among the points that were seen.
+    """
+
+    law: str
+    origin: int
+    budget: int
+    log_distance: float
+    num_points: int
+    bias: float
+    rms: float
+    spread: float
+    noise: float
+
+
+def compute_groups(points: Sequence[Point], arrays: PointArrays) -> list[list[int]]:
+    """Indices of the points by rising compute: the isoFLOP budgets, or sixths of the points where there are none.
+
+    Empty with fewer than three budgets: nothing could be held out.
+    """
+    groups = [g for g in budget_groups(points) if len(g) > 1]
+    if sum(len(g) for g in groups) >= _IN_BUDGETS * len(points):
+        return groups if len(groups) >= 3 else []
+    order = np.argsort(arrays.flops, kind="stable")
+    chunks = min(_CHUNKS, len(points) // 3)
+    return [part.tolist() for part in np.array_split(order, chunks)] if chunks >= 3 else []
+
+
+def asymptotic_covariance(problem: Problem, theta: FloatArray, keep: np.ndarray, noise: float) -> FloatArray:
+    """Covariance of theta under normal noise, (parameters, parameters).
+
+    That of an M-estimator, E[psi^2] / E[psi']^2 (J^T J)^-1 (Huber 1964), on the points in `keep`.
+    """
+    jacobian = problem.law.evaluate(theta[None], problem.inputs).jacobian()[0][:, keep]
+    if not problem.loss.on_log:
+        jacobian = jacobian * np.exp(problem.log_loss[keep])
+    return m_estimator_variance(problem.loss, noise) * np.linalg.pinv(
+        jacobian @ jacobian.T, rcond=1e-12, hermitian=True
+    )
+
+
+def m_estimator_variance(loss: LossFunction, noise: float) -> float:
+    """E[psi^2] / E[psi']^2 under normal residuals of standard deviation `noise`: noise^2 for a squared loss."""
+    square, inside = huber_moments(loss, noise)
+    return square / max(inside, 1e-12) ** 2
+
+
+def roll(
+    problem: Problem, best: FloatArray, groups: Sequence[Sequence[int]], log_compute: FloatArray
+) -> list[Extrapolation]:
+    """Extrapolations of one form from every origin that can carry it to every later budget.
+
+    Args:
+        problem: all points, without weights.
+        best: (parameters,), the optimum of all points.
+        groups: from `compute_groups`.
+        log_compute: (points,) ln FLOPs.
+    """
+    law = problem.law
+    count = problem.inputs.n.shape[0]
+    seen: list[np.ndarray] = []
+    origins: list[int] = []
+    for origin in range(MIN_ORIGIN_BUDGETS - 1, len(groups) - 1):
+        keep = np.concatenate([np.asarray(g) for g in groups[: origin + 1]])
+        if len(keep) >= law.num_parameters + _SPARE:
+            origins.append(origin)
+            seen.append(keep)
+    if not origins:
+        return []
+    starts = np.concatenate([best[None], seed_starts(problem)[:_STARTS]])
+    weights = np.zeros((len(origins), count))
+    for row, keep in enumerate(seen):
+        weights[row, keep] = 1.0
+    solution = minimise(
+        problem._replace(weights=np.repeat(weights, len(starts), axis=0)), np.tile(starts, (len(origins), 1))
+    )
+    results: list[Extrapolation] = []
+    for row, (origin, keep) in enumerate(zip(origins, seen, strict=True)):
+        part = slice(row * len(starts), (row + 1) * len(starts))
+        theta = solution.theta[part][int(solution.objective[part].argmin())]
+        results.extend(_judge(problem, law, theta, origin, keep, groups, log_compute))
+    return results
+
+
+def _judge(
+    problem: Problem,
+    law: Law,
+    theta: FloatArray,
+    origin: int,
+    keep: np.ndarray,
+    groups: Sequence[Sequence[int]],
+    log_compute: FloatArray,
+) -> list[Extrapolation]:
+    evaluation = law.evaluate(theta[None], problem.inputs)
+    errors = evaluation.log_loss[0] - problem.log_loss
+    noise = run_noise(errors[keep], law.num_parameters)
+    scale = noise if problem.loss.on_log else noise * float(np.exp(problem.log_loss[keep]).mean())
+    covariance = asymptotic_covariance(problem, theta, keep, scale)
+    jacobian = evaluation.jacobian()[0]
+    here = float(log_compute[list(groups[origin])].mean())
+    results: list[Extrapolation] = []
+    for budget in range(origin + 1, len(groups)):
+        index = list(groups[budget])
+        mean_slope = jacobian[:, index].mean(axis=1)
+        results.append(
+            Extrapolation(
+                law.name,
+                origin,
+                budget,
+                float(log_compute[index].mean()) - here,
+                len(index),
+                float(errors[index].mean()),
+                float(np.sqrt((errors[index] ** 2).mean())),
+                math.sqrt(max(0.0, float(mean_slope @ covariance @ mean_slope))),
+                noise,
+            )
+        )
+    return results
+
+
+def run_noise(residuals: FloatArray, num_parameters: int) -> float:
+    """Standard deviation of ln L of one run about the law, from residuals winsorised at three robust sigmas."""
+    robust = 1.4826 * float(np.median(np.abs(residuals)))
+    kept = np.clip(residuals, -3.0 * robust, 3.0 * robust) if robust > 0 else residuals
+    return float(np.sqrt((kept**2).sum() / max(1, residuals.shape[0] - num_parameters)))

@@ -1,0 +1,1 @@
+"""The laws: a form, its parameters and their gradients."""

@@ -1,0 +1,1 @@
+"""Points of a law: read from tables and records."""

@@ -1,0 +1,163 @@
+"""Which column of a table holds what: the spellings in use, and numbers as people write them."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from flopsfit_ds.base.errors import DataError
+from flopsfit_ds.base.units import parse_quantity
+
+SPELLINGS: dict[str, tuple[str, ...]] = {
+    "num_params": (
+        "n", "params", "parameters", "num_params", "n_params", "nparams", "num_parameters", "n_parameters",
+        "model_size", "model_params", "model_parameters", "size", "param_count", "parameter_count",
+        "total_params", "num_params_total",
+        "observed_num_params_total", "planned_num_params_total",
+    ),
+    "num_tokens": (
+        "d", "tokens", "num_tokens", "n_tokens", "ntokens", "train_tokens", "training_tokens", "total_tokens",
+        "dataset_size", "data_size", "training_data", "token_count", "observed_num_tokens", "planned_num_tokens",
+    ),
+    "flops": (
+        "c", "flops", "flop", "compute", "training_flop", "training_flops", "train_flops", "train_flop", "total_flops",
+        "total_flop", "training_compute", "observed_flops", "planned_flops",
+    ),
+    "loss": (
+        "l", "loss", "final_loss", "val_loss", "valid_loss", "validation_loss", "eval_loss", "test_loss",
+        "held_out_loss", "heldout_loss", "nll", "cross_entropy",
+    ),
+    "seed": ("seed", "random_seed"),
+    "learning_rate": ("lr", "learning_rate", "peak_lr", "max_lr", "peak_learning_rate", "max_learning_rate"),
+    "label": ("label", "name", "run_name", "run", "model_name"),
+    "run_id": ("run_id", "id"),
+    "unique_tokens": ("unique_tokens", "u", "num_unique_tokens", "unique_data"),
+    "compute_budget_flops": ("compute_budget_flops", "compute_budget", "budget", "isoflop", "flop_budget"),
+    "loss_standard_error": ("loss_standard_error", "loss_se", "loss_stderr", "loss_sem"),
+    "status": ("status", "state"),
+    "reason": ("reason",),
+}  # fmt: skip
+_MEASURED_FIRST = ("observed_", "planned_")
+
+
+def normalise(name: str) -> str:
+    """A column name as it is compared: lower case, words joined by one underscore, units in brackets left out."""
+    bare = re.sub(r"[\(\[].*?[\)\]]", "", name)
+    return re.sub(r"[^a-z0-9]+", "_", bare.lower()).strip("_")
+
+
+_BRACKETS = re.compile(r"[\(\[](.*?)[\)\]]")
+_SCALES = {
+    "k": 1e3, "thousand": 1e3, "thousands": 1e3, "m": 1e6, "mm": 1e6, "million": 1e6, "millions": 1e6,
+    "b": 1e9, "bn": 1e9, "g": 1e9, "billion": 1e9, "billions": 1e9, "t": 1e12, "trillion": 1e12, "trillions": 1e12,
+}  # fmt: skip
+_PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21, "y": 1e24}
+_UNIT_WORDS = frozenset((
+    "flop", "flops", "floating", "point", "operations", "token", "tokens", "param", "params", "parameter",
+    "parameters", "total", "training", "n", "d", "c", "6", "6nd", "count", "number", "of", "nominal", "trainable",
+    "with", "without", "incl", "excl", "including", "excluding", "non", "embedding", "embeddings",
+))  # fmt: skip
+_SCALED = ("num_params", "num_tokens", "flops", "unique_tokens", "compute_budget_flops")
+
+
+def unit_of(column: str, quantity: str) -> float:
+    """The factor that the bracketed unit of a column's name asks for: `Params (M)` holds millions.
+
+    Args:
+        column: as the table spells it.
+        quantity: what it holds; losses and names have no factor.
+
+    Raises:
+        DataError: a unit of parameters, tokens or FLOPs that is not known.
+    """
+    if quantity not in _SCALED:
+        return 1.0
+    factor = 1.0
+    for unit in _BRACKETS.findall(column):
+        for word in re.findall(r"[a-z0-9^]+", unit.lower()):
+            scale = _scale_of(word)
+            if scale is None:
+                raise DataError(
+                    f"column {column!r}: unknown unit {unit!r}; write k, M, B or T in brackets, or nothing, and plain "
+                    "FLOPs for compute"
+                )
+            factor *= scale
+    return factor
+
+
+def _scale_of(word: str) -> float | None:
+    """What one word of a unit multiplies by; None for a word that is not known."""
+    if word in _SCALES:
+        return _SCALES[word]
+    if word in _UNIT_WORDS:
+        return 1.0
+    prefixed = re.fullmatch(r"([kmgtpezy]?)flops?", word)
+    if prefixed is not None:
+        return _PREFIXES[prefixed[1]]
+    power = re.fullmatch(r"10\^(\d{1,2})|1e(\d{1,2})", word)
+    return None if power is None else 10.0 ** int(power[1] or power[2])
+
+
+def match_columns(header: Sequence[str], named: Mapping[str, str]) -> dict[str, str]:
+    """Find the column of each quantity.
+
+    Args:
+        header: column names of the table.
+        named: quantity -> column, for columns that the user named; these win over spellings.
+
+    Returns:
+        quantity -> column name, for the quantities that were found.
+
+    Raises:
+        DataError: a named column that is not there, or two columns for one quantity.
+    """
+    found: dict[str, str] = {}
+    taken = set(named.values())
+    for quantity, column in named.items():
+        if quantity not in SPELLINGS:
+            raise DataError(f"unknown quantity {quantity!r}: choose one of {', '.join(SPELLINGS)}")
+        if column not in header:
+            raise DataError(f"no column {column!r} for {quantity}; the columns are {', '.join(header)}")
+        found[quantity] = column
+    for quantity, spellings in SPELLINGS.items():
+        if quantity in found:
+            continue
+        hits = [column for column in header if column not in taken and normalise(column) in spellings]
+        if len(hits) > 1:
+            hits = _prefer_measured(hits)
+        if len(hits) > 1:
+            flag = "--" + quantity.replace("_", "-") + "-column"
+            raise DataError(f"columns {', '.join(hits)} could all be {quantity}: choose with {flag}")
+        if hits:
+            found[quantity] = hits[0]
+    return found
+
+
+def _prefer_measured(hits: list[str]) -> list[str]:
+    """Of a planned and an observed column of one quantity, the observed one."""
+    if all(normalise(column).startswith(_MEASURED_FIRST) for column in hits):
+        observed = [column for column in hits if normalise(column).startswith(_MEASURED_FIRST[0])]
+        return observed or hits
+    return hits
+
+
+def read_number(value: object) -> float | None:
+    """A number as a table holds it, None for an empty cell.
+
+    Raises:
+        ValueError: text that is no number.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        raise ValueError(f"{value!r} is not a number")
+    if isinstance(value, (int, float)):
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ValueError("a whole number beyond 1e308") from error
+    text = str(value).strip()
+    if text == "":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return parse_quantity(text)

@@ -1,0 +1,1 @@
+"""From points to parameters: losses, starts, solver, bootstrap, certificate, intervals."""

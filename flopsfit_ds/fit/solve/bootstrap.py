@@ -1,0 +1,155 @@
+"""Resampled fits: by point, by cluster, or wild. All resamples are rows of one batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from flopsfit_ds.base.errors import FitError
+from flopsfit_ds.fit.losses import FloatArray
+from flopsfit_ds.fit.points.points import Point
+from flopsfit_ds.fit.solve.solver import Problem, minimise
+
+BootstrapKind = Literal["points", "clusters", "wild"]
+BOOTSTRAP_KINDS = ("points", "clusters", "wild")
+_AUDITED = 128
+_REDRAWS = 50
+_BETTER = 1e-6
+_MOST_LEVERAGE = 0.9
+_RANK = 1e-10
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Parameters of the law fitted to each resample.
+
+    Attributes:
+        kind: what was resampled.
+        theta: (samples, parameters).
+        num_failed: resamples whose fit did not converge; they are left out of theta.
+        num_switched: resamples whose best optimum was found from another start than the optimum of all points.
+    """
+
+    kind: str
+    theta: FloatArray
+    num_failed: int
+    num_switched: int
+
+
+def cluster_labels(points: Sequence[Point]) -> np.ndarray:
+    """Which cluster each point belongs to, (points,): its run where runs repeat, its size otherwise."""
+    runs = [p.run_id for p in points]
+    if all(r is not None for r in runs) and len(set(runs)) < len(runs):
+        keys: list[object] = list(runs)
+    else:
+        keys = [round(float(np.log(p.num_params)), 3) for p in points]
+    index: dict[object, int] = {}
+    return np.array([index.setdefault(key, len(index)) for key in keys])
+
+
+def resample_weights(clusters: np.ndarray, samples: int, least: int, rng: np.random.Generator) -> FloatArray:
+    """Integer weights of the points, (samples, points): how often the cluster of each was drawn.
+
+    A resample with fewer than `least` distinct points, or with one cluster only, is drawn again: it cannot identify
+    a law.
+
+    Raises:
+        FitError: such resamples keep coming up.
+    """
+    count = int(clusters.max()) + 1
+    chance = np.full(count, 1.0 / count)
+    drawn = rng.multinomial(count, chance, size=samples)
+    for _ in range(_REDRAWS):
+        weights = drawn[:, clusters]
+        poor = ((weights > 0).sum(axis=1) < least) | ((drawn > 0).sum(axis=1) < 2)
+        if not poor.any():
+            return weights.astype(np.float64)
+        drawn[poor] = rng.multinomial(count, chance, size=int(poor.sum()))
+    raise FitError(
+        f"{count} clusters of {len(clusters)} points are too few to resample a law of {least} parameters; "
+        "use bootstrap='wild', or train more sizes"
+    )
+
+
+def leverage(jacobian: FloatArray) -> FloatArray:
+    """Diagonal of the projection onto the columns of a Jacobian (parameters, points), between 0 and 1, (points,)."""
+    _, singular, basis = np.linalg.svd(
+        jacobian / np.maximum(np.abs(jacobian).max(axis=1, keepdims=True), 1e-300), full_matrices=False
+    )
+    kept = basis[singular > _RANK * singular[0]]
+    return (kept**2).sum(axis=0)
+
+
+def bootstrap_fits(
+    problem: Problem,
+    best: FloatArray,
+    starts: FloatArray,
+    clusters: np.ndarray,
+    kind: str,
+    samples: int,
+    seed: int,
+) -> Draws:
+    """Fit the law to `samples` resamples, each from the optimum of all points.
+
+    The first 128 resamples are also fitted from the start that suits each best; if that finds a lower objective in
+    any of them, all resamples are fitted so, and the lower optimum counts.
+
+    Args:
+        problem: the problem of all points, without weights.
+        best: (parameters,), its optimum.
+        starts: (starts, parameters), the grid starts of all points.
+        clusters: (points,), the cluster of each point; used by kind "clusters".
+        kind: "points", "clusters" or "wild" (each residual, divided by one minus its leverage, with a random sign: Wu
+            1986, Liu 1988, MacKinnon and White 1985).
+        samples: number of resamples.
+        seed: of the random generator.
+
+    Raises:
+        FitError: an unknown kind, or too few points to resample.
+    """
+    rng = np.random.default_rng(seed)
+    points = problem.inputs.n.shape[0]
+    if kind == "wild":
+        evaluation = problem.law.evaluate(best[None], problem.inputs)
+        fitted = evaluation.log_loss[0]
+        residual = (problem.log_loss - fitted) / (1.0 - np.minimum(leverage(evaluation.jacobian()[0]), _MOST_LEVERAGE))
+        signs = rng.choice(np.array([-1.0, 1.0]), size=(samples, points))
+        resampled = problem._replace(log_loss=fitted + signs * residual)
+    elif kind in BOOTSTRAP_KINDS:
+        labels = np.arange(points) if kind == "points" else clusters
+        resampled = problem._replace(weights=resample_weights(labels, samples, best.shape[0], rng))
+    else:
+        raise FitError(f"unknown bootstrap {kind!r}: choose one of {', '.join(BOOTSTRAP_KINDS)}")
+    solution = minimise(resampled, np.repeat(best[None], samples, axis=0), warm=True)
+    theta, objective, converged = solution.theta.copy(), solution.objective.copy(), solution.converged.copy()
+    switched = np.zeros(samples, dtype=bool)
+    for rows in (np.arange(min(samples, _AUDITED)), np.arange(min(samples, _AUDITED), samples)):
+        if not rows.size:
+            break
+        part = _rows(resampled, rows)
+        other = minimise(part, _best_starts(part, starts, len(rows)))
+        lower = other.converged & (other.objective < objective[rows] * (1 - _BETTER))
+        theta[rows[lower]] = other.theta[lower]
+        converged[rows[lower]] = True
+        switched[rows[lower]] = True
+        if not lower.any():
+            break
+    return Draws(kind, theta[converged], int((~converged).sum()), int(switched.sum()))
+
+
+def _rows(problem: Problem, rows: np.ndarray) -> Problem:
+    if problem.weights is not None:
+        return problem._replace(weights=problem.weights[rows])
+    return problem._replace(log_loss=problem.log_loss[rows])
+
+
+def _best_starts(problem: Problem, starts: FloatArray, count: int) -> FloatArray:
+    """For each resample, the start with the lowest objective, (count, parameters)."""
+    predicted = problem.law.log_loss(starts, problem.inputs)
+    if problem.weights is not None:
+        value = problem.loss.score(predicted, problem.log_loss).value @ problem.weights.T
+    else:
+        scores = [problem.loss.score(row[None], problem.log_loss).value.sum(axis=1) for row in predicted]
+        value = np.stack(scores)
+    return starts[value.argmin(axis=0)][:count]

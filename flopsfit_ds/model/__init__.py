@@ -1,0 +1,1 @@
+"""Shapes of models: parameters and FLOPs by the shape alone."""

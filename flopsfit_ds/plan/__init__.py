@@ -1,0 +1,1 @@
+"""From a spec to every number of every run."""

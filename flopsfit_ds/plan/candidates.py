@@ -1,0 +1,273 @@
+"""The ways to lay a run out over GPUs: what the rules allow, what fits, and how long a step would take."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from flopsfit_ds.base.hardware import Cluster
+from flopsfit_ds.base.presets import Offload
+from flopsfit_ds.base.units import GIB, MIB, format_bytes
+from flopsfit_ds.memory import ModelProfile, Strategy
+from flopsfit_ds.memory.closed_form import host_bytes, peak_components, profile_margin
+from flopsfit_ds.memory.margin import workspace_bytes
+from flopsfit_ds.plan.step_time import step_seconds
+from flopsfit_ds.spec import PlacementRules
+
+CLEARLY_FITS = 0.85
+"""Share of the device. The closed forms keep within 5% of the simulation, or 8% where parameters are frozen; below this
+it does not change the answer."""
+_PROCESS_BYTES = 3 * GIB
+"""Of the host: PyTorch with CUDA, and the data."""
+_MAX_FALLBACKS = 6
+_INDIFFERENCE = 0.05
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to lay a run out that fits.
+
+    Attributes:
+        strategy: ZeRO stage, GPUs, micro-batch, checkpointing, offload.
+        gradient_accumulation_steps: Micro-batches of a step.
+        peak_allocated_bytes: Predicted, on the worst rank.
+        device_total_bytes: With the margin.
+        host_bytes: Of one rank.
+        predicted_step_seconds: One optimiser step.
+    """
+
+    strategy: Strategy
+    gradient_accumulation_steps: int
+    peak_allocated_bytes: int
+    device_total_bytes: int
+    host_bytes: int
+    predicted_step_seconds: float
+
+    @property
+    def gpu_seconds(self) -> float:
+        """Of one optimiser step, over all GPUs."""
+        return self.predicted_step_seconds * self.strategy.num_gpus
+
+
+def bytes_of(need: int, available: int) -> str:
+    """`92.1 of 79.1 GiB`, in the unit of what is available."""
+    unit, name = (GIB, "GiB") if available >= GIB else (MIB, "MiB")
+    return f"{need / unit:.1f} of {available / unit:.1f} {name}"
+
+
+def rank_candidates(candidates: list[Candidate]) -> list[Candidate]:
+    """Best first: fewest GPU-seconds; within a few percent of the fewest, the simplest; then the fastest.
+
+    The step times are not exact enough for a hair's breadth to buy a higher stage or more GPUs.
+    """
+    fewest = min((candidate.gpu_seconds for candidate in candidates), default=0.0)
+
+    def key(candidate: Candidate) -> tuple[float, int, int, bool, bool, float]:
+        strategy = candidate.strategy
+        excess = candidate.gpu_seconds / fewest
+        return (
+            1.0 if excess <= 1 + _INDIFFERENCE else excess,
+            strategy.num_gpus,
+            strategy.zero_stage,
+            strategy.offload != "none",
+            strategy.activation_checkpointing,
+            candidate.predicted_step_seconds,
+        )
+
+    return sorted(candidates, key=key)
+
+
+@dataclass(frozen=True)
+class Search:
+    """All ways to lay one run out. Equal searches are best shared: each keeps what it has worked out."""
+
+    profile: ModelProfile
+    flops_per_sequence: float
+    global_batch: int
+    precision: Literal["fp32", "bf16"]
+    cluster: Cluster
+    rules: PlacementRules
+    _known: dict[Strategy, Candidate] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def best_of_each_layout(self, share: float = 1.0) -> list[Candidate]:
+        """For every stage, number of GPUs and checkpointing, the largest micro-batch that fits into this share.
+
+        Where offload is allowed, it is the last resort: a host's optimiser is slower than its prediction more often
+        than not.
+        """
+        stages = list(self.stages())
+        found = self._best_of_each((entry for entry in stages if entry[1] == "none"), share)
+        return found or self._best_of_each((entry for entry in stages if entry[1] != "none"), share)
+
+    def _best_of_each(self, stages: Iterable[tuple[int, Offload]], share: float) -> list[Candidate]:
+        candidates = (
+            self._largest_micro_batch(stage, offload, num_gpus, checkpointing, share)
+            for num_gpus, (stage, offload), checkpointing in itertools.product(
+                self.gpu_counts(), stages, self.checkpointing()
+            )
+        )
+        return [candidate for candidate in candidates if candidate is not None]
+
+    def with_room_for_others(self, candidate: Candidate) -> Candidate:
+        """A layout on one GPU with the micro-batch that lets as many points share the GPU as the rules allow."""
+        strategy = candidate.strategy
+        if strategy.num_gpus == 1:
+            for sharing in range(self.rules.points_per_gpu, 1, -1):
+                smaller = self._largest_micro_batch(
+                    strategy.zero_stage, strategy.offload, 1, strategy.activation_checkpointing, 1 / sharing
+                )
+                if smaller is not None:
+                    return smaller
+        return candidate
+
+    def layout(self, zero_stage: int, offload: Offload, num_gpus: int, checkpointing: bool) -> Candidate:
+        """A layout at the smallest micro-batch, whether it fits or not."""
+        return self._candidate(zero_stage, offload, num_gpus, checkpointing, 1)
+
+    def fits(self, candidate: Candidate, share: float = 1.0) -> bool:
+        """Whether host and this share of the device hold a candidate."""
+        on_node = min(candidate.strategy.num_gpus, self.cluster.gpus_per_node)
+        host = _host_need(candidate) * on_node
+        on_device = candidate.device_total_bytes <= share * self.cluster.device_memory_bytes
+        return on_device and host <= self.cluster.host_memory_bytes
+
+    def need(self, candidate: Candidate) -> str:
+        """What a candidate that does not fit asks for, beside what there is."""
+        cluster = self.cluster
+        if not self.device_fits(candidate.device_total_bytes):
+            return f"{bytes_of(candidate.device_total_bytes, cluster.device_memory_bytes)} a GPU"
+        return (
+            f"{format_bytes(_host_need(candidate))} of host memory a GPU, a node has "
+            f"{format_bytes(cluster.host_memory_bytes)} for {cluster.gpus_per_node} GPUs"
+        )
+
+    def fallbacks(self, chosen: Candidate) -> tuple[Candidate, ...]:
+        """Smaller micro-batches first, then other layouts on as many GPUs, each needing less than the one before."""
+        strategy = chosen.strategy
+        count = strategy.num_gpus
+        tried = [
+            self._candidate(strategy.zero_stage, strategy.offload, count, strategy.activation_checkpointing, size)
+            for size in self._micro_batches(count)
+            if size < strategy.micro_batch_size_per_gpu
+        ]
+        for checkpointing in self.checkpointing():
+            for stage, offload in self.stages():
+                if stage >= strategy.zero_stage:
+                    tried.append(self.layout(stage, offload, count, checkpointing))
+        kept: list[Candidate] = []
+        for candidate in tried:
+            limit = kept[-1] if kept else chosen
+            if candidate.device_total_bytes < limit.device_total_bytes and self.fits(candidate):
+                kept.append(candidate)
+        return tuple(kept[:_MAX_FALLBACKS])
+
+    def device_fits(self, num_bytes: int) -> bool:
+        """Whether a device holds so much."""
+        return num_bytes <= self.cluster.device_memory_bytes
+
+    def gpu_counts(self) -> list[int]:
+        """Numbers of GPUs that the rules allow, the cluster has, and the global batch divides by."""
+        total, node = self.cluster.num_gpus, self.cluster.gpus_per_node
+        allowed = self.rules.num_gpus
+        if allowed is None:
+            powers = itertools.takewhile(lambda count: count <= total, (2**power for power in range(64)))
+            allowed = sorted({*powers, node, total})
+        return [count for count in allowed if count <= total and self._even(count, node)]
+
+    def _even(self, count: int, per_node: int) -> bool:
+        """Beyond one node only whole nodes; and every GPU the same number of sequences."""
+        return self.global_batch % count == 0 and (count <= per_node or count % per_node == 0)
+
+    def stages(self) -> Iterator[tuple[int, Offload]]:
+        """Stages that the rules allow, without and with offload."""
+        for stage in sorted(set(self.rules.zero_stages)):
+            if self.rules.offload != "always":
+                yield stage, "none"
+            if stage == 3 and self.rules.offload != "never":
+                yield stage, "optimizer"
+
+    def checkpointing(self) -> tuple[bool, ...]:
+        """Whether activations may or must be recomputed; without first."""
+        return {"never": (False,), "allowed": (False, True), "always": (True,)}[self.rules.activation_checkpointing]
+
+    def _micro_batches(self, num_gpus: int) -> tuple[int, ...]:
+        """Sizes that divide a GPU's share of the global batch, largest first."""
+        share = self.global_batch // num_gpus
+        return _divisors(share, min(share, self.rules.max_micro_batch_size_per_gpu))
+
+    def _largest_micro_batch(
+        self, zero_stage: int, offload: Offload, num_gpus: int, checkpointing: bool, share: float = 1.0
+    ) -> Candidate | None:
+        sizes = self._micro_batches(num_gpus)
+        largest = self._candidate(zero_stage, offload, num_gpus, checkpointing, sizes[0])
+        if self.fits(largest, share):
+            return largest
+        low, high, best = 1, len(sizes), None
+        while low < high:
+            middle = (low + high) // 2
+            candidate = self._candidate(zero_stage, offload, num_gpus, checkpointing, sizes[middle])
+            if self.fits(candidate, share):
+                best, high = candidate, middle
+            else:
+                low = middle + 1
+        return best
+
+    def _candidate(
+        self, zero_stage: int, offload: Offload, num_gpus: int, checkpointing: bool, micro_batch: int
+    ) -> Candidate:
+        strategy = Strategy(zero_stage, num_gpus, micro_batch, checkpointing, offload, self.precision)  # pyright: ignore[reportArgumentType]
+        known = self._known.get(strategy)
+        if known is None:
+            known = self._known[strategy] = self._work_out(strategy)
+        return known
+
+    def _work_out(self, strategy: Strategy) -> Candidate:
+        accumulation = self.global_batch // (strategy.num_gpus * strategy.micro_batch_size_per_gpu)
+        components, _ = peak_components(self.profile, strategy, workspace_bytes(self.cluster), accumulation)
+        peak = components.total
+        margin = profile_margin(self.profile, strategy, self.cluster, self.rules.memory_margin)
+        return Candidate(
+            strategy=strategy,
+            gradient_accumulation_steps=accumulation,
+            peak_allocated_bytes=peak,
+            device_total_bytes=peak + sum(line.num_bytes for line in margin),
+            host_bytes=host_bytes(self.profile, strategy),
+            predicted_step_seconds=step_seconds(
+                self.profile, strategy, accumulation, self.flops_per_sequence, self.cluster
+            ),
+        )
+
+    def survey(self) -> list[Candidate]:
+        """For every stage, offload and number of GPUs the best layout, or the one that needs least where none fits."""
+        found = []
+        for num_gpus in self.gpu_counts():
+            for stage, offload in self.stages():
+                options = [
+                    self._largest_micro_batch(stage, offload, num_gpus, recompute) for recompute in self.checkpointing()
+                ]
+                fitting = [option for option in options if option is not None]
+                if fitting:
+                    found.append(min(fitting, key=lambda option: option.gpu_seconds))
+                else:
+                    found.append(self.layout(stage, offload, num_gpus, self.checkpointing()[-1]))
+        return found
+
+
+def _host_need(candidate: Candidate) -> int:
+    """Host memory of one rank with offload: its states, rounded up, and the process itself.
+
+    PyTorch rounds a pinned buffer up to a power of two (CachingHostAllocator.h); of a rank's 20 bytes a parameter the
+    4 of DeepSpeed's flat buffer of gradients are one pinned block (stage3.py), which may so become 8.
+    """
+    if not candidate.host_bytes:
+        return 0
+    return candidate.host_bytes * 6 // 5 + _PROCESS_BYTES
+
+
+@functools.lru_cache(maxsize=256)
+def _divisors(number: int, largest: int) -> tuple[int, ...]:
+    """Those that are not larger than `largest`, the largest first."""
+    return tuple(size for size in range(largest, 0, -1) if number % size == 0)

@@ -1,0 +1,156 @@
+"""Which points to train: sizes and tokens by isoFLOP budgets, by a ladder, or as listed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from flopsfit_ds.base.errors import PlanError
+from flopsfit_ds.base.units import format_count, format_flops
+from flopsfit_ds.spec import IsoflopDesign, LadderDesign, PointsDesign
+
+TOKEN_TOLERANCE = 0.005
+"""A run's realised FLOPs (or tokens) lie within this share of what the design asks for."""
+
+
+class SizedModel(Protocol):
+    """What a design needs to know of a model of some size."""
+
+    @property
+    def num_params(self) -> int:
+        """All parameters."""
+        ...
+
+    @property
+    def flops_per_token(self) -> float:
+        """Training FLOPs a token."""
+        ...
+
+
+ModelT = TypeVar("ModelT", bound=SizedModel)
+Nearest = Callable[[float, Container[int]], ModelT]
+
+
+@dataclass(frozen=True)
+class DesignedPoint(Generic[ModelT]):
+    """One point of a design, before it is rounded to whole batches.
+
+    Attributes:
+        model: Its size.
+        num_tokens: Training tokens aimed at.
+        compute_budget_flops: The isoFLOP budget it belongs to; None for other designs.
+    """
+
+    model: ModelT
+    num_tokens: float
+    compute_budget_flops: float | None
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Whole batches for a number of tokens.
+
+    Attributes:
+        num_steps: Optimiser steps.
+        global_batch_sequences: Sequences a step.
+        num_tokens: Tokens of all steps.
+        made_smaller: The batch is smaller than the spec's, to meet the budget.
+    """
+
+    num_steps: int
+    global_batch_sequences: int
+    num_tokens: int
+    made_smaller: bool
+
+
+def design_points(
+    design: IsoflopDesign | LadderDesign | PointsDesign, nearest: Nearest[ModelT]
+) -> list[DesignedPoint[ModelT]]:
+    """Sizes and tokens of every point.
+
+    Args:
+        design: The spec's section.
+        nearest: The model of the family that comes nearest to a number of parameters, leaving out sizes taken.
+
+    Raises:
+        PlanError: The family has no model of a size asked for.
+    """
+    if isinstance(design, IsoflopDesign):
+        return [point for budget in design.compute_budgets for point in _isoflop_points(design, budget, nearest)]
+    points = []
+    if isinstance(design, LadderDesign):
+        for size in design.num_params:
+            model = nearest(size, ())
+            points += [DesignedPoint(model, model.num_params * ratio, None) for ratio in design.tokens_per_parameter]
+        return points
+    for entry in design.points:
+        model = nearest(entry.num_params, ())
+        if entry.num_tokens is not None:
+            points.append(DesignedPoint(model, entry.num_tokens, None))
+        else:
+            assert entry.compute is not None
+            points.append(DesignedPoint(model, entry.compute / model.flops_per_token, entry.compute))
+    return points
+
+
+def _isoflop_points(design: IsoflopDesign, budget: float, nearest: Nearest[ModelT]) -> list[DesignedPoint[ModelT]]:
+    growth = (budget / design.compute_budgets[0]) ** design.tokens_per_parameter_exponent
+    centre = _expected_optimum(budget, design.tokens_per_parameter * growth, nearest)
+    count = design.sizes_per_budget
+    offsets = [0.0] if count == 1 else [index / (count - 1) - 0.5 for index in range(count)]
+    models: dict[int, ModelT] = {}
+    for offset in offsets:
+        try:
+            model = nearest(centre * design.size_span**offset, models.keys())
+        except PlanError as error:
+            sizes = ", ".join(format_count(size) for size in models)
+            raise PlanError(
+                f"design: {count} different sizes within a factor of {design.size_span:g} are not to be had around the "
+                f"expected optimum of {format_flops(budget)} FLOPs, {format_count(centre)} parameters (found: "
+                f"{sizes or 'none'}): {error}; or change design.size_span or design.sizes_per_budget"
+            ) from None
+        models[model.num_params] = model
+    return [DesignedPoint(models[size], budget / models[size].flops_per_token, budget) for size in sorted(models)]
+
+
+def _expected_optimum(budget: float, tokens_per_parameter: float, nearest: Nearest[ModelT]) -> float:
+    """Parameters N for which N * tokens_per_parameter tokens cost the budget, FLOPs a token taken from the family."""
+    num_params = math.sqrt(budget / (6 * tokens_per_parameter))
+    for _ in range(20):
+        model = nearest(num_params, ())
+        flops_per_parameter_token = model.flops_per_token / model.num_params
+        refined = math.sqrt(budget / (flops_per_parameter_token * tokens_per_parameter))
+        if abs(math.log(refined / num_params)) < 1e-3:
+            break
+        num_params = math.sqrt(refined * num_params)
+    return num_params
+
+
+def plan_batches(num_tokens: float, context_length: int, global_batch_tokens: int) -> BatchPlan:
+    """Round a number of tokens to whole global batches, within `TOKEN_TOLERANCE`.
+
+    Where the spec's batch is too coarse, the batch is halved until the tokens are met.
+
+    Raises:
+        PlanError: The tokens do not fill a single batch, or no batch meets them.
+    """
+    asked = max(1, round(global_batch_tokens / context_length))
+    if num_tokens < asked * context_length * (1 - TOKEN_TOLERANCE):
+        raise PlanError(
+            f"{format_count(num_tokens)} tokens are less than one global batch of "
+            f"{format_count(asked * context_length)}; raise the budget, or lower training.global_batch_tokens"
+        )
+    sequences = asked
+    while True:
+        steps = max(1, round(num_tokens / (sequences * context_length)))
+        tokens = steps * sequences * context_length
+        if abs(tokens / num_tokens - 1) <= TOKEN_TOLERANCE:
+            return BatchPlan(steps, sequences, tokens, sequences < asked)
+        if sequences == 1:
+            raise PlanError(
+                f"{format_count(num_tokens)} tokens cannot be met within {TOKEN_TOLERANCE:.1%} by whole sequences of "
+                f"{context_length} tokens; raise the budget or shorten model.context_length"
+            )
+        sequences = sequences // 2 if sequences % 2 == 0 else sequences - 1

@@ -1,0 +1,60 @@
+"""From a plan to the DeepSpeed configuration: a pure function on top of the shipped presets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flopsfit_ds.base.presets import Offload, deepspeed_preset, zero_section
+from flopsfit_ds.plan.sweep_plan import RunPlan
+
+
+def deepspeed_config(
+    run: RunPlan,
+    *,
+    zero_stage: int,
+    offload: Offload,
+    world_size: int,
+    micro_batch_size_per_gpu: int,
+    gradient_accumulation_steps: int,
+) -> dict[str, Any]:
+    """The configuration of one attempt at a run, with all three batch numbers set."""
+    assert run.global_batch_sequences == micro_batch_size_per_gpu * gradient_accumulation_steps * world_size
+    return training_config(
+        zero_stage=zero_stage,
+        offload=offload,
+        num_params=run.num_params_total,
+        num_params_trainable=run.num_params_trainable,
+        world_size=world_size,
+        micro_batch_size_per_gpu=micro_batch_size_per_gpu,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        gradient_clipping=run.recipe.gradient_clipping,
+        precision=run.recipe.precision,
+    )
+
+
+def training_config(
+    *,
+    zero_stage: int,
+    offload: Offload,
+    num_params: int,
+    num_params_trainable: int,
+    world_size: int,
+    micro_batch_size_per_gpu: int,
+    gradient_accumulation_steps: int,
+    gradient_clipping: float,
+    precision: str,
+) -> dict[str, Any]:
+    """The configuration of any training of this package; the memory simulation builds its engine from it too.
+
+    bf16 is `torch_autocast` over fp32 parameters, the only bf16 mode that trains alike at every stage; its list of
+    modules that communicate in bf16 is empty, so that gradients are summed in fp32 at every stage.
+    """
+    config = deepspeed_preset(zero_stage, offload)
+    config["zero_optimization"] = zero_section(zero_stage, offload, num_params, num_params_trainable)
+    config["train_batch_size"] = micro_batch_size_per_gpu * gradient_accumulation_steps * world_size
+    config["train_micro_batch_size_per_gpu"] = micro_batch_size_per_gpu
+    config["gradient_accumulation_steps"] = gradient_accumulation_steps
+    config["gradient_clipping"] = gradient_clipping
+    if precision == "bf16":
+        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+    return config

@@ -1,0 +1,125 @@
+"""Models of all sizes as planning sees them: what a design may pick from, and what is known of each pick."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+from collections.abc import Container
+from dataclasses import dataclass
+from typing import Protocol
+
+from flopsfit_ds.base.errors import PlanError
+from flopsfit_ds.memory import ModelProfile, profile_decoder
+from flopsfit_ds.model.architecture import ClassShape, ModelShape, SizingRule
+from flopsfit_ds.model.flops import training_flops_per_token
+from flopsfit_ds.spec import DecoderModel, Training
+from flopsfit_ds.spec.sections import Precision
+
+
+@dataclass(frozen=True)
+class SizedModel:
+    """A model of some size, and what planning must know of it.
+
+    Attributes:
+        shape: The built-in decoder, or a user's class.
+        num_params: All parameters.
+        num_params_non_embedding: Outside vocabulary-sized tables.
+        num_params_trainable: With a gradient.
+        flops_per_token: Exact training FLOPs a token.
+        profile: What the memory estimate needs.
+    """
+
+    shape: ModelShape | ClassShape
+    num_params: int
+    num_params_non_embedding: int
+    num_params_trainable: int
+    flops_per_token: float
+    profile: ModelProfile
+
+
+class Family(Protocol):
+    """Models of all sizes: the built-in decoder, or a class of the user's.
+
+    Attributes:
+        warnings: What the user should know of the models taken so far.
+    """
+
+    warnings: list[str]
+
+    def nearest(self, num_params: float, taken: Container[int]) -> SizedModel:
+        """The model that comes nearest to a number of parameters and does not have a number that is taken.
+
+        Raises:
+            PlanError: None is near.
+        """
+        ...
+
+
+class DecoderFamily:
+    """The built-in decoder in all sizes."""
+
+    def __init__(self, model: DecoderModel, training: Training) -> None:
+        self.warnings: list[str] = []
+        self._training = training
+        self._rule = SizingRule(
+            head_dim=model.head_dim,
+            width_per_layer=model.width_per_layer,
+            mlp_ratio=model.mlp_ratio,
+            mlp_multiple_of=model.mlp_multiple_of,
+            query_heads_per_kv_head=model.query_heads_per_kv_head,
+            vocab_size=model.vocab_size,
+            context_length=model.context_length,
+            tied_embeddings=model.tied_embeddings,
+            rope_base=model.rope_base,
+        )
+
+    def nearest(self, num_params: float, taken: Container[int]) -> SizedModel:
+        """The shape nearest to a number of parameters and not taken.
+
+        Raises:
+            PlanError: None lies within a factor of 2, or everything is frozen.
+        """
+        shape = self._rule.nearest(num_params, taken)
+        return sized_decoder(shape, self._training.frozen_parameters, self._training.precision)
+
+
+@functools.lru_cache(maxsize=4096)
+def sized_decoder(shape: ModelShape, frozen: tuple[str, ...], precision: Precision) -> SizedModel:
+    """What planning needs to know of a decoder, some of its parameters frozen by glob patterns of their names.
+
+    Raises:
+        PlanError: A pattern matches nothing, or all are frozen.
+    """
+    counts = shape.parameters
+    tensors = list(shape.tensors()) if frozen else []
+    for pattern in frozen:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name, _ in tensors):
+            some = ", ".join(name for name, _ in tensors if ".0." in name or "blocks" not in name)
+            raise PlanError(f"training.frozen_parameters: {pattern!r} matches no parameter; there are {some}, ...")
+    held = [item for item in tensors if any(fnmatch.fnmatchcase(item[0], pattern) for pattern in frozen)]
+    trainable = counts.total - sum(size for _, size in held)
+    if trainable == 0:
+        raise PlanError("training.frozen_parameters: nothing is left to train")
+    frozen_matrices = sum(size for name, size in held if "norm" not in name and name != "embedding.weight")
+    return SizedModel(
+        shape=shape,
+        num_params=counts.total,
+        num_params_non_embedding=counts.non_embedding,
+        num_params_trainable=trainable,
+        flops_per_token=training_flops_per_token(shape, frozen_matrices),
+        profile=profile_decoder(
+            shape,
+            precision,
+            num_params_trainable=trainable,
+            num_blocks_without_gradient=_frozen_blocks_in_front(shape, {name for name, _ in held}),
+        ),
+    )
+
+
+def _frozen_blocks_in_front(shape: ModelShape, frozen: set[str]) -> int:
+    """Blocks before which, and in which, nothing is trained: no gradient reaches them."""
+    trained = [name for name, _ in shape.tensors() if name not in frozen] if frozen else ["embedding.weight"]
+    if "embedding.weight" in trained:
+        return 0
+    first = min((int(name.split(".")[1]) for name in trained if name.startswith("blocks.")), default=shape.num_layers)
+    return first

@@ -1,0 +1,309 @@
+"""Where a run is trained: ZeRO stage, number of GPUs, micro-batch and checkpointing, each with its reason.
+
+Every candidate keeps the global batch: micro-batch x accumulation x GPUs is exactly what the user asked for. Of those
+that fit, the one with the fewest GPU-seconds is taken, then the fastest.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from flopsfit_ds.base.errors import PlanError
+from flopsfit_ds.base.hardware import DEVICES, Cluster, resolve_cluster
+from flopsfit_ds.base.units import format_bytes, format_count
+from flopsfit_ds.memory import MemoryEstimate, ModelProfile, Strategy
+from flopsfit_ds.memory.closed_form import estimate_memory
+from flopsfit_ds.plan.candidates import CLEARLY_FITS, Candidate, Search, bytes_of, rank_candidates
+from flopsfit_ds.spec import PlacementRules
+
+_MAX_RUNNERS_UP = 4
+_LARGEST_SEARCH_GPUS = 8192
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a run is trained, and why.
+
+    Attributes:
+        strategy: The chosen one.
+        gradient_accumulation_steps: Micro-batches of a step.
+        memory: Predicted, by component, on the worst rank.
+        device_memory_bytes: Of one device.
+        predicted_step_seconds: One optimiser step.
+        predicted_seconds: The whole run, start not included.
+        predicted_gpu_hours: Over all its GPUs.
+        predicted_cost: In the currency of the spec's price; None without one.
+        points_per_gpu: How many runs like this one may share a GPU.
+        reason: Why this one, in a sentence.
+        runners_up: Next best, by GPU-seconds.
+        alternatives: The best for each number of GPUs that holds the run, fewest first; other numbers than the chosen
+            one only where closed forms leave no doubt, for no simulation looks at them.
+        profile: What the estimate knows of the model.
+        fallbacks: What to try after an out-of-memory, in this order: on the same GPUs, each needing less than the last.
+    """
+
+    strategy: Strategy
+    gradient_accumulation_steps: int
+    memory: MemoryEstimate
+    device_memory_bytes: int
+    predicted_step_seconds: float
+    predicted_seconds: float
+    predicted_gpu_hours: float
+    predicted_cost: float | None
+    points_per_gpu: int
+    reason: str
+    runners_up: tuple[Candidate, ...]
+    alternatives: tuple[Candidate, ...]
+    fallbacks: tuple[Candidate, ...]
+    profile: ModelProfile
+
+    @property
+    def candidate(self) -> Candidate:
+        """The chosen one, in the form of its alternatives."""
+        return Candidate(
+            self.strategy,
+            self.gradient_accumulation_steps,
+            self.memory.peak_allocated_bytes,
+            self.memory.device_total_bytes,
+            self.memory.host_bytes,
+            self.predicted_step_seconds,
+        )
+
+    def moved_to(self, candidate: Candidate, memory: MemoryEstimate, why: tuple[str, ...]) -> Placement:
+        """The placement in another layout, or in the same one with its memory known better.
+
+        Args:
+            candidate: The layout; the chosen one, a fallback or an alternative.
+            memory: Of the layout.
+            why: What keeps the run from the layout that was chosen before; empty where it stays.
+        """
+        ratio = candidate.predicted_step_seconds / self.predicted_step_seconds
+        gpus = ratio * candidate.strategy.num_gpus / self.strategy.num_gpus
+        sharing = self.device_memory_bytes // max(1, memory.device_total_bytes)
+        position = self.fallbacks.index(candidate) + 1 if candidate in self.fallbacks else 0
+        same_gpus = candidate.strategy.num_gpus == self.strategy.num_gpus
+        return replace(
+            self,
+            strategy=candidate.strategy,
+            gradient_accumulation_steps=candidate.gradient_accumulation_steps,
+            memory=memory,
+            predicted_step_seconds=candidate.predicted_step_seconds,
+            predicted_seconds=self.predicted_seconds * ratio,
+            predicted_gpu_hours=self.predicted_gpu_hours * gpus,
+            predicted_cost=None if self.predicted_cost is None else self.predicted_cost * gpus,
+            points_per_gpu=max(1, min(self.points_per_gpu, sharing)),
+            reason=f"{candidate.strategy.label}: {'; '.join(why)}" if why else self.reason,
+            alternatives=tuple(
+                c for c in self.alternatives if not why or c.strategy.num_gpus > candidate.strategy.num_gpus
+            ),
+            fallbacks=self.fallbacks[position:] if same_gpus else (),
+        )
+
+
+@functools.lru_cache(maxsize=1024)
+def shared_search(search: Search) -> Search:
+    """The first search that was equal to this one, with all that it has worked out."""
+    return search
+
+
+def place_run(
+    profile: ModelProfile,
+    *,
+    training_flops_per_sequence: float,
+    num_steps: int,
+    global_batch_sequences: int,
+    precision: Literal["fp32", "bf16"],
+    cluster: Cluster,
+    rules: PlacementRules,
+) -> Placement:
+    """Choose how a run is laid out.
+
+    Args:
+        profile: What memory and speed need to know of the model.
+        training_flops_per_sequence: Forward and backward pass, without recomputation.
+        num_steps: Optimiser steps.
+        global_batch_sequences: Sequences of a step, over all GPUs.
+        precision: Of the sweep.
+        cluster: The hardware.
+        rules: What may be chosen from.
+
+    Raises:
+        PlanError: Nothing fits; the message names the smallest hardware that would hold the run.
+    """
+    choice = _choose(
+        shared_search(Search(profile, training_flops_per_sequence, global_batch_sequences, precision, cluster, rules))
+    )
+    best, memory = choice.ranked[0], choice.memory
+    chosen = best.strategy
+    seconds = best.predicted_step_seconds * num_steps
+    gpu_hours = seconds * chosen.num_gpus / 3600
+    price = cluster.price_per_gpu_hour
+    per_gpu = {c.strategy.num_gpus: c for c in reversed(choice.others)} | {chosen.num_gpus: best}
+    sharing = cluster.device_memory_bytes // max(1, memory.device_total_bytes) if chosen.num_gpus == 1 else 1
+    return Placement(
+        strategy=chosen,
+        gradient_accumulation_steps=best.gradient_accumulation_steps,
+        memory=memory,
+        device_memory_bytes=cluster.device_memory_bytes,
+        predicted_step_seconds=best.predicted_step_seconds,
+        predicted_seconds=seconds,
+        predicted_gpu_hours=gpu_hours,
+        predicted_cost=None if price is None else price * gpu_hours,
+        points_per_gpu=max(1, min(rules.points_per_gpu, sharing)),
+        reason=choice.reason,
+        runners_up=choice.ranked[1 : 1 + _MAX_RUNNERS_UP],
+        alternatives=tuple(per_gpu[count] for count in sorted(per_gpu)),
+        fallbacks=choice.fallbacks,
+        profile=profile,
+    )
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What does not depend on how long a run is.
+
+    Attributes:
+        ranked: Candidates that fit, best first.
+        others: Those that clearly do, best first.
+        memory: Of the best.
+        reason: Why it is the best.
+        fallbacks: After an out-of-memory of the best.
+    """
+
+    ranked: tuple[Candidate, ...]
+    others: tuple[Candidate, ...]
+    memory: MemoryEstimate
+    reason: str
+    fallbacks: tuple[Candidate, ...]
+
+
+@functools.lru_cache(maxsize=1024)
+def _choose(search: Search) -> _Choice:
+    """Points of a sweep share models: of 1,000 in 50 budgets about 100 differ.
+
+    Raises:
+        PlanError: Nothing fits.
+    """
+    fitting = search.best_of_each_layout()
+    if not fitting:
+        raise PlanError(_explain_nothing_fits(search))
+    best, *rest = rank_candidates(fitting)
+    best = search.with_room_for_others(best)
+    ranked = (best, *rest)
+    memory = estimate_memory(
+        search.profile, best.strategy, search.cluster, search.rules.memory_margin, best.gradient_accumulation_steps
+    )
+    share = CLEARLY_FITS if search.cluster.kind == "cuda" else 1.0
+    others = tuple(rank_candidates(search.best_of_each_layout(share)))
+    return _Choice(ranked, others, memory, _explain(search, best), search.fallbacks(best))
+
+
+def _explain(search: Search, chosen: Candidate) -> str:
+    """One sentence: why this stage on so many GPUs."""
+    strategy = chosen.strategy
+    available = search.cluster.device_memory_bytes
+    head = f"{strategy.label}: "
+    simpler = _simpler(search, strategy)
+    if simpler is None:
+        return f"{head}fits in {bytes_of(chosen.device_total_bytes, available)}"
+    best = search.layout(simpler.zero_stage, simpler.offload, simpler.num_gpus, simpler.activation_checkpointing)
+    if not search.device_fits(best.device_total_bytes):
+        return f"{head}{_short(simpler, strategy)} needs {bytes_of(best.device_total_bytes, available)}"
+    return (
+        f"{head}fewer GPU-seconds than {_short(simpler, strategy)}, at {bytes_of(chosen.device_total_bytes, available)}"
+    )
+
+
+def _explain_nothing_fits(search: Search) -> str:
+    """The least need, and the smallest hardware that meets it."""
+    counts = search.gpu_counts()
+    if not counts:
+        return (
+            f"placement.num_gpus: none of {list(search.rules.num_gpus or ())} is at most {search.cluster.num_gpus} "
+            f"GPUs and divides the global batch of {search.global_batch} sequences"
+        )
+    tried = [
+        search.layout(stage, offload, count, checkpointing)
+        for count in counts
+        for stage, offload in search.stages()
+        for checkpointing in search.checkpointing()
+    ]
+    if not tried:
+        return "placement: offload is always, which needs ZeRO-3 in placement.zero_stages"
+    least = min(tried, key=lambda candidate: candidate.device_total_bytes)
+    return (
+        f"{search.profile.name} of {format_count(search.profile.num_params)} parameters does not fit "
+        f"{search.cluster.num_gpus} x {search.cluster.device_name}: {least.strategy.label} with a micro-batch of 1 "
+        f"needs {search.need(least)}; {_smallest_hardware(search)}"
+    )
+
+
+def _simpler(search: Search, chosen: Strategy) -> Strategy | None:
+    """The layout one would rather have: without offload, or at the lowest stage, or on fewer GPUs, or without
+    checkpointing.
+    """
+    stages = [stage for stage, offload in search.stages() if offload == "none"]
+    fewer = [count for count in search.gpu_counts() if count < chosen.num_gpus]
+    checkpointing = search.checkpointing()[-1]
+    if chosen.offload != "none" and 3 in stages:
+        return replace(chosen, offload="none", activation_checkpointing=checkpointing)
+    lower = [stage for stage in stages if stage < chosen.zero_stage]
+    if lower:
+        return replace(chosen, zero_stage=lower[0], activation_checkpointing=checkpointing)  # pyright: ignore[reportArgumentType]
+    if fewer:
+        return replace(chosen, num_gpus=fewer[-1], activation_checkpointing=checkpointing)
+    if chosen.activation_checkpointing and False in search.checkpointing():
+        return replace(chosen, activation_checkpointing=False)
+    return None
+
+
+def _smallest_hardware(search: Search) -> str:
+    """The smallest number of GPUs of this kind, and the smallest device of the table, that would hold the run."""
+    answers = []
+    count = search.cluster.num_gpus
+    while count <= min(_LARGEST_SEARCH_GPUS, search.global_batch) and search.rules.num_gpus is None:
+        nodes = math.ceil(count / search.cluster.gpus_per_node)
+        larger = replace(search, cluster=replace(search.cluster, num_nodes=nodes))
+        found = [c for c in larger.best_of_each_layout() if c.strategy.num_gpus == count]
+        if found:
+            answers.append(f"{count} x {search.cluster.device_name} ({rank_candidates(found)[0].strategy.label})")
+            break
+        count *= 2
+    if search.cluster.kind == "cuda":
+        for device in sorted(DEVICES, key=lambda entry: entry.memory_bytes):
+            if device.memory_bytes <= search.cluster.device_memory_bytes:
+                continue
+            other = resolve_cluster(
+                search.precision,
+                device=device.name,
+                gpus_per_node=search.cluster.gpus_per_node,
+                num_nodes=search.cluster.num_nodes,
+                host_memory=search.cluster.host_memory_bytes,
+            )
+            found = replace(search, cluster=other).best_of_each_layout()
+            if found:
+                best = rank_candidates(found)[0].strategy
+                answers.append(f"{best.num_gpus} x {device.name} (ZeRO-{best.zero_stage})")
+                break
+    if answers:
+        return "the smallest hardware that would hold it: " + ", or ".join(answers)
+    layouts = [
+        search.layout(s, o, n, c)
+        for n in search.gpu_counts()
+        for s, o in search.stages()
+        for c in search.checkpointing()
+    ]
+    need = min(candidate.device_total_bytes for candidate in layouts)
+    return f"it needs devices of {format_bytes(need)}, or a shorter context"
+
+
+def _short(simpler: Strategy, chosen: Strategy) -> str:
+    """Names only that in which the simpler layout differs."""
+    if simpler.num_gpus != chosen.num_gpus:
+        return f"{simpler.num_gpus} GPU{'s' if simpler.num_gpus > 1 else ''}"
+    if simpler.zero_stage != chosen.zero_stage:
+        return f"ZeRO-{simpler.zero_stage}"
+    return "without offload it" if simpler.offload != chosen.offload else "without checkpointing it"

@@ -1,0 +1,350 @@
+"""The plan of a sweep: every number resolved, one `RunPlan` a point, nothing left for a later stage to interpret."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from flopsfit_ds.base.errors import DataError, PlanError
+from flopsfit_ds.base.hardware import Cluster, Machine, resolve_cluster
+from flopsfit_ds.base.storage import json_converter
+from flopsfit_ds.base.units import format_count, format_flops
+from flopsfit_ds.data.corpus import ABSENT, Corpus, find_corpus
+from flopsfit_ds.model.architecture import ClassShape, ModelShape
+from flopsfit_ds.model.flops import conventional_flops
+from flopsfit_ds.plan.candidates import Search
+from flopsfit_ds.plan.design import BatchPlan, DesignedPoint, design_points, plan_batches
+from flopsfit_ds.plan.family import DecoderFamily, Family, SizedModel
+from flopsfit_ds.plan.placement import Placement, place_run, shared_search
+from flopsfit_ds.spec import DecoderModel, PlacementRules, SweepSpec, Training
+
+TRAINING_VERSION = 1
+"""Part of every run's identity: raised when a change of the training code changes losses."""
+_MIN_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a run is optimised: all of it can change the loss.
+
+    Attributes:
+        learning_rate: Peak.
+        warmup_steps: Steps of linear rise.
+        final_learning_rate_fraction: End of the cosine over the peak.
+        weight_decay: Of matrices.
+        beta1: AdamW.
+        beta2: AdamW.
+        epsilon: AdamW.
+        gradient_clipping: Largest norm; 0 for none.
+        precision: `fp32`, or `bf16` autocast over fp32 parameters.
+        frozen_parameters: Glob patterns of names that are not trained.
+    """
+
+    learning_rate: float
+    warmup_steps: int
+    final_learning_rate_fraction: float
+    weight_decay: float
+    beta1: float
+    beta2: float
+    epsilon: float
+    gradient_clipping: float
+    precision: str
+    frozen_parameters: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """One training, with every number resolved.
+
+    Attributes:
+        run_id: Hash of all that can change the loss, and of nothing else.
+        label: For people: budget, size, tokens.
+        model: Shape.
+        num_params_total: All parameters.
+        num_params_non_embedding: Outside vocabulary-sized tables.
+        num_params_trainable: With a gradient.
+        num_tokens: Training tokens, whole global batches.
+        num_steps: Optimiser steps.
+        global_batch_sequences: Sequences a step.
+        context_length: Tokens a sequence.
+        compute_budget_flops: The isoFLOP budget; None for other designs.
+        flops: Exact training FLOPs of `num_tokens`.
+        conventional_flops: 6 N D.
+        recipe: Optimiser and schedule.
+        seed: Of weights and order of data.
+        unique_tokens: Training tokens there are; None until tokenised.
+        heldout_tokens: Tokens the loss is measured on.
+        placement: ZeRO stage, GPUs, micro-batch, why; no part of the identity.
+    """
+
+    run_id: str
+    label: str
+    model: Annotated[ModelShape | ClassShape, Field(discriminator="family")]
+    num_params_total: int
+    num_params_non_embedding: int
+    num_params_trainable: int
+    num_tokens: int
+    num_steps: int
+    global_batch_sequences: int
+    context_length: int
+    compute_budget_flops: float | None
+    flops: float
+    conventional_flops: float
+    recipe: Recipe
+    seed: int
+    unique_tokens: int | None
+    heldout_tokens: int
+    placement: Placement
+
+    def to_json_dict(self) -> dict:
+        """Plain JSON values; `from_json_dict` reads them back."""
+        return json_converter(RunPlan).dump_python(self, mode="json")
+
+    @staticmethod
+    def from_json_dict(values: dict) -> RunPlan:
+        """The plan that `to_json_dict` wrote.
+
+        Raises:
+            pydantic.ValidationError: The values are no run plan of this version.
+        """
+        return json_converter(RunPlan).validate_python(values)
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """All runs of a sweep, and where they are to run.
+
+    Attributes:
+        spec: What the user wants.
+        folder: The sweep's folder.
+        cluster: The hardware planned for.
+        corpus: The data.
+        runs: One a point, in the order of the design.
+        warnings: What the user should know.
+    """
+
+    spec: SweepSpec
+    folder: Path
+    cluster: Cluster
+    corpus: Corpus
+    runs: tuple[RunPlan, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the sweep."""
+        return self.spec.name
+
+    def layouts_of(self, run: RunPlan) -> Search:
+        """The search that placed a run of this plan."""
+        search = Search(
+            run.placement.profile,
+            run.flops / (run.num_steps * run.global_batch_sequences),
+            run.global_batch_sequences,
+            self.spec.training.precision,
+            self.cluster,
+            _placement_rules(self.spec, run.model),
+        )
+        return shared_search(search)
+
+    def to_json_dict(self) -> dict:
+        """Plain JSON values; `from_json_dict` reads them back."""
+        return json_converter(SweepPlan).dump_python(self, mode="json")
+
+    @staticmethod
+    def from_json_dict(values: dict) -> SweepPlan:
+        """The plan that `to_json_dict` wrote.
+
+        Raises:
+            pydantic.ValidationError: The values are no plan of this version.
+        """
+        return json_converter(SweepPlan).validate_python(values)
+
+
+def build_plan(
+    spec: SweepSpec,
+    *,
+    spec_folder: str | Path = ".",
+    family: Family | None = None,
+    corpus: Corpus | None = None,
+    machine: Machine | None = None,
+) -> SweepPlan:
+    """Resolve a spec into a plan. Imports no torch and answers in milliseconds.
+
+    Args:
+        spec: What the user wants.
+        spec_folder: Folder that the spec's relative paths start from.
+        family: Models in all sizes; without it, the built-in decoder.
+        corpus: The data; without it, what the spec's `data` section names.
+        machine: What `hardware: auto` stands for; without it, this machine.
+
+    Raises:
+        PlanError: A point fits nowhere, or a budget does not fill one batch.
+        DataError: The data is missing, damaged or shorter than one sequence.
+        SpecError: An unknown device.
+    """
+    cluster = resolve_cluster(spec.training.precision, machine, **spec.hardware.model_dump())
+    if family is None:
+        if not isinstance(spec.model, DecoderModel):
+            raise PlanError(
+                f"model.class_path: {spec.model.class_path} is code of your own; allow it by "
+                f"--allow-import {spec.model.class_path.partition('.')[0].partition(':')[0]}"
+            )
+        family = DecoderFamily(spec.model, spec.training)
+    corpus = corpus or find_corpus(spec.data, Path(spec_folder))
+    context_length = spec.model.context_length
+    check_corpus(corpus, context_length)
+    runs: dict[str, RunPlan] = {}
+    warnings: list[str] = []
+    if corpus.fingerprint == ABSENT:
+        warnings.append(f"data.path: {corpus.files[0]} does not exist yet; with it, all run ids will be others")
+    for point in design_points(spec.design, family.nearest):
+        batches = plan_batches(point.num_tokens, context_length, spec.training.global_batch_tokens)
+        template = _place(spec, cluster, point, batches)
+        for learning_rate in spec.training.learning_rates:
+            for seed in spec.training.seeds:
+                run = _plan_run(spec, corpus, point, batches, template, learning_rate, seed)
+                if run.run_id in runs:
+                    warnings.append(f"{run.label}: stands more than once in the design and is trained once")
+                runs.setdefault(run.run_id, run)
+                warnings += _warnings(run, batches)
+    return SweepPlan(
+        spec=spec,
+        folder=Path(spec.output_root) / spec.name,
+        cluster=cluster,
+        corpus=corpus,
+        runs=tuple(runs.values()),
+        warnings=tuple(dict.fromkeys((*family.warnings, *warnings))),
+    )
+
+
+def check_corpus(corpus: Corpus, context_length: int) -> None:
+    """See that a corpus holds a sequence to train on and one to be measured on.
+
+    Raises:
+        DataError: It does not.
+    """
+    needed = context_length + 1
+    if corpus.heldout_tokens < needed:
+        raise DataError(
+            f"data.heldout_tokens: {corpus.heldout_tokens} tokens do not hold one sequence of {context_length} tokens "
+            f"and its last target; write {needed} or more"
+        )
+    if corpus.training_tokens is not None and corpus.training_tokens < needed:
+        raise DataError(
+            f"data: {corpus.num_tokens} tokens less {corpus.heldout_tokens} held out leave "
+            f"{max(corpus.training_tokens, 0)}, and one sequence needs {needed}; add data, lower "
+            "data.heldout_tokens or shorten model.context_length"
+        )
+
+
+def _placement_rules(spec: SweepSpec, shape: ModelShape | ClassShape) -> PlacementRules:
+    if isinstance(shape, ClassShape):  # a user's class checkpoints by itself
+        return spec.placement.model_copy(update={"activation_checkpointing": "never"})
+    return spec.placement
+
+
+def _place(spec: SweepSpec, cluster: Cluster, point: DesignedPoint[SizedModel], batches: BatchPlan) -> Placement:
+    rules = _placement_rules(spec, point.model.shape)
+    flops = point.model.flops_per_token * batches.num_tokens
+    placement = place_run(
+        point.model.profile,
+        training_flops_per_sequence=flops / (batches.num_steps * batches.global_batch_sequences),
+        num_steps=batches.num_steps,
+        global_batch_sequences=batches.global_batch_sequences,
+        precision=spec.training.precision,
+        cluster=cluster,
+        rules=rules,
+    )
+    return placement if rules.moldable else replace(placement, alternatives=())
+
+
+def _plan_run(
+    spec: SweepSpec,
+    corpus: Corpus,
+    point: DesignedPoint[SizedModel],
+    batches: BatchPlan,
+    placement: Placement,
+    learning_rate: float,
+    seed: int,
+) -> RunPlan:
+    model, training = point.model, spec.training
+    recipe = _recipe(training, learning_rate, model.num_params, batches.num_steps)
+    identity = {
+        "training_version": TRAINING_VERSION,
+        "model": asdict(model.shape),
+        "num_steps": batches.num_steps,
+        "global_batch_sequences": batches.global_batch_sequences,
+        "context_length": spec.model.context_length,
+        "recipe": asdict(recipe),
+        "seed": seed,
+        "data": [corpus.source, corpus.fingerprint, corpus.heldout_tokens, corpus.dtype],
+    }
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    budget = point.compute_budget_flops
+    parts = [format_flops(budget)] if budget else []
+    parts += [f"n{format_count(model.num_params)}", f"d{format_count(batches.num_tokens)}"]
+    parts += [f"lr{recipe.learning_rate:.3g}"] if len(training.learning_rates) > 1 else []
+    parts += [f"seed{seed}"] if len(training.seeds) > 1 else []
+    return RunPlan(
+        run_id=digest[:12],
+        label="-".join(parts),
+        model=model.shape,
+        num_params_total=model.num_params,
+        num_params_non_embedding=model.num_params_non_embedding,
+        num_params_trainable=model.num_params_trainable,
+        num_tokens=batches.num_tokens,
+        num_steps=batches.num_steps,
+        global_batch_sequences=batches.global_batch_sequences,
+        context_length=spec.model.context_length,
+        compute_budget_flops=budget,
+        flops=model.flops_per_token * batches.num_tokens,
+        conventional_flops=conventional_flops(model.num_params, batches.num_tokens),
+        recipe=recipe,
+        seed=seed,
+        unique_tokens=corpus.training_tokens,
+        heldout_tokens=corpus.heldout_tokens,
+        placement=placement,
+    )
+
+
+def _recipe(training: Training, learning_rate: float, num_params: int, num_steps: int) -> Recipe:
+    if training.learning_rate_reference_params is not None:
+        ratio = num_params / training.learning_rate_reference_params
+        learning_rate = learning_rate * ratio**training.learning_rate_exponent
+    return Recipe(
+        learning_rate=learning_rate,
+        warmup_steps=round(training.warmup_fraction * num_steps),
+        final_learning_rate_fraction=training.final_learning_rate_fraction,
+        weight_decay=training.weight_decay,
+        beta1=training.beta1,
+        beta2=training.beta2,
+        epsilon=training.epsilon,
+        gradient_clipping=training.gradient_clipping,
+        precision=training.precision,
+        frozen_parameters=training.frozen_parameters,
+    )
+
+
+def _warnings(run: RunPlan, batches: BatchPlan) -> list[str]:
+    found = []
+    if run.unique_tokens is not None and run.num_tokens > run.unique_tokens:
+        found.append(
+            f"{run.label}: trains on {format_count(run.num_tokens)} tokens of {format_count(run.unique_tokens)} unique "
+            f"ones: the data repeats {run.num_tokens / run.unique_tokens:.1f} times"
+        )
+    if batches.made_smaller:
+        found.append(
+            f"{run.label}: a global batch of {run.global_batch_sequences} sequences instead of the spec's, so that its "
+            "budget is met"
+        )
+    if run.num_steps < _MIN_STEPS:
+        found.append(
+            f"{run.label}: only {run.num_steps} optimiser steps; a smaller training.global_batch_tokens gives more"
+        )
+    return found

@@ -1,0 +1,131 @@
+"""Figures as SVG: one form that stands alone, one that lives in the page and follows its colours."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+from flopsfit_ds.report.figures.palette import PAPER, Tone
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SVG = "http://www.w3.org/2000/svg"
+_XLINK_HREF = "{http://www.w3.org/1999/xlink}href"
+_FONT = "'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', sans-serif"
+_REFERENCE = re.compile(r"url\(#")
+_FAMILY = re.compile(r"(font-family: |font: [^;]*?px )[^;]*")
+RC: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "flopsfit-ds",
+    "font.size": 10.0,
+    "axes.unicode_minus": True,
+    "lines.solid_capstyle": "round",
+}
+"""Settings of matplotlib: text stays text, ids do not change from run to run."""
+
+
+@dataclass
+class Drawing:
+    """A figure being drawn.
+
+    Attributes:
+        name: Of its file, without the ending.
+        title: What it shows, for those who do not see it.
+        figure: The figure.
+        tones: Colours that follow the page's theme.
+        tips: Id of a mark -> what to show when pointed at.
+    """
+
+    name: str
+    title: str
+    figure: Figure
+    tones: tuple[Tone, ...]
+    tips: dict[str, str] = field(default_factory=dict)
+
+    def tip(self, text: str) -> str:
+        """Note a tip; the id to give to the mark."""
+        key = f"tip-{len(self.tips)}"
+        self.tips[key] = text
+        return key
+
+
+@dataclass(frozen=True)
+class Svg:
+    """A finished figure.
+
+    Attributes:
+        name: Of its file, without the ending.
+        standalone: A file of its own, in the light theme.
+        inline: For the page: colours are variables of the page.
+    """
+
+    name: str
+    standalone: str
+    inline: str
+
+
+def render(drawing: Drawing) -> Svg:
+    """Both forms of a drawing; the same drawing gives the same bytes. To be called within `RC`."""
+    stream = io.StringIO()
+    drawing.figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, facecolor=PAPER.light)
+    root = ElementTree.fromstring(stream.getvalue())
+    _tidy(root, drawing)
+    standalone = _text(root, inline=False)
+    _follow_theme(root, drawing.tones)
+    return Svg(drawing.name, standalone, _text(root, inline=True))
+
+
+def _tidy(root: ElementTree.Element, drawing: Drawing) -> None:
+    """Drop what a renderer adds, name the figure, and make ids unique on a page of several figures."""
+    for metadata in root.findall(f"{{{_SVG}}}metadata"):
+        root.remove(metadata)
+    for key in ("width", "height"):
+        root.attrib.pop(key, None)
+    prefix = f"{drawing.name}-"
+    for element in root.iter():
+        key = element.get("id")
+        if key is not None:
+            if key in drawing.tips:
+                tip = ElementTree.Element(f"{{{_SVG}}}title")
+                tip.text = drawing.tips[key]
+                element.insert(0, tip)
+                element.set("class", "mark")
+            element.set("id", prefix + key)
+        for name, value in list(element.attrib.items()):
+            if name in ("href", _XLINK_HREF):
+                del element.attrib[name]
+                element.set("href", f"#{prefix}{value[1:]}")
+            elif "url(#" in value:
+                element.set(name, _REFERENCE.sub(f"url(#{prefix}", value))
+        style = element.get("style")
+        if style is not None and "font" in style:
+            element.set("style", _FAMILY.sub(rf"\1{_FONT}", style))
+    title = ElementTree.Element(f"{{{_SVG}}}title")
+    title.text = drawing.title
+    title.set("id", f"{prefix}title")
+    root.insert(0, title)
+    root.set("role", "img")
+    root.set("aria-labelledby", f"{prefix}title")
+
+
+def _follow_theme(root: ElementTree.Element, tones: Sequence[Tone]) -> None:
+    for element in root.iter():
+        style = element.get("style")
+        if style is None:
+            continue
+        for tone in tones:
+            style = style.replace(tone.light, f"var(--{tone.name})")
+        element.set("style", style)
+
+
+def _text(root: ElementTree.Element, *, inline: bool) -> str:
+    ElementTree.register_namespace("", _SVG)
+    text = ElementTree.tostring(root, encoding="unicode")
+    if inline:  # HTML knows the namespace
+        return text.replace(f' xmlns="{_SVG}"', "", 1)
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n'

@@ -1,0 +1,165 @@
+"""The page: findings and figures into one self-contained HTML document."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from flopsfit_ds.base.units import format_count, format_flops, format_seconds
+from flopsfit_ds.fit.result import ScalingFit
+from flopsfit_ds.plan.sweep_plan import SweepPlan
+from flopsfit_ds.records import SweepFolder
+from flopsfit_ds.report.figures.palette import FIXED, Tone, css_variables
+from flopsfit_ds.report.figures.svg import Svg
+from flopsfit_ds.report.findings import Findings
+from flopsfit_ds.report.page.checks import backtest_table, check_sentences, forms_table
+from flopsfit_ds.report.page.formula import in_numbers, typeset
+from flopsfit_ds.report.page.provenance import facts, spec_text
+from flopsfit_ds.report.page.tables import excluded_table, law_table, optima_table, runs_table, span
+from flopsfit_ds.report.values import loss_text
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+
+def render_page(
+    folder: SweepFolder,
+    findings: Findings,
+    figures: Sequence[Svg],
+    tones: Sequence[Tone],
+    plan: SweepPlan | None,
+    notes: Sequence[str],
+) -> str:
+    """The whole page.
+
+    Args:
+        folder: The sweep's folder, for its spec and for links.
+        findings: What is known.
+        figures: In their inline form.
+        tones: Every colour that the figures use.
+        plan: The plan, where there is one.
+        notes: Warnings beside those of the fit.
+    """
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    files = resources.files("flopsfit_ds.report.page")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files.joinpath("page.html").read_text(encoding="utf-8"))
+    every_tone = tuple(dict.fromkeys((*FIXED, *tones)))
+    return template.render(
+        name=plan.name if plan is not None else folder.path.resolve().name,
+        style=Markup(files.joinpath("page.css").read_text(encoding="utf-8")),
+        light=Markup(css_variables(every_tone, "light")),
+        dark=Markup(css_variables(every_tone, "dark")),
+        figures={figure.name: Markup(figure.inline) for figure in figures},
+        summary=_summary(findings),
+        headline=_headline(findings),
+        findings=findings,
+        has_minima=any(budget.num_params for budget in findings.isoflop.budgets),
+        fit=findings.fit,
+        warnings=_warnings(findings, notes),
+        optima=optima_table(findings),
+        formula=[] if findings.fit is None else _formulas(findings.fit),
+        law=law_table(findings.fit) if findings.fit is not None else None,
+        checks=_checks(findings),
+        runs=runs_table(findings),
+        excluded=excluded_table(findings),
+        retried=[record for record in findings.records if len(record.attempts) > 1],
+        facts=facts(folder, findings, plan),
+        spec=spec_text(folder),
+        files=_files(folder, figures),
+        seconds=format_seconds,
+        flops=format_flops,
+    )
+
+
+def _summary(findings: Findings) -> str:
+    records = findings.records
+    completed = sum(record.status == "completed" for record in records)
+    words = [f"{completed} of {len(records)} runs completed"]
+    words.append(f"{len(findings.points)} points {'in the fit' if findings.fit else 'usable'}")
+    if findings.excluded:
+        words.append(f"{len(findings.excluded)} left out")
+    spent = sum(record.observed.flops for record in records if record.observed is not None)
+    if spent:
+        words.append(f"{format_flops(spent)} FLOPs trained")
+    devices = list(dict.fromkeys(record.device for record in records))
+    return " · ".join([*words, *devices])
+
+
+def _headline(findings: Findings) -> dict[str, Any] | None:
+    """The numbers of the answer; None where there is no law with an optimum."""
+    target, prediction, fit = findings.target, findings.prediction, findings.fit
+    if target is None or prediction is None or fit is None:
+        return None
+    level = f"{fit.level:.0%}"
+    largest = max(point.compute_flops for point in findings.points)
+    low, high = target.flat_band
+    size = "parameters" if findings.parameter_count == "total" else "non-embedding parameters"
+    return {
+        "compute": format_flops(target.compute),
+        "size": size,
+        "beyond": f"{target.compute / largest:.3g}" if target.compute > 1.01 * largest else None,
+        "num_params": format_count(target.num_params),
+        "num_tokens": format_count(target.num_tokens),
+        "loss": loss_text(prediction.loss),
+        "flat": f"{format_count(low)} to {format_count(high)}",
+        "level": level,
+        "cards": [
+            (size, format_count(target.num_params), span(target.intervals.get("num_params"), format_count)),
+            (
+                "training tokens",
+                format_count(target.num_tokens),
+                span(target.intervals.get("num_tokens"), format_count),
+            ),
+            (
+                "tokens per parameter",
+                f"{target.tokens_per_parameter:.3g}",
+                span(target.intervals.get("tokens_per_parameter"), lambda value: f"{value:.3g}"),
+            ),
+            ("held-out loss", loss_text(prediction.loss), span(prediction.interval, loss_text)),
+        ],
+        "law_interval": span(prediction.confidence_interval, loss_text),
+        "isoflop_size": _isoflop_size(findings, target.compute),
+    }
+
+
+def _checks(findings: Findings) -> dict[str, Any] | None:
+    """The diagnostics; None where there are none."""
+    fit = findings.fit
+    if fit is None or fit.diagnostics is None:
+        return None
+    found = fit.diagnostics
+    return {"sentences": check_sentences(fit), "backtest": backtest_table(found), "forms": forms_table(found)}
+
+
+def _formulas(fit: ScalingFit) -> list[Markup]:
+    """The law in symbols, and in numbers where they can be put in."""
+    numbers = in_numbers(fit.law)
+    return [typeset(text) for text in (fit.law.formula, numbers) if text is not None]
+
+
+def _isoflop_size(findings: Findings, compute: float) -> str | None:
+    """What the valleys alone say, with no law of loss: a second opinion beside the headline."""
+    law = findings.isoflop.size_law
+    if law is None:
+        return None
+    value = law.at(compute)
+    return format_count(value) if math.isfinite(value) else None
+
+
+def _warnings(findings: Findings, notes: Sequence[str]) -> list[tuple[str, str]]:
+    return [
+        *((warning.code.replace("_", " "), warning.message) for warning in findings.warnings),
+        *(("", n) for n in notes),
+    ]
+
+
+def _files(folder: SweepFolder, figures: Sequence[Svg]) -> list[tuple[str, str]]:
+    """Links to what lies beside the page: name and relative address."""
+    found = [(f"{figure.name}.svg", f"{figure.name}.svg") for figure in figures]
+    beside = (folder.results, folder.fit, folder.spec, folder.plan)
+    return [*found, *((path.name, f"../{path.name}") for path in beside if path.exists())]

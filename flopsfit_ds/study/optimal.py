@@ -1,0 +1,252 @@
+"""`find_optimal`: a scaling study of a model class, a dataset and a loss function of the user's own."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree
+from torch.utils.data import default_collate
+
+from flopsfit_ds.base.errors import DataError, SpecError
+from flopsfit_ds.base.usercode import source_hash
+from flopsfit_ds.data.corpus import Corpus
+from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan, build_plan
+from flopsfit_ds.simulate.profile import LOOKED_AT_SAMPLES
+from flopsfit_ds.spec import SweepSpec, validate_spec
+from flopsfit_ds.study.class_family import ClassFamily
+from flopsfit_ds.study.steps import SweepResult, conclude_sweep, run_sweep
+from flopsfit_ds.train.data.dataset import DatasetWorkload, call_model
+from flopsfit_ds.train.order import WorkerTask
+from flopsfit_ds.train.seeding import seeded
+
+_FINGERPRINTED_SAMPLES = 32
+
+
+def find_optimal(
+    model_class: type[nn.Module],
+    *,
+    size_parameter: str,
+    dataset: Any,
+    loss_fn: Callable[[Any, Any], torch.Tensor],
+    compute_budgets: Sequence[float | str],
+    sample_loss_fn: Callable[[Any, Any], torch.Tensor] | None = None,
+    model_arguments: Mapping[str, Any] | None = None,
+    eval_dataset: Any | None = None,
+    heldout_fraction: float = 0.05,
+    size_multiple_of: int = 1,
+    tokens_per_sample: int | None = None,
+    approximate_flops: bool = False,
+    global_batch_samples: int = 64,
+    name: str = "find-optimal",
+    output_root: str = "outputs",
+    design: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    hardware: Mapping[str, Any] | None = None,
+    placement: Mapping[str, Any] | None = None,
+    fit: Mapping[str, Any] | None = None,
+    execution: Mapping[str, Any] | None = None,
+    train: bool = True,
+    slots: int | None = None,
+) -> SweepResult | SweepPlan:
+    """Find the compute-optimal size of a model class: plan isoFLOP points, train them all, fit the law, report.
+
+    Runs under any launcher, or none. Call it under `if __name__ == "__main__":`, since workers import the script;
+    class, dataset and loss function must be importable (or picklable).
+
+    Args:
+        model_class: A module class; planning builds it on the meta device, never with weights.
+        size_parameter: The constructor's integer argument that grows it.
+        dataset: Map-style; every item is a pair (inputs, targets). A dictionary of inputs is passed as keywords.
+        loss_fn: `loss_fn(model(inputs), targets)`, a scalar: the mean over the batch.
+        compute_budgets: Training FLOPs a point.
+        sample_loss_fn: `sample_loss_fn(model(inputs), targets)`, the loss of each sample, [batch]. Held-out losses are
+            its mean. Needed where `loss_fn` of a batch is not the mean of `loss_fn` over its samples (contrastive
+            losses, means over unmasked targets); runs of such a function without it fail before their first step.
+        model_arguments: The constructor's other arguments: numbers, strings, booleans, None.
+        eval_dataset: What the loss of a point is measured on; without it, a fixed share of `dataset` is held out.
+        heldout_fraction: That share.
+        size_multiple_of: Granularity of the size parameter.
+        tokens_per_sample: Predictions a sample counts as; without it, the length of a one-dimensional integer target,
+            else 1.
+        approximate_flops: Where the class's forward pass cannot run on the meta device, take 6 N D for its FLOPs: far
+            too few where a parameter is used many times a sample. Sequences, with more than one prediction a sample,
+            need no such consent; a warning says it.
+        global_batch_samples: Samples an optimiser step.
+        name: Of the sweep and its folder.
+        output_root: Folder in which the sweep's folder lies.
+        design: Further keys of the spec's `design` section (`method` is isoflop).
+        training: Keys of the spec's `training` section.
+        hardware: Keys of the spec's `hardware` section.
+        placement: Keys of the spec's `placement` section.
+        fit: Keys of the spec's `fit` section.
+        execution: Keys of the spec's `execution` section.
+        train: False stops after planning.
+        slots: Use so many devices of this machine.
+
+    Returns:
+        The result: records, fit and report. With `train=False`, the plan.
+
+    Raises:
+        SpecError: The class takes no such parameter or cannot be built, or a key is unknown.
+        DataError: The dataset is empty or its items are no pairs.
+        PlanError: The loss is no scalar, FLOPs cannot be counted, or no plan meets the budgets.
+    """
+    samples, tokens_per_sample = _first_samples(dataset, tokens_per_sample)
+    if eval_dataset is None:
+        heldout_samples = num_heldout = max(1, round(heldout_fraction * len(dataset)))
+    else:
+        heldout_samples, num_heldout = len(eval_dataset), 0
+        if heldout_samples == 0:
+            raise DataError("eval_dataset is empty")
+    if len(dataset) - num_heldout < 1:
+        raise DataError(f"dataset: {len(dataset)} samples leave none to train on after {num_heldout} are held out")
+    fingerprint = _fingerprint(dataset, eval_dataset, loss_fn, sample_loss_fn)
+    spec = _spec(
+        model_class, size_parameter, size_multiple_of, tokens_per_sample, fingerprint, len(dataset) + heldout_samples,
+        heldout_samples, model_arguments or {}, name=name, output_root=output_root, training=training,
+        hardware=hardware, placement=placement, fit=fit, execution=execution,
+        design={"compute_budgets": list(compute_budgets), **(design or {})},
+        global_batch_tokens=global_batch_samples * tokens_per_sample,
+    )  # fmt: skip
+    family = ClassFamily(
+        model_class,
+        class_path=f"{model_class.__module__}:{model_class.__qualname__}",
+        size_parameter=size_parameter,
+        size_multiple_of=size_multiple_of,
+        arguments=model_arguments or {},
+        samples=samples,
+        loss=lambda model, batch: loss_fn(call_model(model, batch[0]), batch[1]),
+        training=spec.training,
+        tokens_per_sample=tokens_per_sample,
+        vocab_size=None,
+        approximate_flops=approximate_flops or tokens_per_sample > 1,
+    )
+    corpus = Corpus(
+        source="dataset",
+        files=(),
+        fingerprint=fingerprint,
+        num_tokens=(len(dataset) - num_heldout + heldout_samples) * tokens_per_sample,
+        num_bytes=0,
+        heldout_tokens=heldout_samples * tokens_per_sample,
+        dtype="object",
+        tokenizer=None,
+    )
+    plan = build_plan(spec, family=family, corpus=corpus)
+    if not train:
+        return plan
+    workloads = _Workloads(model_class, dataset, eval_dataset, num_heldout, loss_fn, sample_loss_fn, tokens_per_sample)
+    records = run_sweep(plan, tasks=functools.partial(_task, plan, workloads), slots=slots)
+    return conclude_sweep(plan, records)
+
+
+@dataclass(frozen=True)
+class _Workloads:
+    """What all runs of a study share."""
+
+    model_class: type[nn.Module]
+    dataset: Any
+    heldout: Any | None
+    num_heldout: int
+    loss_fn: Callable[[Any, Any], torch.Tensor]
+    sample_loss_fn: Callable[[Any, Any], torch.Tensor] | None
+    tokens_per_sample: int
+
+
+def _task(plan: SweepPlan, shared: _Workloads, run: RunPlan) -> WorkerTask:
+    assert run.model.family == "class"
+    workload = DatasetWorkload(
+        model_class=shared.model_class,
+        arguments=run.model.arguments,
+        dataset=shared.dataset,
+        heldout=shared.heldout,
+        num_heldout=shared.num_heldout,
+        loss_fn=shared.loss_fn,
+        sample_loss_fn=shared.sample_loss_fn,
+        tokens_per_sample=shared.tokens_per_sample,
+    )
+    return WorkerTask(run, workload, plan.spec.training.checkpoint_every, plan.cluster.peak_flops)
+
+
+def _spec(
+    model_class: type[nn.Module],
+    size_parameter: str,
+    size_multiple_of: int,
+    tokens_per_sample: int,
+    fingerprint: str,
+    num_samples: int,
+    heldout_samples: int,
+    model_arguments: Mapping[str, Any],
+    *,
+    training: Mapping[str, Any] | None,
+    global_batch_tokens: int,
+    **sections: Any,
+) -> SweepSpec:
+    """The spec that says the same as the arguments of `find_optimal`."""
+    if "<locals>" in model_class.__qualname__:
+        raise SpecError(
+            f"{model_class.__qualname__} is defined inside a function; workers can only import a class of a module"
+        )
+    for name, value in model_arguments.items():
+        if not isinstance(value, (str, int, float, bool, type(None))):
+            raise SpecError(
+                f"model_arguments: {name} is {value!r}; a plan holds numbers, strings, booleans and None only: let the "
+                "class take a name, or derive a class that sets it"
+            )
+    values = {key: value for key, value in sections.items() if value is not None}
+    values["model"] = {
+        "family": "class",
+        "class_path": f"{model_class.__module__}:{model_class.__name__}",
+        "size_parameter": size_parameter,
+        "size_multiple_of": size_multiple_of,
+        "context_length": tokens_per_sample,
+    }
+    values["data"] = {
+        "source": "dataset",
+        "fingerprint": fingerprint,
+        "num_samples": num_samples,
+        "heldout_tokens": heldout_samples * tokens_per_sample,
+    }
+    values["training"] = {"global_batch_tokens": global_batch_tokens, **(training or {})}
+    return validate_spec(values, "find_optimal")
+
+
+def _first_samples(dataset: Any, tokens_per_sample: int | None) -> tuple[Any, int]:
+    """A batch of the first sample, as often as a class is looked at with, and how many predictions a sample is.
+
+    Raises:
+        DataError: No map-style dataset, an empty one, or items that are no pairs.
+    """
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise DataError(f"dataset: {type(dataset).__name__} is not map-style; it needs __len__ and __getitem__")
+    if len(dataset) == 0:
+        raise DataError("dataset is empty")
+    item = dataset[0]
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        raise DataError(f"dataset: an item is a pair (inputs, targets); the first is a {type(item).__name__}")
+    inputs, targets = default_collate([tuple(item)] * LOOKED_AT_SAMPLES)
+    if tokens_per_sample is None:
+        is_sequence = isinstance(targets, torch.Tensor) and targets.ndim == 2 and not targets.is_floating_point()
+        return (inputs, targets), int(targets.shape[1]) if is_sequence else 1
+    return (inputs, targets), tokens_per_sample
+
+
+def _fingerprint(dataset: Any, eval_dataset: Any | None, *losses: Callable[..., Any] | None) -> str:
+    """Hash of the lengths, of evenly spaced samples, and of the loss functions' source."""
+    digest = hashlib.sha256(source_hash(*losses).encode())
+    for samples in (dataset, eval_dataset):
+        if samples is None:
+            continue
+        digest.update(str(len(samples)).encode())
+        count = min(len(samples), _FINGERPRINTED_SAMPLES)
+        for number in range(count):
+            with seeded(number):  # for a dataset that draws at random
+                sample = samples[number * (len(samples) - 1) // max(count - 1, 1)]
+            for leaf in _pytree.tree_leaves(sample):
+                digest.update(source_hash(leaf).encode() if isinstance(leaf, torch.Tensor) else repr(leaf).encode())
+    return digest.hexdigest()[:16]

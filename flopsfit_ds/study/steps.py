@@ -1,0 +1,179 @@
+"""The steps of a sweep as functions: plan, train, fit, report. The command line calls these and nothing below."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flopsfit_ds.base.errors import DataError, FitError, LaunchError
+from flopsfit_ds.base.hardware import Machine, launched_world
+from flopsfit_ds.base.storage import write_json
+from flopsfit_ds.base.units import format_count
+from flopsfit_ds.base.usercode import check_allowed
+from flopsfit_ds.data.corpus import ABSENT
+from flopsfit_ds.plan import sweep_plan as _planning
+from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
+from flopsfit_ds.records import RunRecord, SweepFolder
+from flopsfit_ds.spec import ClassModel, SweepSpec
+
+_log = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from flopsfit_ds.engine import ExecutorName, Progress
+    from flopsfit_ds.fit import ScalingFit
+    from flopsfit_ds.train.order import WorkerTask
+
+
+def build_plan(
+    spec: SweepSpec,
+    *,
+    spec_folder: str | Path = ".",
+    allow_import: Sequence[str] = (),
+    machine: Machine | None = None,
+) -> SweepPlan:
+    """Resolve a spec into a plan: every number of every run. Imports torch only for a class of the user's own.
+
+    Args:
+        spec: What the user wants.
+        spec_folder: Folder that the spec's relative paths start from.
+        allow_import: Packages whose classes the spec may name.
+        machine: What `hardware: auto` stands for; without it, this machine.
+
+    Raises:
+        SpecError: An unknown device, or a class outside the packages allowed.
+        PlanError: A point fits nowhere, or a budget does not fill one batch.
+        DataError: The data is missing, damaged or shorter than one sequence.
+    """
+    family = None
+    if isinstance(spec.model, ClassModel):
+        check_allowed(spec.model.class_path, allow_import)
+        from flopsfit_ds.study.class_family import spec_class_family
+
+        family = spec_class_family(spec.model, spec.training)
+    return _planning.build_plan(spec, spec_folder=spec_folder, family=family, machine=machine)
+
+
+def run_sweep(
+    plan: SweepPlan,
+    *,
+    executor: ExecutorName = "auto",
+    slots: int | None = None,
+    progress: Progress | None = None,
+    tasks: Callable[[RunPlan], WorkerTask] | None = None,
+) -> tuple[RunRecord, ...]:
+    """Train every run of a plan that has no record yet, under whatever launcher this process was started by.
+
+    Args:
+        plan: What to train.
+        executor: `auto` (launcher's ranks, else this machine), or `slurm`.
+        slots: Slots on a CPU, instead of the plan's.
+        progress: Told what happens.
+        tasks: What a run trains; without it, a language model on the plan's corpus.
+
+    Returns:
+        One record a run, in the plan's order.
+
+    Raises:
+        LaunchError: The slots, or the launcher's ranks, differ from what the plan needs.
+        SweepFolderError: The folder cannot be written, or another driver holds it.
+        DataError: The data is missing, or holds ids beyond the vocabulary.
+    """
+    from flopsfit_ds import engine
+
+    launched = launched_world(os.environ) if executor in ("auto", "launched") else None
+    if launched is not None and launched[0] != plan.cluster.num_gpus:
+        raise LaunchError(
+            f"the launcher started {launched[0]} ranks, and the plan is for {plan.cluster.num_gpus} devices "
+            f"({plan.cluster.num_nodes} nodes of {plan.cluster.gpus_per_node}); start as many ranks, or set "
+            f"hardware.gpus_per_node={launched[1]} and hardware.num_nodes={launched[0] // launched[1]}"
+        )
+    if plan.corpus.fingerprint == ABSENT:
+        raise DataError(
+            f"data.path: {plan.corpus.files[0]}: no such file; a sweep can be planned without it, not trained"
+        )
+    return engine.run_sweep(
+        plan, tasks=tasks or functools.partial(_token_task, plan), executor=executor, slots=slots, progress=progress
+    )
+
+
+def _token_task(plan: SweepPlan, run: RunPlan) -> WorkerTask:
+    """What a run of a spec's sweep trains; the corpus is tokenised when the first run asks for it."""
+    from flopsfit_ds.train.data.tokens import TokenWorkload, prepare_tokens
+    from flopsfit_ds.train.order import WorkerTask
+
+    vocab_size = run.model.vocab_size
+    assert vocab_size is not None
+    tokens = prepare_tokens(plan.corpus, plan.folder.absolute() / "data", vocab_size)
+    unique = tokens.num_tokens - tokens.heldout_tokens
+    if run.unique_tokens is None and run.num_tokens > unique > 0:
+        _log.warning(
+            "%s: trains on %s tokens of %s unique ones: the data repeats %.1f times",
+            run.label, format_count(run.num_tokens), format_count(unique), run.num_tokens / unique,
+        )  # fmt: skip
+    return WorkerTask(
+        plan=run,
+        workload=TokenWorkload(run.model, tokens),
+        checkpoint_every_seconds=plan.spec.training.checkpoint_every,
+        peak_flops=plan.cluster.peak_flops,
+    )
+
+
+def fit_records(records: Iterable[RunRecord], spec: SweepSpec) -> ScalingFit:
+    """Fit the law that the spec asks for to the records of its sweep.
+
+    Raises:
+        FitError: The completed runs do not support the law.
+    """
+    from flopsfit_ds.fit import fit_scaling_law, points_from_records
+
+    options = spec.fit
+    chosen = points_from_records(records, parameter_count=options.parameters)
+    return fit_scaling_law(
+        chosen.points,
+        excluded=chosen.excluded,
+        law=options.law,
+        loss=options.loss,
+        huber_delta=options.huber_delta,
+        bootstrap_samples=options.bootstrap_samples,
+        bootstrap=options.bootstrap,
+        level=options.level,
+        target_compute=options.target_compute,
+    )
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep came to.
+
+    Attributes:
+        records: One a run, in the plan's order.
+        fit: The law, or the error that says why the completed runs do not support one.
+        report: The report's page.
+    """
+
+    records: tuple[RunRecord, ...]
+    fit: ScalingFit | FitError
+    report: Path
+
+
+def conclude_sweep(plan: SweepPlan, records: Sequence[RunRecord]) -> SweepResult:
+    """Fit the law, write `fit.json` and the report.
+
+    Raises:
+        SweepFolderError: The folder cannot be written.
+    """
+    from flopsfit_ds.report import write_report
+
+    folder = SweepFolder(plan.folder)
+    try:
+        fit = fit_records(records, plan.spec)
+        write_json(folder.fit, fit.to_json_dict())
+    except FitError as error:
+        fit = error
+        folder.fit.unlink(missing_ok=True)
+    return SweepResult(tuple(records), fit, write_report(folder, records, fit, plan=plan))

@@ -1,0 +1,190 @@
+"""Checkpoints of one run that a kill cannot tear: a hidden folder, a manifest with hashes, one rename.
+
+DeepSpeed writes its files with plain `torch.save` and reads them with `weights_only=False`: a checkpoint is code. Only
+folders that this run wrote and whose files still have the hashes of their manifest are ever loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from flopsfit_ds.base.errors import RecordError
+from flopsfit_ds.base.storage import fsync_folder, read_json, write_json
+from flopsfit_ds.base.units import format_bytes
+
+TAG = "state"
+"""Folder of DeepSpeed's own files inside a checkpoint."""
+
+_log = logging.getLogger(__name__)
+_KEPT = 2
+_HASHING_THREADS = 4
+_BLOCK_BYTES = 1 << 22
+
+Pulse = Callable[[str], None]
+"""Told a phase, again and again while work without steps goes on, so that it is not taken for a hang."""
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """What a checkpoint says of itself.
+
+    Attributes:
+        path: Its folder.
+        run_id: The run it belongs to.
+        step: Optimiser steps done.
+        seconds: Training time up to it, over all attempts.
+        first_loss: Training loss of the first step.
+        zero_stage: Of the engine that wrote it.
+        world_size: Of the engine that wrote it.
+    """
+
+    path: Path
+    run_id: str
+    step: int
+    seconds: float
+    first_loss: float
+    zero_stage: int
+    world_size: int
+
+
+def state_bytes(num_params_total: int, num_params_trainable: int) -> int:
+    """Size of a checkpoint: weights in fp32, and of trainable ones a master copy and AdamW's two moments."""
+    return 4 * num_params_total + 12 * num_params_trainable
+
+
+def temporary_folder(folder: Path, step: int) -> Path:
+    """Where all ranks write the checkpoint of a step before it is committed."""
+    return folder / f".step-{step}.tmp"
+
+
+def shortage(folder: Path, num_bytes: int) -> str | None:
+    """Why `num_bytes` cannot be written below a folder, in words; None where there is room."""
+    free = shutil.disk_usage(folder).free
+    if free >= num_bytes:
+        return None
+    return f"{format_bytes(num_bytes)} are needed and {format_bytes(free)} are free in {folder}"
+
+
+def commit_checkpoint(folder: Path, state: SavedState, pulse: Pulse = lambda phase: None) -> None:
+    """Make a written checkpoint the newest: called on one rank, after all ranks have written.
+
+    Of the others the one before it is kept. Later ones than it are of a line that the run has left (they were damaged,
+    or of a layout that could not be read), and go too: they would shadow it.
+
+    Args:
+        folder: The run's checkpoint folder.
+        state: Its `path` is the temporary folder.
+        pulse: Told that the work goes on.
+    """
+    paths = list(_files(state.path))
+    files = {
+        str(path.relative_to(state.path)): {"bytes": path.stat().st_size, "sha256": digest}
+        for path, digest in zip(paths, _sha256_of_all(paths, partial(pulse, "checkpoint"), sync=True), strict=True)
+    }
+    for inner in (path for path in state.path.rglob("*") if path.is_dir()):
+        fsync_folder(inner)
+    fields: dict[str, Any] = asdict(state)
+    del fields["path"]
+    write_json(state.path / _MANIFEST, {"state": fields, "files": files})
+    final = folder / f"step-{state.step}"
+    if final.exists():
+        discard(final)
+    state.path.rename(final)
+    fsync_folder(folder)
+    kept = [path for path in _folders(folder) if _step_of(path) <= state.step][:_KEPT]
+    for old in set(_folders(folder)) - set(kept):
+        discard(old)
+
+
+def newest_checkpoint(folder: Path, run_id: str, pulse: Pulse = lambda phase: None) -> SavedState | None:
+    """The newest whole checkpoint of a run; damaged ones are passed over, and said."""
+    for path in _folders(folder):
+        try:
+            return verify_checkpoint(path, run_id, pulse)
+        except RecordError as error:
+            _log.warning("%s: passed over: %s", path, error)
+    return None
+
+
+def verify_checkpoint(path: Path, run_id: str, pulse: Pulse = lambda phase: None) -> SavedState:
+    """Compare every file of a checkpoint with its manifest.
+
+    Raises:
+        RecordError: It is torn, altered or of another run.
+    """
+    try:
+        manifest = read_json(path / _MANIFEST)
+    except FileNotFoundError:
+        raise RecordError("it has no manifest") from None
+    try:
+        state, files = SavedState(path=path, **manifest["state"]), manifest["files"]
+    except (KeyError, TypeError):
+        raise RecordError("its manifest is of another version") from None
+    if state.run_id != run_id:
+        raise RecordError(f"it belongs to run {state.run_id}")
+    found = {str(file.relative_to(path)) for file in _files(path)} - {_MANIFEST}
+    if found != set(files):
+        raise RecordError(f"its files are not those of its manifest: {sorted(found ^ set(files))}")
+    for name, expected in files.items():
+        if (path / name).stat().st_size != expected["bytes"]:
+            raise RecordError(f"{name} has changed since it was written: {expected['bytes']} bytes are expected")
+    for name, digest in zip(
+        files, _sha256_of_all([path / name for name in files], partial(pulse, "verify")), strict=True
+    ):
+        if digest != files[name]["sha256"]:
+            raise RecordError(f"{name} has changed since it was written")
+    return state
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a killed attempt left half-written."""
+    for path in folder.glob(".*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def discard(path: Path) -> None:
+    """Remove a folder so that a kill leaves it whole or out of sight."""
+    hidden = path.with_name(f".{path.name.removeprefix('.').removesuffix('.tmp')}.gone.tmp")
+    if hidden.exists():
+        shutil.rmtree(hidden)
+    path.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _sha256_of_all(paths: Sequence[Path], pulse: Callable[[], None], sync: bool = False) -> list[str]:
+    with ThreadPoolExecutor(_HASHING_THREADS) as pool:  # hashing and waiting for a disk both leave the interpreter free
+        return list(pool.map(lambda path: _sha256(path, pulse, sync), paths))
+
+
+def _sha256(path: Path, pulse: Callable[[], None], sync: bool) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            digest.update(block)
+            pulse()
+        if sync:
+            os.fsync(stream.fileno())
+    return digest.hexdigest()
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Committed checkpoints, newest first."""
+    return sorted(folder.glob("step-*"), key=lambda path: -_step_of(path))
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))

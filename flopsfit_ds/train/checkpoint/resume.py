@@ -1,0 +1,149 @@
+"""Where an attempt begins: at the start, or at the newest whole checkpoint, converted to another layout if need be.
+
+Rank 0 reads and verifies the files, once, and tells the others through the rendezvous store, before the engine is
+built: DeepSpeed has to know beforehand that it will load a universal checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+
+from flopsfit_ds.base.errors import SweepFolderError
+from flopsfit_ds.base.storage import cannot_write
+from flopsfit_ds.train.checkpoint.files import (
+    TAG,
+    Pulse,
+    SavedState,
+    clear_leftovers,
+    discard,
+    newest_checkpoint,
+    shortage,
+)
+from flopsfit_ds.train.checkpoint.universal import convert, has_share_of_every_group, inside, load_universal
+from flopsfit_ds.train.order import WorkerOrder
+from flopsfit_ds.train.session import Session
+
+if TYPE_CHECKING:
+    from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
+_log = logging.getLogger(__name__)
+_KEY = "resume"
+_DECISION_TIMEOUT = timedelta(hours=2)
+_CANNOT_CONVERT = (AssertionError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
+"""How DeepSpeed says that it does not know a checkpoint's form; what lacks memory or a disk is tried again."""
+_CONVERSION_FACTOR = 2  # shards of every parameter, and then the whole of it
+_NO_SHARE = "a rank has no share of a group of few small parameters, and DeepSpeed's loader demands one"
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where an attempt begins.
+
+    Attributes:
+        saved: The checkpoint to load; None at the start.
+        universal: Folder of its universal form, removed once it is loaded; empty where `saved` is loaded as it is.
+        refused: Why the newest whole checkpoint is not used; None where there is none, or where it is.
+    """
+
+    saved: SavedState | None = None
+    universal: str = ""
+    refused: str | None = None
+
+
+def agree_on_resume_point(order: WorkerOrder, run_id: str, store: Store, pulse: Pulse) -> ResumePoint:
+    """Let rank 0 choose, and convert if need be, before any engine is built; the other ranks wait for its word.
+
+    Args:
+        order: Which rank this is, and the layout.
+        run_id: Of the run.
+        store: The attempt's rendezvous.
+        pulse: Told that the work goes on.
+
+    Raises:
+        SweepFolderError: There is no room for a conversion, or this rank does not see the files.
+    """
+    if order.rank == 0:
+        point = _choose(order, run_id, pulse)
+        store.set(_KEY, json.dumps(asdict(point), default=str))
+        return point
+    store.wait([_KEY], _DECISION_TIMEOUT)
+    fields = json.loads(store.get(_KEY))
+    if fields["saved"] is not None:
+        fields["saved"] = SavedState(**{**fields["saved"], "path": Path(fields["saved"]["path"])})
+    point = ResumePoint(**fields)
+    if point.saved is not None and not point.saved.path.is_dir():
+        raise SweepFolderError(
+            f"{point.saved.path}: rank 0 goes on from here and rank {order.rank} does not see it; "
+            "put output_root on a file system that all nodes share"
+        )
+    return point
+
+
+def _choose(order: WorkerOrder, run_id: str, pulse: Pulse) -> ResumePoint:
+    folder = Path(order.run_folder) / "checkpoint"
+    folder.mkdir(exist_ok=True)
+    clear_leftovers(folder)
+    saved = newest_checkpoint(folder, run_id, pulse)
+    if saved is None:
+        return ResumePoint()
+    same = (saved.zero_stage, saved.world_size) == (order.zero_stage, order.world_size)
+    if same or saved.zero_stage == order.zero_stage == 0:  # at stage 0 every rank has all states
+        return ResumePoint(saved)
+    universal = folder / ".universal.tmp"
+    needed = _CONVERSION_FACTOR * sum(path.stat().st_size for path in saved.path.rglob("*"))
+    if lacking := shortage(folder, needed):
+        raise SweepFolderError(
+            f"{saved.path} cannot be converted to another layout: {lacking}; free space or change output_root"
+        )
+    try:
+        convert(saved, universal, pulse)
+    except OSError as error:
+        raise cannot_write(universal, error) from error
+    except _CANNOT_CONVERT as error:
+        _log.warning("DeepSpeed's conversion of %s failed", saved.path, exc_info=True)
+        clear_leftovers(folder)
+        return _refuse(saved, order, f"{type(error).__name__}: {error}")
+    return ResumePoint(saved, universal=str(universal))
+
+
+def _refuse(saved: SavedState, order: WorkerOrder, reason: str) -> ResumePoint:
+    """Start over, and say why."""
+    refused = (
+        f"the checkpoint of step {saved.step}, written by ZeRO-{saved.zero_stage} on {saved.world_size} ranks, cannot "
+        f"be read by ZeRO-{order.zero_stage} on {order.world_size}: {reason}"
+    )
+    if order.rank == 0:
+        _log.warning("%s: starting over", refused)
+    return ResumePoint(refused=refused)
+
+
+def load(session: Session, order: WorkerOrder, point: ResumePoint) -> ResumePoint:
+    """Load what was agreed on; a collective.
+
+    Returns:
+        `point`, or the start, where the engine turns out not to be able to load it.
+    """
+    if point.saved is None:
+        return point
+    if not point.universal:
+        with inside(point.saved.path.parent):
+            session.engine.load_checkpoint(point.saved.path.name, tag=TAG)
+        return point
+    universal = Path(point.universal)
+    refusals = torch.tensor(0.0 if has_share_of_every_group(session) else 1.0, device=session.device)
+    if order.world_size > 1:
+        dist.all_reduce(refusals)
+    if not refusals:
+        load_universal(session, universal)
+    if order.world_size > 1:
+        dist.barrier()  # all have read it
+    if order.rank == 0:
+        discard(universal)
+    return _refuse(point.saved, order, _NO_SHARE) if refusals else point
