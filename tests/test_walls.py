@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -27,8 +28,10 @@ def loaded_by(code: str, cwd: Path) -> str:
 
 @pytest.mark.parametrize(
     "module",
-    ["base.hardware", "data.corpus", "memory", "model.architecture", "plan.ds_config", "plan.sweep_plan", "records"]
-    + ["spec", "study.steps"],
+    [
+        *("base.hardware", "data.corpus", "memory", "model.architecture", "plan.ds_config", "plan.sweep_plan"),
+        *("records", "spec", "study.steps"),
+    ],
 )
 def test_planning_loads_nothing_heavy(module, tmp_path):
     assert loaded_by(f"import flopsfit_ds.{module}", tmp_path) == "LOADED []"
@@ -63,3 +66,16 @@ def test_layers_go_down_only():
         check=False,
     )
     assert result.returncode == 0, result.stdout
+
+
+def test_every_package_is_shipped_in_a_wheel():
+    folders = {path.parent for path in (PROJECT / "flopsfit_ds").rglob("__init__.py")}
+    found = {".".join(folder.relative_to(PROJECT).parts) for folder in folders}
+    declared = re.search(r"^packages = \[(.*?)\]", (PROJECT / "pyproject.toml").read_text(), re.M | re.S)
+    assert declared is not None
+    assert {*re.findall(r'"(.+?)"', declared[1])} == {*found, "flopsfit_ds.ds_configs"}
+
+
+def test_no_folder_holds_more_than_ten_files():
+    for folder in (PROJECT / "flopsfit_ds").rglob("*/"):
+        assert len([path for path in folder.iterdir() if path.is_file()]) <= 10, folder

@@ -8,25 +8,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flopsfit_ds.fit.forecast.isoflop import isoflop_minima
+    from flopsfit_ds.fit.forecast.prediction import predict
     from flopsfit_ds.fit.points.points import Point, points_from_records
     from flopsfit_ds.fit.points.reading import load_points
-    from flopsfit_ds.fit.predict.isoflop import isoflop_minima
-    from flopsfit_ds.fit.predict.prediction import predict
     from flopsfit_ds.fit.preview import PlannedPoint, PriorLaw, preview_design
     from flopsfit_ds.fit.result import ScalingFit, load_prediction_model
     from flopsfit_ds.fit.scaling import fit_scaling_law
 
 _HOMES = {
-    "Point": "points",
+    "Point": "points.points",
     "ScalingFit": "result",
     "fit_scaling_law": "scaling",
-    "isoflop_minima": "isoflop",
-    "load_points": "reading",
+    "isoflop_minima": "forecast.isoflop",
+    "load_points": "points.reading",
     "load_prediction_model": "result",
-    "points_from_records": "points",
+    "points_from_records": "points.points",
     "PlannedPoint": "preview",
     "PriorLaw": "preview",
-    "predict": "prediction",
+    "predict": "forecast.prediction",
     "preview_design": "preview",
 }
 

@@ -14,11 +14,11 @@ import numpy as np
 
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.base.units import format_count, format_flops
+from flopsfit_ds.fit.forecast.rolling import m_estimator_variance
 from flopsfit_ds.fit.laws.base import ComputeRule, Inputs
 from flopsfit_ds.fit.laws.parametric import Chinchilla
 from flopsfit_ds.fit.losses import FloatArray, LossFunction, make_loss
 from flopsfit_ds.fit.points.points import Point, PointArrays, compute_rule_of
-from flopsfit_ds.fit.predict.rolling import m_estimator_variance
 from flopsfit_ds.fit.result import load_fit_dict
 
 WORST_SIZE_ERROR = math.log(3.0)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flopsfit_ds.base.errors import FitError
+from flopsfit_ds.fit.forecast.isoflop import BudgetMinimum, IsoflopDiagnostics
+from flopsfit_ds.fit.forecast.optimum import LawAt, Optimum, ServingOptimum
+from flopsfit_ds.fit.forecast.prediction import Prediction, PredictionModel, interval_dict
 from flopsfit_ds.fit.losses import FloatArray
 from flopsfit_ds.fit.points.points import Exclusion, Point
-from flopsfit_ds.fit.predict.isoflop import BudgetMinimum, IsoflopDiagnostics
-from flopsfit_ds.fit.predict.optimum import LawAt, Optimum, ServingOptimum
-from flopsfit_ds.fit.predict.prediction import Prediction, PredictionModel, interval_dict
 from flopsfit_ds.fit.solve.bootstrap import Draws
 from flopsfit_ds.fit.solve.certificate import Certificate
 from flopsfit_ds.fit.solve.intervals import Interval

@@ -15,6 +15,10 @@ from flopsfit_ds.base.units import format_count, format_flops
 from flopsfit_ds.fit.checks.diagnostics import Target, tokens_scatter
 from flopsfit_ds.fit.checks.findings import Diagnostics, FitMaterial, run_diagnostics
 from flopsfit_ds.fit.checks.warnings import RAY_SPREAD, FitView, collect_warnings
+from flopsfit_ds.fit.forecast.ensemble import Ensemble, build_ensemble
+from flopsfit_ds.fit.forecast.isoflop import budget_groups, isoflop_minima
+from flopsfit_ds.fit.forecast.optimum import LawAt, Optimum
+from flopsfit_ds.fit.forecast.rolling import compute_groups
 from flopsfit_ds.fit.laws.base import ComputeRule, Inputs, Law
 from flopsfit_ds.fit.laws.registry import get_law
 from flopsfit_ds.fit.losses import FloatArray, LossFunction, make_loss
@@ -27,10 +31,6 @@ from flopsfit_ds.fit.points.points import (
     select_points,
     with_rows,
 )
-from flopsfit_ds.fit.predict.ensemble import Ensemble, build_ensemble
-from flopsfit_ds.fit.predict.isoflop import budget_groups, isoflop_minima
-from flopsfit_ds.fit.predict.optimum import LawAt, Optimum
-from flopsfit_ds.fit.predict.rolling import compute_groups
 from flopsfit_ds.fit.result import Audit, LawSummary, ScalingFit
 from flopsfit_ds.fit.solve.bootstrap import Draws, bootstrap_fits, cluster_labels
 from flopsfit_ds.fit.solve.certificate import CertifiedFit, certified_fit

@@ -15,8 +15,8 @@ from planted_sweeps import sweep, write_csv
 
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit import fit_scaling_law, isoflop_minima, load_points, load_prediction_model, predict
+from flopsfit_ds.fit.forecast.prediction import PredictionModel
 from flopsfit_ds.fit.planted import GridDesign, planted_points, random_law
-from flopsfit_ds.fit.predict.prediction import PredictionModel
 
 
 def test_isoflop_minima_find_the_planted_optima() -> None:

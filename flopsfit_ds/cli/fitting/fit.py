@@ -16,10 +16,10 @@ from flopsfit_ds.cli.options import AllowImport, AsJson, Overrides, SpecArgument
 from flopsfit_ds.spec import Fit
 
 if TYPE_CHECKING:
+    from flopsfit_ds.fit.forecast.isoflop import IsoflopDiagnostics
+    from flopsfit_ds.fit.forecast.optimum import Optimum, ServingOptimum
+    from flopsfit_ds.fit.forecast.prediction import Prediction
     from flopsfit_ds.fit.points.points import Exclusion, Point
-    from flopsfit_ds.fit.predict.isoflop import IsoflopDiagnostics
-    from flopsfit_ds.fit.predict.optimum import Optimum, ServingOptimum
-    from flopsfit_ds.fit.predict.prediction import Prediction
     from flopsfit_ds.fit.preview import DesignPreview, PlannedPoint
     from flopsfit_ds.fit.result import ScalingFit
     from flopsfit_ds.plan.sweep_plan import SweepPlan

@@ -20,9 +20,9 @@ from flopsfit_ds.fit.checks.diagnostics import (
     tokens_scatter,
     two_modes,
 )
+from flopsfit_ds.fit.forecast.ensemble import Ensemble, FormFit
+from flopsfit_ds.fit.forecast.rolling import asymptotic_covariance
 from flopsfit_ds.fit.points.points import Point, PointArrays
-from flopsfit_ds.fit.predict.ensemble import Ensemble, FormFit
-from flopsfit_ds.fit.predict.rolling import asymptotic_covariance
 from flopsfit_ds.fit.solve.bootstrap import Draws
 from flopsfit_ds.fit.solve.certificate import CertifiedFit
 from flopsfit_ds.fit.solve.likelihood import Profile, profile_likelihood

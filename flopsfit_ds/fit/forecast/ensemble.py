@@ -17,12 +17,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from flopsfit_ds.base.errors import FitError
+from flopsfit_ds.fit.forecast.prediction import FormDraws, PredictionModel
+from flopsfit_ds.fit.forecast.rolling import Extrapolation, asymptotic_covariance, roll, run_noise
 from flopsfit_ds.fit.laws.base import ComputeRule
 from flopsfit_ds.fit.laws.registry import LAWS, get_law
 from flopsfit_ds.fit.losses import FloatArray, LossFunction
 from flopsfit_ds.fit.points.points import PointArrays
-from flopsfit_ds.fit.predict.prediction import FormDraws, PredictionModel
-from flopsfit_ds.fit.predict.rolling import Extrapolation, asymptotic_covariance, roll, run_noise
 from flopsfit_ds.fit.solve.bootstrap import Draws, bootstrap_fits
 from flopsfit_ds.fit.solve.certificate import CertifiedFit, certified_fit
 from flopsfit_ds.fit.solve.solver import Problem

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from flopsfit_ds.base.errors import FitError
+from flopsfit_ds.fit.forecast.optimum import FARTHEST
 from flopsfit_ds.fit.laws.base import ComputeRule, Inputs
 from flopsfit_ds.fit.laws.registry import get_law
 from flopsfit_ds.fit.losses import FloatArray
-from flopsfit_ds.fit.predict.optimum import FARTHEST
 from flopsfit_ds.fit.solve.intervals import Interval
 
 _BISECTIONS = 60

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flopsfit_ds.fit.forecast.isoflop import budget_groups
 from flopsfit_ds.fit.laws.base import Law
 from flopsfit_ds.fit.losses import FloatArray, LossFunction, huber_moments
 from flopsfit_ds.fit.points.points import Point, PointArrays
-from flopsfit_ds.fit.predict.isoflop import budget_groups
 from flopsfit_ds.fit.solve.solver import Problem, minimise
 from flopsfit_ds.fit.solve.starts import seed_starts
 

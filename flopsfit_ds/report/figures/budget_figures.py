@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flopsfit_ds.base.units import format_count, format_flops
+from flopsfit_ds.fit.forecast.isoflop import BudgetMinimum, budget_groups
 from flopsfit_ds.fit.points.points import Point
-from flopsfit_ds.fit.predict.isoflop import BudgetMinimum, budget_groups
 from flopsfit_ds.report.figures.axes import count_axis, end_labels, loss_axis, mark, name_axes, new_drawing
 from flopsfit_ds.report.figures.palette import INK, MARKERS, MUTED, PAPER, Tone, budget_tones
 from flopsfit_ds.report.figures.svg import Drawing

@@ -11,10 +11,10 @@ import numpy as np
 
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.base.units import format_flops
+from flopsfit_ds.fit.forecast.isoflop import BudgetMinimum
+from flopsfit_ds.fit.forecast.optimum import Optimum
+from flopsfit_ds.fit.forecast.prediction import Prediction
 from flopsfit_ds.fit.losses import FloatArray
-from flopsfit_ds.fit.predict.isoflop import BudgetMinimum
-from flopsfit_ds.fit.predict.optimum import Optimum
-from flopsfit_ds.fit.predict.prediction import Prediction
 from flopsfit_ds.fit.result import ScalingFit
 from flopsfit_ds.fit.solve.intervals import Interval
 from flopsfit_ds.report.figures.axes import count_axis, flops_axis, loss_axis, mark, name_axes, new_drawing

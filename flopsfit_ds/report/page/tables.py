@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from flopsfit_ds.base.units import format_bytes, format_count, format_flops, format_seconds
-from flopsfit_ds.fit.predict.isoflop import BudgetMinimum
-from flopsfit_ds.fit.predict.optimum import Optimum
+from flopsfit_ds.fit.forecast.isoflop import BudgetMinimum
+from flopsfit_ds.fit.forecast.optimum import Optimum
 from flopsfit_ds.fit.result import ScalingFit
 from flopsfit_ds.fit.solve.intervals import Interval
 from flopsfit_ds.records import Attempt, Observed, RunRecord
