@@ -19,9 +19,9 @@ from flopsfit_ds.engine.nodes.control import Control, leading, open_control_stor
 from flopsfit_ds.engine.nodes.launch import LaunchedRank
 from flopsfit_ds.engine.nodes.launched import LaunchedExecutor
 from flopsfit_ds.engine.nodes.local import LocalExecutor
+from flopsfit_ds.engine.nodes.patience import Patience
 from flopsfit_ds.engine.nodes.slot_executor import SlotExecutor
 from flopsfit_ds.engine.nodes.workers import NodeWorkers
-from flopsfit_ds.engine.patience import Patience
 from flopsfit_ds.engine.progress import Progress
 from flopsfit_ds.engine.schedule.scheduler import Scheduler
 from flopsfit_ds.engine.signals import Signals, SweepStoppedError

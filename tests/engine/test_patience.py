@@ -10,7 +10,7 @@ from toy_phases import PROGRAM, PhasesTask
 
 from flopsfit_ds.engine import SweepStoppedError, patience, run_sweep
 from flopsfit_ds.engine.disk.attempts import read_attempts
-from flopsfit_ds.engine.patience import Pace, Patience
+from flopsfit_ds.engine.nodes.patience import Pace, Patience
 from flopsfit_ds.engine.progress import Silence
 from flopsfit_ds.records import SweepFolder
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from flopsfit_ds.engine.nodes.patience import Patience
 from flopsfit_ds.engine.nodes.slot_executor import SlotExecutor
 from flopsfit_ds.engine.nodes.workers import NodeWorkers
-from flopsfit_ds.engine.patience import Patience
 from flopsfit_ds.engine.signals import Signals
 from flopsfit_ds.engine.slots import NodeSlots
 from flopsfit_ds.records import SweepFolder

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from flopsfit_ds.engine.disk.attempts import AttemptOutcome, Exits, close_attempt, open_attempt
 from flopsfit_ds.engine.executor import Assignment, Ending, Report
-from flopsfit_ds.engine.patience import Pace, Patience, split_beat
+from flopsfit_ds.engine.nodes.patience import Pace, Patience, split_beat
 from flopsfit_ds.engine.slots import NodeSlots
 from flopsfit_ds.records import Attempt, RunFolder, SweepFolder
 from flopsfit_ds.train.order import EXIT_OUTCOME_WRITTEN, EXIT_PREEMPTED, WorkerOrder
