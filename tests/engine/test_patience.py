@@ -8,8 +8,9 @@ import signal
 import pytest
 from toy_phases import PROGRAM, PhasesTask
 
-from flopsfit_ds.engine import SweepStoppedError, patience, run_sweep
+from flopsfit_ds.engine import SweepStoppedError, run_sweep
 from flopsfit_ds.engine.disk.attempts import read_attempts
+from flopsfit_ds.engine.nodes import patience
 from flopsfit_ds.engine.nodes.patience import Pace, Patience
 from flopsfit_ds.engine.progress import Silence
 from flopsfit_ds.records import SweepFolder
