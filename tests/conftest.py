@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).parent))  # for the helpers, from whatever folder the tests are started
 
-from fault_table import faults, pytest_terminal_summary
 from hypothesis import settings
-from sweeps import write_bytes_corpus
+
+from helpers.fault_table import faults, pytest_terminal_summary
+from helpers.sweeps import write_bytes_corpus
 
 __all__ = ["faults", "pytest_terminal_summary"]
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from sweeps import MICRO, plan_of, with_values, write_bytes_corpus
 
 from flopsfit_ds import __version__
 from flopsfit_ds.base.presets import shipped_specs
 from flopsfit_ds.cli.main import run
+from helpers.sweeps import MICRO, plan_of, with_values, write_bytes_corpus
 
 PROJECT = Path(__file__).resolve().parents[2]
 LAUNCHER = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3"}

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from sweeps import MICRO, with_values, write_bytes_corpus
 
 from flopsfit_ds.records import RunRecord, SweepFolder
+from helpers.sweeps import MICRO, with_values, write_bytes_corpus
 
 PROJECT = Path(__file__).resolve().parents[2]
 SCRIPT = str(PROJECT / "scripts" / "sweep.py")

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-SPEC = """
-name: toy
-output_root: {root}
-model: {{vocab_size: 256, context_length: 32, head_dim: 8, width_per_layer: 32}}
-data: {{source: python-stdlib, heldout_tokens: 2k}}
-design: {{method: points, points: [{points}]}}
-training: {{global_batch_tokens: 1024, learning_rates: [6e-3], precision: fp32}}
-hardware: {{device: cpu, gpus_per_node: {slots}}}
-placement: {{num_gpus: {num_gpus}}}
-execution: {{max_attempts: 3, hang_timeout: 2}}
-"""
+from flopsfit_ds.engine import run_sweep
+from flopsfit_ds.plan.sweep_plan import build_plan
+from flopsfit_ds.spec import parse_spec
+from helpers.engine.toy import PROGRAM, SPEC, ToyTask
 
 
 @pytest.fixture
@@ -27,9 +15,6 @@ def make_plan(tmp_path):
     """A plan of so many points; `num_gpus` are the numbers of slots allowed a point."""
 
     def make(num_points: int = 3, num_gpus: str = "[1]", slots: int = 2, **execution):
-        from flopsfit_ds.plan.sweep_plan import build_plan
-        from flopsfit_ds.spec import parse_spec
-
         points = ", ".join(f"{{num_params: 11k, num_tokens: {40 + 2 * i}k}}" for i in range(num_points))
         text = SPEC.format(root=tmp_path / "outputs", points=points, slots=slots, num_gpus=num_gpus)
         return build_plan(parse_spec(text, [f"execution.{key}={value}" for key, value in execution.items()]))
@@ -42,10 +27,6 @@ def run_toys():
     """Run a plan's toys in this process; `tasks` are keyword arguments of each, by the number of the run."""
 
     def run(plan, per_run=None, common=None, **options):
-        from toy import PROGRAM, ToyTask
-
-        from flopsfit_ds.engine import run_sweep
-
         numbers = {run.run_id: i for i, run in enumerate(plan.runs)}
 
         def task_of(run):

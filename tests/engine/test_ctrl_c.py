@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from test_driver_deaths import processes_of, start, sweep_folder
-from test_several_nodes import exit_codes, logs, start_nodes
 
 from flopsfit_ds.engine.disk.attempts import read_attempts
+from helpers.engine.drivers import processes_of, start, sweep_folder
+from helpers.engine.launched_nodes import exit_codes, logs, start_nodes
 
 
 def first_attempts(folder):

@@ -7,11 +7,11 @@ import socket
 import time
 
 import pytest
-from toy import CHECKPOINT_STEPS, NUM_STEPS, steps_trained_twice, undisturbed_loss
 
 from flopsfit_ds.base.storage import JsonLines
 from flopsfit_ds.engine.progress import Silence
 from flopsfit_ds.records import SweepFolder
+from helpers.engine.toy import CHECKPOINT_STEPS, NUM_STEPS, steps_trained_twice, undisturbed_loss
 
 
 def test_a_sweep_completes_and_is_not_repeated(make_plan, run_toys):

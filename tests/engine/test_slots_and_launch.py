@@ -176,7 +176,7 @@ def test_failed_points_run_again_after_retry(make_plan, run_toys):
 def run_script(folder, body):
     script = folder / "script.py"
     script.write_text(textwrap.dedent(body))
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     return subprocess.run(
         [sys.executable, str(script), str(folder)],
         capture_output=True,
@@ -190,8 +190,7 @@ def run_script(folder, body):
 SCRIPT = """
     import functools, sys
     from dataclasses import dataclass
-    from conftest import SPEC
-    from toy import PROGRAM, ToyTask
+    from helpers.engine.toy import PROGRAM, SPEC, ToyTask
     from flopsfit_ds.engine import run_sweep
     from flopsfit_ds.base.errors import FlopsfitError
     from flopsfit_ds.plan.sweep_plan import build_plan

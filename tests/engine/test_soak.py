@@ -18,8 +18,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_driver_deaths import kill_everything, processes_of, start, sweep_folder
-from toy import steps_trained_twice, undisturbed_loss
+
+from helpers.engine.drivers import kill_everything, processes_of, start, sweep_folder
+from helpers.engine.toy import steps_trained_twice, undisturbed_loss
 
 
 def one_worker(folder, draw):

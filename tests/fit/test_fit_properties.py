@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted_sweeps import sweep
 
 from flopsfit_ds.fit import Point, ScalingFit, fit_scaling_law
 from flopsfit_ds.fit.laws.registry import LAWS
+from helpers.fit.planted_sweeps import sweep
 
 SEEDS = st.integers(0, 10_000)
 

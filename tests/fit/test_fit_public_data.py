@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from planted_sweeps import PUBLIC_DATA
 
 from flopsfit_ds.fit import fit_scaling_law, load_points
 from flopsfit_ds.fit.points.points import Point
-
-pytestmark = pytest.mark.skipif(not PUBLIC_DATA.exists(), reason=f"no public data at {PUBLIC_DATA}")
+from helpers.fit.planted_sweeps import PUBLIC_DATA
 
 
 @pytest.fixture(scope="module")

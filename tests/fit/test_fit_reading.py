@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from planted_sweeps import sweep, write_csv
 
 from flopsfit_ds.base.errors import DataError, FitError
 from flopsfit_ds.fit import Point, fit_scaling_law, load_points
 from flopsfit_ds.fit.points.reading import MAX_ROWS
+from helpers.fit.planted_sweeps import sweep, write_csv
 
 
 @pytest.mark.parametrize(

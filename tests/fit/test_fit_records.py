@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from planted_sweeps import PUBLIC_DATA, sweep
 
 from flopsfit_ds.fit import Point, fit_scaling_law, isoflop_minima, load_points, points_from_records
 from flopsfit_ds.fit.solve.bootstrap import cluster_labels
 from flopsfit_ds.records import Observed, Planned, RunRecord, Status, SweepFolder, records_csv
+from helpers.fit.planted_sweeps import PUBLIC_DATA, sweep
 
 
 def record(number: int, point: Point, status: Status = "completed", reason: str | None = None) -> RunRecord:
@@ -79,7 +79,7 @@ def test_parameters_are_counted_as_asked(records: list[RunRecord]) -> None:
 
 
 def test_the_sweep_folder_and_its_table_give_the_same_fit(records: list[RunRecord], tmp_path: Path) -> None:
-    from planted_cli import run
+    from helpers.fit.planted_cli import run
 
     folder = SweepFolder(tmp_path / "sweep")
     folder.prepare()
@@ -133,7 +133,6 @@ def test_clustered_noise_widens_only_the_cluster_bootstrap() -> None:
     assert wide > 1.5 * narrow
 
 
-@pytest.mark.skipif(not PUBLIC_DATA.exists(), reason=f"no public data at {PUBLIC_DATA}")
 def test_budgets_of_the_public_points_are_found() -> None:
     found = isoflop_minima(sorted(load_points(PUBLIC_DATA).points, key=lambda p: p.loss)[:-5])
     budgets = [b.compute_flops for b in found.budgets]

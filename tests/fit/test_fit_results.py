@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from planted_cli import invoke
-from planted_sweeps import sweep, write_csv
 
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit import fit_scaling_law, isoflop_minima, load_points, load_prediction_model, predict
 from flopsfit_ds.fit.forecast.prediction import PredictionModel
 from flopsfit_ds.fit.planted import GridDesign, planted_points, random_law
+from helpers.fit.planted_cli import invoke
+from helpers.fit.planted_sweeps import sweep, write_csv
 
 
 def test_isoflop_minima_find_the_planted_optima() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from planted_sweeps import sweep
 from scipy.optimize import minimize
 
 from flopsfit_ds.base.errors import FitError
@@ -17,6 +16,7 @@ from flopsfit_ds.fit.scaling import make_problem
 from flopsfit_ds.fit.solve.bootstrap import bootstrap_fits
 from flopsfit_ds.fit.solve.certificate import certified_fit
 from flopsfit_ds.fit.solve.solver import Problem, local_model, objective_of, solve_symmetric
+from helpers.fit.planted_sweeps import sweep
 
 
 def problem_of(form: str, loss: str = "huber_log", seed: int = 3, **design: object) -> Problem:

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from planted_sweeps import sweep
 
 from flopsfit_ds.fit import Point, ScalingFit, fit_scaling_law
 from flopsfit_ds.fit.checks.diagnostics import two_modes
@@ -17,6 +16,7 @@ from flopsfit_ds.fit.planted import GridDesign, observe, planted_points, random_
 from flopsfit_ds.fit.points.points import PointArrays
 from flopsfit_ds.fit.scaling import make_problem
 from flopsfit_ds.fit.solve.certificate import certified_fit
+from helpers.fit.planted_sweeps import sweep
 
 
 def codes(fit: ScalingFit) -> set[str]:

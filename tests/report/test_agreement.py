@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from report_records import of_plan
-from sweeps import MICRO, plan_of, with_values
 
 from flopsfit_ds.base.storage import read_json, write_json
 from flopsfit_ds.cli.main import run
 from flopsfit_ds.cli.sweeping.sweep import carry_out
 from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.records import SweepFolder
+from helpers.report.report_records import of_plan
+from helpers.sweeps import MICRO, plan_of, with_values
 
 DESIGN = {"method": "isoflop", "compute_budgets": [3e10, 3e11], "sizes_per_budget": 4, "tokens_per_parameter": 20}
 

@@ -15,10 +15,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-import report_writer
-from report_records import NO_CUDA, diverged, isoflop_sweep, ladder_sweep, of_plan, record
-from report_writer import fit_of, versions
-from sweeps import MICRO, plan_of, with_values
 
 from flopsfit_ds.base.errors import FitError, SweepFolderError
 from flopsfit_ds.base.units import format_count
@@ -27,6 +23,10 @@ from flopsfit_ds.records import RunRecord, SweepFolder
 from flopsfit_ds.report import write_report
 from flopsfit_ds.report.page.formula import in_numbers, typeset
 from flopsfit_ds.report.values import log_error_text
+from helpers.report import report_writer
+from helpers.report.report_records import NO_CUDA, diverged, isoflop_sweep, ladder_sweep, of_plan, record
+from helpers.report.report_writer import fit_of, versions
+from helpers.sweeps import MICRO, plan_of, with_values
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 WRITER = str(report_writer.__file__)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from ranks import Attempt, Layout, RankServer, bench_of, start, workload_of
-from sweeps import MICRO, plan_of, with_values, write_bytes_corpus
-
 from flopsfit_ds.train.order import EXIT_PREEMPTED
+from helpers.sweeps import MICRO, plan_of, with_values, write_bytes_corpus
+from helpers.train.ranks import Attempt, Layout, RankServer, bench_of, start, workload_of
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 import time
 
-from ranks import Layout, bench_of
-from slow_workloads import SlowWorkload
+from helpers.train.ranks import Layout, bench_of
+from helpers.train.slow_workloads import SlowWorkload
 
 
 def test_long_steps_and_a_long_evaluation_show_that_they_go_on(server, tmp_path):

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import own_losses
 import pytest
 import torch
-from own_losses import workload_of_own
-from ranks import Layout, RankServer, start
-from sweeps import MICRO, plan_of, with_values, write_bytes_corpus
 
 from flopsfit_ds.base.errors import DataError
 from flopsfit_ds.base.storage import read_json
 from flopsfit_ds.train.order import EXIT_FAILED
+from helpers.sweeps import MICRO, plan_of, with_values, write_bytes_corpus
+from helpers.train import own_losses
+from helpers.train.own_losses import workload_of_own
+from helpers.train.ranks import Layout, RankServer, start
 
 SHORT = {"design__points": [{"num_params": 6e3, "num_tokens": 2560}], "training__precision": "fp32"}
 

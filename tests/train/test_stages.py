@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from ranks import Layout, workload_of
-from sweeps import MICRO, plan_of, with_values, write_bytes_corpus
 
 from flopsfit_ds.train.data.sampling import samples_of_step
 from flopsfit_ds.train.schedule import learning_rate_at
+from helpers.sweeps import MICRO, plan_of, with_values, write_bytes_corpus
+from helpers.train.ranks import Layout, workload_of
 
 ALONE = Layout(0, 1, accumulation=2)
 EIGHT = [Layout(stage, world, accumulation=2) for stage in (0, 1, 2, 3) for world in (1, 2)]

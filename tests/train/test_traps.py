@@ -11,9 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from broken_models import OutOfMemoryWorkload
-from ranks import Layout, RankServer, start, workload_of
-from sweeps import MICRO, plan_of, with_values, write_bytes_corpus
 
 from flopsfit_ds.base.errors import RecordError
 from flopsfit_ds.base.presets import preset_folder
@@ -23,6 +20,9 @@ from flopsfit_ds.train.checkpoint.files import SavedState, commit_checkpoint, ne
 from flopsfit_ds.train.data.sampling import share_of_rank
 from flopsfit_ds.train.order import EXIT_OUT_OF_MEMORY
 from flopsfit_ds.train.schedule import learning_rate_at
+from helpers.sweeps import MICRO, plan_of, with_values, write_bytes_corpus
+from helpers.train.broken_models import OutOfMemoryWorkload
+from helpers.train.ranks import Layout, RankServer, start, workload_of
 
 PROJECT = Path(__file__).resolve().parents[2]
 SHORT = {"design__points": [{"num_params": 6e3, "num_tokens": 3840}]}
@@ -60,7 +60,9 @@ def begin(server, folder: Path, layout: Layout, target: str | None = None, name:
     return start(server, plan.runs[0], workload_of(plan, plan.runs[0], folder), folder / name, layout, **options)
 
 
-def described(server, folder: Path, layout: Layout, target: str = "trap_targets:describe_session", **changes) -> dict:
+def described(
+    server, folder: Path, layout: Layout, target: str = "helpers.train.trap_targets:describe_session", **changes
+) -> dict:
     name = f"{target.partition(':')[2]}-{layout.zero_stage}-{layout.world_size}"
     attempt = begin(server, folder, layout, target, name, **changes)
     assert attempt.wait() == [0] * layout.world_size, attempt.logs()
@@ -131,7 +133,7 @@ class TestPrecision:
 class TestManyExperiments:
     def test_trap_zero_3_replaces_linear_for_the_rest_of_the_process(self, server, tmp_path):
         inside = described(server, tmp_path, Layout(3, 1))["linear"]
-        after = described(server, tmp_path, Layout(0, 1), "trap_targets:describe_linear")["linear"]
+        after = described(server, tmp_path, Layout(0, 1), "helpers.train.trap_targets:describe_linear")["linear"]
         assert "deepspeed" in inside  # the trap is still there: else this test, and a fresh process a point, can go
         assert "deepspeed" not in after
 

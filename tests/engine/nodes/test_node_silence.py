@@ -1,0 +1,130 @@
+"""Several nodes, of which one is busy, cannot take part, or waits: nobody is given up early, and everybody is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from flopsfit_ds.engine.nodes.control import Mailbox, beating
+from helpers.engine import impatient_sweep
+from helpers.engine.drivers import sweep_folder
+from helpers.engine.launched_nodes import exit_codes, free_port, logs
+from helpers.engine.toy import undisturbed_loss
+
+SCRIPT = Path(impatient_sweep.__file__)
+
+
+def start_node(folder, node, *, task_seconds=0.0, join_seconds=600.0, nvidia_smi=None, agent_store=None, device="cpu"):
+    """One of two nodes with one rank; nodes and drivers are lost after two seconds of silence."""
+    settings = {"task_seconds": task_seconds, "join_seconds": join_seconds, "silence_seconds": 2.0, "device": device}
+    variables = {"RANK": node, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1"}
+    variables["MASTER_PORT"] = agent_store or (folder / "port").read_text()
+    variables |= {"TORCHELASTIC_USE_AGENT_STORE": "True"} if agent_store else {}
+    if nvidia_smi is not None:
+        (folder / f"bin{node}").mkdir()
+        (folder / f"bin{node}" / "nvidia-smi").write_text(f"#!/bin/sh\n{nvidia_smi}\n")
+        (folder / f"bin{node}" / "nvidia-smi").chmod(0o755)
+        variables["PATH"] = f"{folder / f'bin{node}'}:{os.environ['PATH']}"
+    log = (folder / f"log.{node}.txt").open("a")
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(folder / "outputs"), json.dumps(settings)],
+        stdout=log,
+        stderr=log,
+        env={**os.environ, **{key: str(value) for key, value in variables.items()}},
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "port").write_text(str(free_port()))
+    return tmp_path
+
+
+def test_nodes_that_prepare_data_for_longer_than_the_silence_allowed(folder):
+    processes = [start_node(folder, node, task_seconds=5.0) for node in range(2)]
+    assert exit_codes(processes) == [0, 0], logs(folder)
+    assert [record.loss for record in sweep_folder(folder).records()] == [undisturbed_loss()]
+
+
+def test_a_node_waits_for_a_driver_that_is_not_there_yet_as_long_as_is_promised(folder):
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    node = start_node(folder, 1, agent_store=store.port, join_seconds=15.0)
+    store.set_timeout(timedelta(seconds=60))
+    store.wait(["flopsfit-ds/1/reports/1/0"])
+    began = time.monotonic()
+    assert node.wait(60) == 1, logs(folder)
+    assert time.monotonic() - began > 4
+
+
+def test_a_node_without_its_gpus_is_named_on_both_and_ends_the_sweep(folder):
+    whole = 'case "$*" in *name*) echo "0, GPU-a, NVIDIA H100 80GB HBM3, 81559";; *) echo "0, GPU-a";; esac'
+    broken = 'echo "Unable to determine the device handle for GPU0" >&2; exit 15'
+    processes = [
+        start_node(folder, node, nvidia_smi=what, device="H100-SXM") for node, what in enumerate((whole, broken))
+    ]
+    assert exit_codes(processes, 60) == [2, 2], logs(folder)
+    assert "node 1:" in (folder / "log.0.txt").read_text()
+    assert "nvidia-smi" in (folder / "log.1.txt").read_text()
+
+
+def test_a_driver_that_fails_before_all_have_joined_takes_the_others_with_it(folder):
+    """Another driver holds the folder's lease; the store is the launcher's and stays."""
+    from torch.distributed import TCPStore
+
+    from flopsfit_ds.engine.disk.lease import Lease
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    lease = Lease.acquire(sweep_folder(folder).path / "leases")
+    try:
+        processes = [start_node(folder, node, agent_store=store.port) for node in range(2)]
+        assert exit_codes(processes, 60) == [2, 2], logs(folder)
+    finally:
+        lease.release()
+
+
+def test_a_driver_that_waits_for_a_node_stops_on_a_signal_and_asks_to_be_started_again(folder):
+    driver = start_node(folder, 0)
+    deadline = time.monotonic() + 60
+    while not list(sweep_folder(folder).path.glob("runs/*/plan.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGTERM)
+    assert driver.wait(40) == 75, logs(folder)
+    assert "before node 1 had joined" in (folder / "log.0.txt").read_text()
+
+
+def test_a_busy_main_thread_is_still_heard():
+    from torch.distributed import HashStore
+
+    store = HashStore()
+    sender, receiver = Mailbox(store, "orders/1"), Mailbox(store, "orders/1")
+    assert not receiver.was_heard
+    with beating([sender]):
+        time.sleep(2.5)
+        assert receiver.silent_seconds() == 0
+        assert receiver.was_heard
+    time.sleep(1.1)
+    receiver.silent_seconds()
+    time.sleep(1.5)
+    assert receiver.silent_seconds() > 1
+
+
+@pytest.mark.parametrize(
+    ("place", "told"), [({"RANK": "8", "LOCAL_RANK": "0"}, 1), ({"RANK": "9", "LOCAL_RANK": "1"}, 0)]
+)
+def test_one_rank_of_each_node_says_what_is_wrong(monkeypatch, capsys, place, told):
+    from flopsfit_ds.cli.main import run
+
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    assert run(["sweep", "missing.yaml"]) == 2
+    assert capsys.readouterr().err.count("error: missing.yaml") == told

@@ -1,0 +1,238 @@
+"""Sweeps as jobs of a real SLURM: two nodes on one machine, started by scripts/slurm_testbed.sh."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from flopsfit_ds.records import SweepFolder
+from helpers.engine.drivers import SCRIPT
+from helpers.engine.toy import CHECKPOINT_STEPS, steps_trained_twice, undisturbed_loss
+
+ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.slurm
+SPEC = """
+name: toy
+output_root: {root}
+model: {{vocab_size: 256, context_length: 32, head_dim: 8, width_per_layer: 32}}
+data: {{source: python-stdlib, heldout_tokens: 2k}}
+design: {{method: points, points: [{{num_params: 11k, num_tokens: 20k}}]}}
+training: {{global_batch_tokens: 1024, learning_rates: [6e-3], precision: fp32}}
+hardware: {{device: cpu, gpus_per_node: 1, num_nodes: 2}}
+placement: {{num_gpus: [2], zero_stages: [2]}}
+"""
+
+STOPPABLE = """
+import os, signal, sys, time
+def say(word): open("words", "a").write(word + " ")
+def stop(*_): say("stopped"); sys.exit(75)
+signal.signal(signal.SIGTERM, stop)
+say("started")
+if os.environ.get("SLURM_RESTART_COUNT", "0") != "0": say("went-on"); sys.exit(0)
+time.sleep(60)
+"""
+
+
+@pytest.fixture(scope="session")
+def slurm_conf():
+    """The testbed's settings; started if need be, and then ended at the end."""
+    script = ROOT / "scripts" / "slurm_testbed.sh"
+    missing = [name for name in ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd") if not shutil.which(name)]
+    if missing or os.getuid() != 0:
+        pytest.skip(f"no SLURM here (missing: {missing}, uid {os.getuid()}); as root: {script} install")
+    folder = Path(os.environ.get("FLOPSFIT_DS_SLURM_FOLDER", f"{tempfile.gettempdir()}/flopsfit-ds-slurm"))
+    was_running = (folder / "slurmctld.pid").exists()
+    answer = subprocess.run(["bash", str(script), "start"], capture_output=True, text=True, timeout=120, check=False)
+    if answer.returncode:
+        pytest.skip(f"the SLURM testbed does not start here: {answer.stderr[-300:]}")
+    yield answer.stdout.strip().rpartition("=")[2]
+    if not was_running:
+        subprocess.run(["bash", str(script), "stop"], check=True, timeout=120)
+
+
+@pytest.fixture
+def cluster(slurm_conf, tmp_path):
+    """Runs commands of the cluster, and sweeps of toys on it; ends all jobs afterwards."""
+    yield Cluster(slurm_conf, tmp_path)
+    subprocess.run(["scancel", "--user=root"], env={**os.environ, "SLURM_CONF": slurm_conf}, check=True, timeout=30)
+
+
+class Cluster:
+    def __init__(self, slurm_conf, folder):
+        self.folder = folder
+        self.environment = {
+            **os.environ,
+            "SLURM_CONF": slurm_conf,
+            "TOY_EXECUTOR": "slurm",
+            "PYTHONPATH": str(ROOT / "tests"),
+        }
+
+    def call(self, *command):
+        answer = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=60, check=True, cwd=self.folder
+        )
+        return answer.stdout
+
+    def start(self, *arguments):
+        log = (self.folder / "log.txt").open("a")
+        command = [sys.executable, str(SCRIPT), str(self.folder / "outputs"), *map(str, arguments)]
+        return subprocess.Popen(command, stdout=log, stderr=log, env=self.environment, start_new_session=True)
+
+    @property
+    def log(self):
+        return (self.folder / "log.txt").read_text()
+
+    @property
+    def sweep(self):
+        return SweepFolder(self.folder / "outputs" / "toy")
+
+    def finish(self, *arguments, timeout=240):
+        process = self.start(*arguments)
+        assert process.wait(timeout) == 0, self.log
+        records = list(self.sweep.records())
+        assert [record.loss for record in records] == [undisturbed_loss()] * int(arguments[0])
+        return records
+
+    def job_ids(self):
+        path = self.sweep.path / "slurm" / "jobs.jsonl"
+        return [json.loads(line.partition(" ")[2])["job_id"] for line in path.read_text().splitlines()]
+
+    def wait_for_words(self, words, timeout=90):
+        path, deadline = self.folder / "words", time.monotonic() + timeout
+        while not path.exists() or path.read_text().split() != words.split():
+            assert time.monotonic() < deadline, path.read_text() if path.exists() else "not started"
+            time.sleep(0.2)
+
+    def wait_for_state(self, job, state):
+        deadline = time.monotonic() + 30
+        while self.call("squeue", "-h", "-t", "all", "-j", job, "-o", "%T").strip() != state:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+    def wait_for_steps(self, minimum):
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            states = self.sweep.path.glob("runs/*/toy-checkpoint.*.json")
+            if sum(json.loads(path.read_text())[0] for path in states) >= minimum:
+                return
+            time.sleep(0.1)
+        pytest.fail(self.log)
+
+
+def test_small_points_share_a_job_and_one_goes_on_when_its_submitter_is_killed(cluster):
+    process = cluster.start(3, "[1]", 2, 0.3)
+    cluster.wait_for_steps(5)
+    process.kill()
+    process.wait()
+    records = cluster.finish(3, "[1]", 2, 0.3)
+    assert len(cluster.job_ids()) == 1, "three small points, one job, submitted once"
+    assert [len(record.attempts) for record in records] == [1, 1, 1], "the job never noticed"
+
+
+def test_stopping_the_submitter_leaves_the_jobs_to_the_cluster(cluster):
+    process = cluster.start(1, "[1]", 2, 0.4)
+    cluster.wait_for_steps(5)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert "1 runs to go" in cluster.log
+    (record,) = cluster.finish(1, "[1]", 2, 0.4)
+    assert len(record.attempts) == 1
+
+
+def test_a_point_on_two_nodes(cluster):
+    (record,) = cluster.finish(
+        1, "[2]", 1, 0.05, "hardware.num_nodes=2", "training.global_batch_tokens=2048", "execution.hang_timeout=60"
+    )
+    assert record.attempts[0].slots == (f"{record.host}:0", f"{record.host.rpartition('/')[0]}/1:0")
+    assert cluster.call("sacct", "-n", "-X", "-P", "-j", cluster.job_ids()[0], "-o", "NodeList").strip() == "n[1-2]"
+
+
+def test_a_job_cancelled_by_an_administrator_is_submitted_again(cluster, faults):
+    faults.inject("a SLURM job cancelled")
+    process = cluster.start(1, "[1]", 2, 0.4)
+    cluster.wait_for_steps(5)
+    cluster.call("scancel", cluster.job_ids()[0])
+    assert process.wait(120) == 0, cluster.log
+    (record,) = cluster.sweep.records()
+    assert record.loss == undisturbed_loss()
+    assert [attempt.outcome for attempt in record.attempts] == ["preempted", "completed"]
+    (lost,) = [event for event in cluster.sweep.events.read() if event["event"] == "job lost"]
+    assert (lost["job_id"], lost["state"]) == (cluster.job_ids()[0], "CANCELLED")
+    assert record.attempts[-1].start_step >= 5
+    faults.cost("a SLURM job cancelled", steps_trained_twice(cluster.sweep.path), allowed=CHECKPOINT_STEPS)
+
+
+def test_a_partition_that_does_not_exist(cluster):
+    process = cluster.start(1, "[1]", 2, 0.1, "execution.slurm_partition=gpu")
+    assert process.wait(60) == 2
+    assert "the cluster has no partition 'gpu'; it has high, main" in cluster.log
+
+
+def test_no_more_jobs_at_once_than_allowed(cluster):
+    cluster.finish(3, "[1]", 2, 0.3, "execution.slurm_max_jobs=1", "hardware.peak_flops=5e3")
+    assert len(cluster.job_ids()) == 3, "long points have a job each"
+    lines = cluster.call("sacct", "-n", "-X", "-P", "-j", ",".join(cluster.job_ids()), "-o", "Start,End").split()
+    times = sorted(line.split("|") for line in lines)
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(times))
+
+
+def test_a_sweep_under_plain_srun_on_two_nodes(cluster):
+    """One allocation, one rank a node, no launcher but `srun`, which sets no RANK and no MASTER_ADDR."""
+    (cluster.folder / "spec.yaml").write_text(SPEC.format(root=cluster.folder / "outputs"))
+    command = ["salloc", "-N2", "--ntasks-per-node=1", "srun", "-N2", "--ntasks-per-node=1", sys.executable]
+    answer = subprocess.run(
+        [*command, str(ROOT / "scripts" / "sweep.py"), "spec.yaml"],
+        env=cluster.environment, capture_output=True, text=True, timeout=240, check=False, cwd=cluster.folder,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    (record,) = cluster.sweep.records()
+    assert record.status == "completed"
+    assert (record.observed.world_size, record.observed.zero_stage) == (2, 2)
+    first, second = (slot.rpartition(":")[0] for slot in record.attempts[-1].slots)
+    assert first != second, "one rank on each node"
+    (step,) = cluster.sweep.path.glob("slurm/*.json")
+    steps = cluster.call("sacct", "-n", "-P", "-j", step.name.partition(".")[0], "-o", "JobID,NodeList,NTasks")
+    assert f"{step.name.partition('.')[0]}.0|n[1-2]|2" in steps.split()
+
+
+@pytest.mark.slow
+def test_the_readmes_script_is_stopped_before_its_time_limit_and_requeued(cluster):
+    """Its lines on a real SLURM, with smaller numbers; the ranks see the signal, and the shell outlives it."""
+    (script,) = [block for block in (ROOT / "README.md").read_text().split("```") if "#SBATCH" in block]
+    (cluster.folder / "job.sbatch").write_text(script.strip() + "\n")
+    (cluster.folder / "scripts").mkdir()
+    (cluster.folder / "scripts" / "sweep.py").write_text(STOPPABLE)
+    option = next(word for word in script.split() if word.startswith("--signal=")).partition("=")[2]
+    smaller = ["--nodes=1", "--time=10", "--ntasks-per-node=1", "--gpus-per-node=0", "--parsable"]
+    job = cluster.call("sbatch", *smaller, "job.sbatch").strip()
+    cluster.wait_for_words("started")
+    to_the_shell = ["--batch"] if option.startswith("B:") else []
+    cluster.call("scancel", *to_the_shell, "--signal=TERM", job)
+    cluster.wait_for_words("started stopped started went-on")
+    cluster.wait_for_state(job, "COMPLETED")
+
+
+@pytest.mark.slow
+def test_preempted_in_the_middle_requeued_and_completed(cluster, faults):
+    faults.inject("preemption by SLURM")
+    process = cluster.start(1, "[1]", 2, 0.7)
+    cluster.wait_for_steps(5)
+    victim = cluster.job_ids()[0]
+    cluster.call("sbatch", "-p", "high", "--exclusive", "-N2", "-o", "/dev/null", "--wrap", "sleep 1")
+    assert process.wait(300) == 0, cluster.log
+    (record,) = cluster.sweep.records()
+    assert record.loss == undisturbed_loss()
+    assert [attempt.outcome for attempt in record.attempts] == ["preempted", "completed"]
+    assert record.attempts[1].start_step > 5, "the checkpoint was written when the signal came"
+    assert cluster.job_ids() == [victim], "requeued by the cluster, not submitted again"
+    faults.cost("preemption by SLURM", steps_trained_twice(cluster.sweep.path), allowed=0)

@@ -1,0 +1,1 @@
+"""What tests share: small specs, toys, planted records, processes to be killed. Tests import it as `helpers`."""

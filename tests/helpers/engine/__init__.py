@@ -1,0 +1,1 @@
+"""Toy runs, the sweeps of them as programs, and what stands in for SLURM."""

@@ -1,0 +1,65 @@
+"""Drivers of toy sweeps as processes of their own: started, waited for and killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flopsfit_ds.engine.fork.processes import ProcessIdentity
+from flopsfit_ds.records import SweepFolder
+from helpers.engine.toy import undisturbed_loss
+
+SCRIPT = Path(__file__).with_name("toy_sweep.py")
+
+
+def start(folder, *arguments, launcher=(sys.executable,), **environment):
+    log = (folder / "log.txt").open("a")
+    command = [*launcher, str(SCRIPT), str(folder / "outputs"), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **environment}, start_new_session=True)
+
+
+def sweep_folder(folder):
+    return SweepFolder(folder / "outputs" / "toy")
+
+
+def wait_for_steps(folder, minimum, timeout=60):
+    """Until the toys have written so many checkpoints in all."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        states = []
+        for path in sweep_folder(folder).path.glob("runs/*/toy-checkpoint.*.json"):
+            states.append(json.loads(path.read_text())[0])
+        if sum(states) >= minimum:
+            return
+        time.sleep(0.02)
+    pytest.fail((folder / "log.txt").read_text())
+
+
+def processes_of(folder):
+    """Pids of all workers of the sweep that still run; a pid that is another process by now is none of them."""
+    notes = sweep_folder(folder).path.glob("runs/*/attempt-*/process.*.json")
+    workers = [ProcessIdentity(**json.loads(note.read_text())["content"]) for note in notes]
+    return [worker.pid for worker in workers if worker.is_alive]
+
+
+def finish(folder, *arguments, **environment):
+    process = start(folder, *arguments, **environment)
+    assert process.wait(120) == 0, (folder / "log.txt").read_text()
+    records = list(sweep_folder(folder).records())
+    assert [record.loss for record in records] == [undisturbed_loss()] * int(arguments[0])
+    return records
+
+
+def kill_everything(driver):
+    """The driver, its server and all workers."""
+    for process in [*psutil.Process(driver.pid).children(recursive=True), driver]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()

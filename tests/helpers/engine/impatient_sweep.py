@@ -1,0 +1,41 @@
+"""A sweep of one toy on two nodes with short patience: `impatient_sweep.py folder settings`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # started as a script, by itself
+
+
+from flopsfit_ds.base.errors import FlopsfitError
+from flopsfit_ds.engine import run_sweep
+from flopsfit_ds.engine.nodes import agent, control
+from flopsfit_ds.plan.sweep_plan import build_plan
+from flopsfit_ds.spec import parse_spec
+from helpers.engine.toy import PROGRAM, SPEC, ToyTask
+
+
+def main(folder: str, settings: dict) -> int:
+    agent.SILENCE_SECONDS = control.SILENCE_SECONDS = settings["silence_seconds"]
+    agent.JOIN_PATIENCE_SECONDS = control.JOIN_PATIENCE_SECONDS = settings["join_seconds"]
+    text = SPEC.format(root=folder, points="{num_params: 11k, num_tokens: 40k}", slots=1, num_gpus="[2]")
+    overrides = ["hardware.num_nodes=2", f"hardware.device={settings['device']}", "execution.hang_timeout=60"]
+    plan = build_plan(parse_spec(text, overrides))
+
+    def task_of(run):
+        time.sleep(settings["task_seconds"])
+        return ToyTask(run)
+
+    try:
+        run_sweep(plan, tasks=task_of, program=PROGRAM)
+    except FlopsfitError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], json.loads(sys.argv[2])))

@@ -1,0 +1,1 @@
+"""Planted sweeps, and the commands of the fit."""

@@ -1,0 +1,1 @@
+"""Planted records and their reports."""

@@ -1,0 +1,31 @@
+"""Any shape of the decoder, and the module built of it without memory."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import strategies as st
+
+from flopsfit_ds.model.architecture import ModelShape
+from flopsfit_ds.train.model import Decoder
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> ModelShape:
+    heads_per_group = draw(st.sampled_from([1, 2, 4]))
+    kv_heads = draw(st.integers(1, 4))
+    head_dim = 2 * draw(st.integers(1, 16))
+    return ModelShape(
+        num_layers=draw(st.integers(1, 5)),
+        hidden_size=kv_heads * heads_per_group * head_dim,
+        num_heads=kv_heads * heads_per_group,
+        num_kv_heads=kv_heads,
+        intermediate_size=draw(st.integers(1, 200)),
+        vocab_size=draw(st.integers(2, 1000)),
+        context_length=draw(st.integers(1, 64)),
+        tied_embeddings=draw(st.booleans()),
+    )
+
+
+def built(shape: ModelShape) -> Decoder:
+    with torch.device("meta"):
+        return Decoder(shape)

@@ -1,0 +1,1 @@
+"""Ranks under way, and models, losses and workloads made to fail."""

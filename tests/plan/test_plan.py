@@ -1,0 +1,175 @@
+"""The plan: identity is content, every number is resolved, and it can be written and read back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from flopsfit_ds.base.hardware import Machine
+from flopsfit_ds.base.units import GIB
+from flopsfit_ds.plan import sweep_plan as plan_module
+from flopsfit_ds.plan.sweep_plan import RunPlan, build_plan
+from helpers.sweeps import MACHINE, MICRO, plan_of, spec_of, with_values, write_bytes_corpus
+
+GPU = {"device": "H100-SXM", "gpus_per_node": 8}
+
+
+def ids(values, folder) -> list[str]:
+    return [run.run_id for run in plan_of(values, folder).runs]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model__vocab_size": 300},
+        {"model__context_length": 32},
+        {"model__head_dim": 16},
+        {"model__width_per_layer": 3},
+        {"model__mlp_ratio": 4},
+        {"model__tied_embeddings": False},
+        {"model__rope_base": 500},
+        {"model__query_heads_per_kv_head": 2},
+        {"data__heldout_tokens": 2048},
+        {"design__points": [{"num_params": 6e3, "num_tokens": 25600}]},
+        {"design__points": [{"num_params": 2e4, "num_tokens": 12800}]},
+        {"training__global_batch_tokens": 256},
+        {"training__learning_rates": [2e-2]},
+        {"training__learning_rate_reference_params": 1e6},
+        {"training__warmup_fraction": 0.5},
+        {"training__final_learning_rate_fraction": 0.5},
+        {"training__weight_decay": 0.2},
+        {"training__beta1": 0.5},
+        {"training__beta2": 0.5},
+        {"training__epsilon": 1e-5},
+        {"training__gradient_clipping": 0.5},
+        {"training__precision": "bf16"},
+        {"training__seeds": [1]},
+        {"training__frozen_parameters": ["norm.weight"]},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_can_change_the_loss_changes_the_run_id(change, corpus_folder):
+    assert set(ids(with_values(MICRO, **change), corpus_folder)).isdisjoint(ids(MICRO, corpus_folder))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "other"},
+        {"output_root": "elsewhere"},
+        {"training__checkpoint_every": 1},
+        {"placement__zero_stages": [3]},
+        {"placement__zero_stages": [1]},
+        {"placement__num_gpus": [2]},
+        {"placement__max_micro_batch_size_per_gpu": 1},
+        {"placement__activation_checkpointing": "always"},
+        {"placement": {"zero_stages": [3], "offload": "always"}},
+        {"placement__memory_margin": 0.5},
+        {"placement__points_per_gpu": 2},
+        {"hardware": GPU},
+        {"hardware__device_memory": "10GiB"},
+        {"hardware__price_per_gpu_hour": 3},
+        {"execution__max_attempts": 7},
+        {"execution__hang_timeout": 5},
+        {"fit__law": "kaplan"},
+        {"fit__target_compute": 1e20},
+    ],
+    ids=str,
+)
+def test_what_cannot_change_the_loss_leaves_the_run_id_alone(change, corpus_folder):
+    assert ids(with_values(MICRO, **change), corpus_folder) == ids(MICRO, corpus_folder)
+
+
+def test_placements_that_share_a_run_id_really_differ(corpus_folder):
+    strategies = {
+        plan_of(with_values(MICRO, placement=rules), corpus_folder).runs[0].placement.strategy
+        for rules in (
+            {},
+            {"zero_stages": [3]},
+            {"zero_stages": [3], "num_gpus": [2]},
+            {"max_micro_batch_size_per_gpu": 1},
+        )
+    }
+    assert len(strategies) == 4
+
+
+def test_changed_data_is_a_new_run_and_moved_data_is_not(corpus_folder, tmp_path_factory):
+    before = ids(MICRO, corpus_folder)
+    moved = tmp_path_factory.mktemp("moved")
+    (corpus_folder / "corpus.txt").rename(moved / "corpus.txt")
+    assert ids(MICRO, moved) == before
+    with (moved / "corpus.txt").open("ab") as stream:
+        stream.write(b"!")
+    assert ids(MICRO, moved) != before
+
+
+def test_a_change_of_the_training_code_is_a_new_run(corpus_folder, monkeypatch):
+    before = ids(MICRO, corpus_folder)
+    monkeypatch.setattr(plan_module, "TRAINING_VERSION", plan_module.TRAINING_VERSION + 1)
+    assert ids(MICRO, corpus_folder) != before
+
+
+def test_the_id_does_not_depend_on_the_machine_the_plan_is_made_on(corpus_folder):
+    spec = spec_of(with_values(MICRO, hardware=None))
+    machines = (MACHINE, Machine("H100-SXM", 8, None, 900 * GIB, 2), Machine("L4", 1, None, 64 * GIB))
+    plans = [build_plan(spec, spec_folder=corpus_folder, machine=machine) for machine in machines]
+    assert len({plan.runs[0].run_id for plan in plans}) == 1
+    assert len({plan.cluster for plan in plans}) == 3
+
+
+def test_every_learning_rate_and_seed_is_a_run_of_its_own_with_a_label_that_tells_them_apart(corpus_folder):
+    values = with_values(MICRO, training__learning_rates=[1e-3, 1e-2], training__seeds=[0, 1, 2])
+    runs = plan_of(values, corpus_folder).runs
+    assert len({run.run_id for run in runs}) == len({run.label for run in runs}) == 6
+    assert {(run.recipe.learning_rate, run.seed) for run in runs} == {(r, s) for r in (1e-3, 1e-2) for s in (0, 1, 2)}
+
+
+def test_the_learning_rate_follows_the_size_where_a_reference_is_given(corpus_folder):
+    points = [{"num_params": 6e3, "num_tokens": 12800}, {"num_params": 1e5, "num_tokens": 12800}]
+    values = with_values(
+        MICRO,
+        design__points=points,
+        training__learning_rate_reference_params=1e4,
+        training__learning_rate_exponent=-0.5,
+        training__learning_rates=[1e-2],
+    )
+    for run in plan_of(values, corpus_folder).runs:
+        assert run.recipe.learning_rate == pytest.approx(1e-2 * (run.num_params_total / 1e4) ** -0.5)
+
+
+def test_a_plan_is_plain_json_and_a_run_is_read_back_equal(corpus_folder):
+    plan = plan_of(with_values(MICRO, training__frozen_parameters=["norm.*"]), corpus_folder)
+    text = json.dumps(plan.to_json_dict(), allow_nan=False)
+    assert RunPlan.from_json_dict(json.loads(text)["runs"][0]) == plan.runs[0]
+
+
+def test_nothing_in_a_run_is_left_open(corpus_folder):
+    run = plan_of(with_values(MICRO, design__points=[{"num_params": 6e3, "compute": 1e9}]), corpus_folder).runs[0]
+    # a price is the user's to give; everything else has a number
+    open_fields = [field.name for field in dataclasses.fields(run) if getattr(run, field.name) is None]
+    open_fields += [f.name for f in dataclasses.fields(run.placement) if getattr(run.placement, f.name) is None]
+    assert open_fields == ["predicted_cost"]
+    assert "auto" not in json.dumps(run.to_json_dict())
+
+
+@pytest.mark.parametrize(
+    ("patterns", "said"), [(["nothing.*"], "'nothing.*' matches no parameter"), (["*"], "nothing is left to train")]
+)
+def test_frozen_parameters_that_do_not_exist_or_leave_nothing_are_refused(patterns, said, corpus_folder):
+    with pytest.raises(plan_module.PlanError) as caught:
+        plan_of(with_values(MICRO, training__frozen_parameters=patterns), corpus_folder)
+    assert said in str(caught.value)
+
+
+def test_few_steps_are_a_warning(tmp_path):
+    write_bytes_corpus(tmp_path / "corpus.txt")
+    plan = plan_of(with_values(MICRO, design__points=[{"num_params": 6e3, "num_tokens": 1280}]), tmp_path)
+    assert any("only 10 optimiser steps" in warning for warning in plan.warnings)
+
+
+def test_a_class_of_the_users_own_needs_permission(corpus_folder):
+    model = {"family": "class", "class_path": "os.path:Nothing", "size_parameter": "width"}
+    with pytest.raises(plan_module.PlanError, match="--allow-import os"):
+        plan_of(with_values(MICRO, model=model), corpus_folder)

@@ -1,0 +1,316 @@
+"""Every field of a spec changes something: the plan, what workers are given, what the engine does, or the fit.
+
+A field without an entry in these tables fails the first test; a field whose entry changes nothing fails the second.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+import random
+import typing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import BaseModel
+from tokenizers import Tokenizer, models
+
+import flopsfit_ds
+from flopsfit_ds.plan.ds_config import deepspeed_config
+from flopsfit_ds.spec import SweepSpec
+from flopsfit_ds.spec import sections as spec_sections
+from flopsfit_ds.study.steps import _token_task, build_plan, fit_records
+from helpers.run_records import OBSERVED, RECORD
+from helpers.sweeps import MACHINE, MICRO, spec_of, with_values, write_bytes_corpus
+
+DECODER = with_values(
+    MICRO,
+    design={"method": "isoflop", "compute_budgets": [1e11, 1e13], "sizes_per_budget": 3},
+    training__global_batch_tokens=1024,
+    training__learning_rate_reference_params=1e5,
+)
+CLASS = with_values(
+    DECODER,
+    model={
+        "family": "class",
+        "class_path": "helpers.class_models:Bigram",
+        "size_parameter": "width",
+        "context_length": 16,
+    },
+)
+FEW_LAYERS = with_values(CLASS, design={"method": "points", "points": [{"num_params": 6000, "num_tokens": 1e5}]})
+LADDER = with_values(
+    DECODER, design={"method": "ladder", "num_params": [2e4, 1e5], "tokens_per_parameter": [10.0, 20.0]}
+)
+POINTS = with_values(
+    DECODER,
+    design={
+        "method": "points",
+        "points": [{"num_params": 2e4, "num_tokens": 1e6}, {"num_params": 2e4, "compute": 1e12}],
+    },
+)
+CLUSTER = with_values(
+    DECODER,
+    model={"vocab_size": 256, "context_length": 1024},
+    data={},
+    design={"method": "points", "points": [{"num_params": 5e9, "num_tokens": 1e9}]},
+    training__global_batch_tokens=2**20,
+    training__precision="bf16",
+    hardware={"device": "H100-SXM", "gpus_per_node": 8, "num_nodes": 2, "host_memory": "1TiB"},
+    placement={"num_gpus": [16]},
+)
+FREE = with_values(CLUSTER, placement=None)
+
+TOKENS = with_values(DECODER, data={"source": "tokens", "path": "ids.bin", "heldout_tokens": 1000})
+
+# section class -> field -> (the spec to start from, what to change in it)
+PLAN: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
+    "SweepSpec": {
+        "name": (DECODER, {"name": "other"}),
+        "output_root": (DECODER, {"output_root": "elsewhere"}),
+    },
+    "DecoderModel": {
+        "vocab_size": (DECODER, {"model__vocab_size": 300}),
+        "context_length": (DECODER, {"model__context_length": 32}),
+        "head_dim": (DECODER, {"model__head_dim": 16}),
+        "width_per_layer": (DECODER, {"model__width_per_layer": 2}),
+        "mlp_ratio": (DECODER, {"model__mlp_ratio": 4}),
+        "mlp_multiple_of": (DECODER, {"model__mlp_multiple_of": 64}),
+        "query_heads_per_kv_head": (DECODER, {"model__query_heads_per_kv_head": 2}),
+        "tied_embeddings": (DECODER, {"model__tied_embeddings": False}),
+        "rope_base": (DECODER, {"model__rope_base": 500}),
+    },
+    "ClassModel": {
+        "class_path": (CLASS, {"model__class_path": "helpers.class_models:OtherBigram"}),
+        "size_parameter": (FEW_LAYERS, {"model__size_parameter": "layers"}),
+        "size_multiple_of": (CLASS, {"model__size_multiple_of": 32}),
+        "arguments": (CLASS, {"model__arguments": {"bias": False}}),
+        "vocab_size": (CLASS, {"model__vocab_size": 300}),
+        "context_length": (CLASS, {"model__context_length": 32}),
+    },
+    "StdlibData": {"heldout_tokens": (with_values(DECODER, data={}), {"data__heldout_tokens": 1000})},
+    "TextData": {
+        "paths": (DECODER, {"data__paths": ["other.txt"]}),
+        "tokenizer": (DECODER, {"data__tokenizer": "tok.json"}),
+        "heldout_tokens": (DECODER, {"data__heldout_tokens": 1000}),
+    },
+    "TokenData": {
+        "path": (TOKENS, {"data__path": "other.bin"}),
+        "dtype": (TOKENS, {"data__dtype": "uint32"}),
+        "heldout_tokens": (TOKENS, {"data__heldout_tokens": 2000}),
+        "num_tokens": (with_values(TOKENS, data__path="no.bin", data__num_tokens=1e6), {"data__num_tokens": 2e6}),
+    },
+    "IsoflopDesign": {
+        "compute_budgets": (DECODER, {"design__compute_budgets": [1e11, 1e12]}),
+        "sizes_per_budget": (DECODER, {"design__sizes_per_budget": 4}),
+        "size_span": (DECODER, {"design__size_span": 4}),
+        "tokens_per_parameter": (DECODER, {"design__tokens_per_parameter": 60}),
+        "tokens_per_parameter_exponent": (DECODER, {"design__tokens_per_parameter_exponent": 0.3}),
+    },
+    "LadderDesign": {
+        "num_params": (LADDER, {"design__num_params": [2e4, 2e5]}),
+        "tokens_per_parameter": (LADDER, {"design__tokens_per_parameter": [10.0, 30.0]}),
+    },
+    "PointsDesign": {"points": (POINTS, {"design__points": [{"num_params": 1e5, "num_tokens": 1e6}]})},
+    "DesignPoint": {
+        "num_params": (POINTS, {"design__points": [{"num_params": 1e5, "num_tokens": 1e6}]}),
+        "num_tokens": (POINTS, {"design__points": [{"num_params": 2e4, "num_tokens": 2e6}]}),
+        "compute": (POINTS, {"design__points": [{"num_params": 2e4, "compute": 2e12}]}),
+    },
+    "Training": {
+        "global_batch_tokens": (DECODER, {"training__global_batch_tokens": 2048}),
+        "learning_rates": (DECODER, {"training__learning_rates": [2e-2]}),
+        "learning_rate_reference_params": (DECODER, {"training__learning_rate_reference_params": 1e6}),
+        "learning_rate_exponent": (DECODER, {"training__learning_rate_exponent": -0.5}),
+        "warmup_fraction": (DECODER, {"training__warmup_fraction": 0.2}),
+        "final_learning_rate_fraction": (DECODER, {"training__final_learning_rate_fraction": 0.2}),
+        "weight_decay": (DECODER, {"training__weight_decay": 0.2}),
+        "beta1": (DECODER, {"training__beta1": 0.8}),
+        "beta2": (DECODER, {"training__beta2": 0.8}),
+        "epsilon": (DECODER, {"training__epsilon": 1e-6}),
+        "gradient_clipping": (DECODER, {"training__gradient_clipping": 2}),
+        "precision": (DECODER, {"training__precision": "bf16"}),
+        "seeds": (DECODER, {"training__seeds": [1]}),
+        "frozen_parameters": (DECODER, {"training__frozen_parameters": ["norm.*"]}),
+        "checkpoint_every": (DECODER, {"training__checkpoint_every": 7}),
+    },
+    "Hardware": {
+        "device": (CLUSTER, {"hardware__device": "H200-SXM"}),
+        "gpus_per_node": (FREE, {"hardware__gpus_per_node": 4}),
+        "num_nodes": (FREE, {"hardware__num_nodes": 1}),
+        "device_memory": (FREE, {"hardware__device_memory": "40GiB"}),
+        "host_memory": (FREE, {"hardware__host_memory": "2TiB"}),
+        "peak_flops": (FREE, {"hardware__peak_flops": 1e14}),
+        "intra_node_bandwidth": (FREE, {"hardware__intra_node_bandwidth": 1e9}),
+        "inter_node_bandwidth": (CLUSTER, {"hardware__inter_node_bandwidth": 1e9}),
+        "price_per_gpu_hour": (FREE, {"hardware__price_per_gpu_hour": 2}),
+    },
+    "PlacementRules": {
+        "zero_stages": (FREE, {"placement__zero_stages": [2]}),
+        "num_gpus": (FREE, {"placement__num_gpus": [16]}),
+        "offload": (FREE, {"placement__offload": "always"}),
+        "activation_checkpointing": (FREE, {"placement__activation_checkpointing": "always"}),
+        "max_micro_batch_size_per_gpu": (FREE, {"placement__max_micro_batch_size_per_gpu": 1}),
+        "memory_margin": (FREE, {"placement__memory_margin": 0.3}),
+        "points_per_gpu": (DECODER, {"placement__points_per_gpu": 4}),
+        "moldable": (FREE, {"placement__moldable": False}),
+    },
+}  # fmt: skip
+FIT: dict[str, Any] = {
+    "law": "kaplan",
+    "loss": "squared_log",
+    "huber_delta": 1e-5,
+    "parameters": "non-embedding",
+    "bootstrap_samples": 20,
+    "bootstrap": "wild",
+    "level": 0.5,
+    "target_compute": 1e20,
+}
+TAGS = {("DecoderModel", "family"), ("ClassModel", "family"), ("IsoflopDesign", "method"), ("LadderDesign", "method")}
+TAGS |= {("PointsDesign", "method"), ("StdlibData", "source"), ("TextData", "source"), ("TokenData", "source")}
+"""They choose the class, and each class has entries of its own."""
+NOT_FOR_FILES = {("DatasetData", name) for name in ("source", "fingerprint", "num_samples", "heldout_tokens")}
+"""What `find_optimal` was handed, written down; a spec in a file cannot name it (see test_corpus)."""
+
+
+def all_fields() -> set[tuple[str, str]]:
+    """Every (class, field) that can be reached from the spec, but fields that hold a section."""
+    found, waiting, seen = set(), [SweepSpec], set()
+    while waiting:
+        model = waiting.pop()
+        seen.add(model)
+        for name, field in model.model_fields.items():
+            inner = _models_in(field.annotation)
+            waiting += [each for each in inner if each not in seen]
+            if not inner or model is not SweepSpec:
+                found.add((model.__name__, name))
+    return found
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in typing.get_args(annotation) for model in _models_in(part)]
+
+
+def execution_fields() -> set[tuple[str, str]]:
+    return {("Execution", name) for name in spec_sections.Execution.model_fields}
+
+
+def test_every_field_has_an_entry():
+    covered = {(section, field) for section, fields in PLAN.items() for field in fields}
+    covered |= {("Fit", field) for field in FIT} | execution_fields() | TAGS | NOT_FOR_FILES
+    assert all_fields() == covered
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    base = tmp_path_factory.mktemp("data")
+    write_bytes_corpus(base / "corpus.txt")
+    write_bytes_corpus(base / "other.txt", 100_000)
+    for name, count in (("ids.bin", 60_000), ("other.bin", 50_000)):
+        (np.arange(count, dtype=np.uint16) % 200).tofile(base / name)
+    Tokenizer(models.WordLevel({"a": 0}, "a")).save(str(base / "tok.json"))
+    return base
+
+
+def consumed(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """All that leaves the planner: the plan without the spec's text, DeepSpeed's configuration, the workers' task."""
+    spec = spec_of(values)
+    plan = build_plan(spec, spec_folder=folder, allow_import=("helpers",), machine=MACHINE)
+    result = plan.to_json_dict()
+    del result["spec"]
+    strategy = plan.runs[0].placement.strategy
+    result["deepspeed"] = deepspeed_config(
+        plan.runs[0],
+        zero_stage=strategy.zero_stage,
+        offload=strategy.offload,
+        world_size=strategy.num_gpus,
+        micro_batch_size_per_gpu=strategy.micro_batch_size_per_gpu,
+        gradient_accumulation_steps=plan.runs[0].placement.gradient_accumulation_steps,
+    )
+    if plan.corpus.fingerprint != "absent" and plan.corpus.source == "text" and plan.corpus.tokenizer is None:
+        plan = dataclasses.replace(plan, folder=folder / "sweep")
+        task = _token_task(plan, plan.runs[0])
+        result["task"] = repr((task.checkpoint_every_seconds, task.peak_flops, task.workload))
+    return result
+
+
+@pytest.mark.parametrize(
+    ("section", "field"), [(section, field) for section, fields in PLAN.items() for field in fields], ids=str
+)
+def test_a_field_changes_what_leaves_the_planner(section, field, folder):
+    base, change = PLAN[section][field]
+    before, after = consumed(base, folder), consumed(with_values(base, **change), folder)
+    assert json.dumps(before, sort_keys=True) != json.dumps(after, sort_keys=True)
+
+
+def records_of_a_law() -> list[Any]:
+    """Twenty records that lie near a law, with total and non-embedding sizes that differ."""
+    generator, records = random.Random(0), []
+    for budget in (1e15, 1e16, 1e17, 1e18):
+        for step in range(5):
+            size = round((budget / 120) ** 0.5 * 2 ** (step - 2))
+            tokens = round(budget / 6 / size)
+            loss = 1.7 + 400 / size**0.34 + 410 / tokens**0.28 + generator.gauss(0, 0.005)
+            planned = dataclasses.replace(
+                RECORD.planned, num_params_total=size, num_params_non_embedding=round(size * 0.7 - step * 1000),
+                num_params_trainable=size, num_tokens=tokens, flops=budget,
+            )  # fmt: skip
+            observed = dataclasses.replace(
+                OBSERVED, num_params_total=size, num_params_trainable=size, num_tokens=tokens, flops=budget
+            )
+            records.append(
+                dataclasses.replace(
+                    RECORD, run_id=f"{len(records):012x}", loss=loss, loss_standard_error=0.005, unique_tokens=10**13,
+                    compute_budget_flops=budget, planned=planned, observed=observed,
+                )
+            )  # fmt: skip
+    return records
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    known: dict[str, str] = {}
+
+    def fit(**options: Any) -> str:
+        values = with_values(MICRO, fit={"bootstrap_samples": 40, "bootstrap": "points", **options})
+        key = json.dumps(values["fit"], sort_keys=True)
+        if key not in known:
+            result = fit_records(records_of_a_law(), spec_of(values)).to_json_dict()
+            for echo in ("options", "inputs_hash"):
+                result.pop(echo, None)
+            known[key] = json.dumps(_without_echo(result, set(spec_sections.Fit.model_fields)), sort_keys=True)
+        return known[key]
+
+    return fit
+
+
+def _without_echo(value: Any, names: set[str]) -> Any:
+    """The numbers of a fit, without its copies of what it was asked."""
+    if isinstance(value, dict):
+        return {key: _without_echo(inner, names) for key, inner in value.items() if key not in names}
+    if isinstance(value, list):
+        return [_without_echo(inner, names) for inner in value]
+    return value
+
+
+@pytest.mark.parametrize("field", sorted(FIT))
+def test_a_field_changes_the_fit(field, fitted):
+    assert fitted(**{field: FIT[field]}) != fitted()
+
+
+@pytest.mark.parametrize("field", sorted(spec_sections.Execution.model_fields))
+def test_a_field_of_execution_is_read_by_the_engine(field):
+    """What the engine makes of it is shown by the engine's own tests; here, that it is read at all."""
+    read = set()
+    for path in (Path(flopsfit_ds.__file__).parent / "engine").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, (ast.Name, ast.Attribute)):
+                owner = node.value.id if isinstance(node.value, ast.Name) else node.value.attr
+                if owner == "execution":
+                    read.add(node.attr)
+    assert field in read
