@@ -81,7 +81,7 @@ def test_every_rank_can_take_a_dataset_that_holds_tensors() -> None:
     for _rank in range(2):
         received = subprocess.run(
             [sys.executable, "-c", "import pickle, sys; print(float(pickle.load(sys.stdin.buffer).x.sum()))"],
-            input=sent, capture_output=True, check=True, cwd=SCRIPT.parent,
+            input=sent, capture_output=True, check=True, cwd=SCRIPT.parents[2],
         )  # fmt: skip
         assert float(received.stdout) == float(Waves(8).x.sum())
 
