@@ -45,16 +45,23 @@ class SimulationServer:
         # the simulation needs no device, and must leave the ones of a training run alone
         environment.update(DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1")
         environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
+        # descriptors of their own: whatever a start-up hook or a library prints or reads meets none of them
+        jobs_end, jobs = os.pipe()
+        answers, answers_end = os.pipe()
+        self._jobs, self._answers = os.fdopen(jobs, "wb"), os.fdopen(answers, "rb")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "flopsfit_ds.simulate.server"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            [sys.executable, "-m", "flopsfit_ds.simulate.server", str(jobs_end), str(answers_end)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            pass_fds=(jobs_end, answers_end),
             env=environment,
         )
+        os.close(jobs_end)
+        os.close(answers_end)
         self._numbers = itertools.count()
         self._lock = threading.Lock()
-        self._ended = False
+        self._ended: str | None = None
         self._pending: dict[int, Future[Any]] = {}
         self._reader = threading.Thread(target=self._read_answers, name="simulation answers", daemon=True)
         self._reader.start()
@@ -83,44 +90,52 @@ class SimulationServer:
                 payload = pickle.dumps((number, pickle.dumps((function, argument))))
             except (pickle.PicklingError, AttributeError, TypeError) as error:
                 raise SimulationError(f"the model cannot be handed to the simulation: {error}") from None
-            if self._ended:
-                future.set_exception(SimulationError(_ENDED))
+            if self._ended is not None:
+                future.set_exception(SimulationError(self._ended))
                 return future
+            future.set_running_or_notify_cancel()  # from here on nobody can cancel it under the reader's hands
             self._pending[number] = future
-            assert self._process.stdin is not None
             with contextlib.suppress(OSError):  # then the reader finds the end too, and fails all that is pending
-                _write(self._process.stdin, payload)
+                _write(self._jobs, payload)
         return future
 
     def _read_answers(self) -> None:
-        assert self._process.stdout is not None
-        with contextlib.suppress(OSError, EOFError):
+        """Hand out answers until there are no more; whatever ends that fails all that waits."""
+        reason = _ENDED
+        try:
             while True:
-                number, answer = pickle.loads(_read(self._process.stdout))
+                number, answer = pickle.loads(_read(self._answers))
                 ok, result = pickle.loads(answer)
+                if number is None:
+                    reason = f"the simulation's process did not start: {result}"
+                    break
                 future = self._pending.pop(number)
                 if ok:
                     future.set_result(result)
                 else:
                     future.set_exception(SimulationError(result))
+        except (OSError, EOFError):
+            pass  # the process is gone
+        except Exception as error:  # an answer from which nothing can be read, and none after it
+            reason = f"an answer of the simulation's process cannot be read: {type(error).__name__}: {error}"
         with self._lock:
-            self._ended = True
+            self._ended = reason
             for future in self._pending.values():
-                future.set_exception(SimulationError(_ENDED))
+                future.set_exception(SimulationError(reason))
             self._pending.clear()
 
     def close(self) -> None:
         """End the process and what it runs; a second time is fine."""
-        if self._process.poll() is None:
-            assert self._process.stdin is not None
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.close()
-            try:
-                self._process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            self._jobs.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         self._reader.join(timeout=5)
+        if not self._reader.is_alive():
+            self._answers.close()
 
 
 def _write(stream: IO[bytes], payload: bytes) -> None:
@@ -163,20 +178,24 @@ class _Child:
 
 
 class _Forker:
-    """The loaded process: reads jobs from stdin until it closes, and writes answers to what was stdout."""
+    """The loaded process: reads jobs from one descriptor until it closes, and writes answers to another."""
 
-    def __init__(self) -> None:
-        self._answers = os.fdopen(os.dup(1), "wb")
-        os.dup2(2, 1)  # libraries cannot write into the answers
-        self._jobs = os.fdopen(os.dup(0), "rb", buffering=0)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # a child may not keep the pipe open
+    def __init__(self, jobs: int, answers: int) -> None:
+        for descriptor in (jobs, answers):
+            os.set_inheritable(descriptor, False)  # what a job starts may not keep the pipes open
+        self._jobs, self._answers = os.fdopen(jobs, "rb", buffering=0), os.fdopen(answers, "wb")
         self._waiting: collections.deque[tuple[int, bytes]] = collections.deque()
         self._children: dict[int, _Child] = {}
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._jobs, selectors.EVENT_READ)
 
     def serve(self) -> None:
-        """Work until there is nobody to work for."""
+        """Load the libraries, or say why they cannot be; then work until there is nobody to work for."""
+        try:
+            _preload()
+        except BaseException as error:  # an exit of a library's own is an answer too
+            _write(self._answers, pickle.dumps((None, pickle.dumps((False, _told(error))))))
+            raise
         limit = len(os.sched_getaffinity(0))
         while True:
             for key, _ in self._selector.select(timeout=1.0 if self._children else None):
@@ -247,12 +266,15 @@ def _answer(payload: bytes) -> bytes:
         __import__(module)
         return pickle.dumps((True, getattr(sys.modules[module], function)(argument)))
     except BaseException as error:  # whatever stops a model is reported, also an exit of its own
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        text = (str(error).strip().splitlines() or [""])[0]
-        place = f"{os.path.basename(last.filename)}:{last.lineno}"  # noqa: PTH119
-        return pickle.dumps((False, f"{type(error).__name__} at {place}: {text[:300]}"))
+        return pickle.dumps((False, _told(error)))
+
+
+def _told(error: BaseException) -> str:
+    """An error in one line: its type, where it was raised, and the first line of what it says."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    text = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__} at {os.path.basename(last.filename)}:{last.lineno}: {text[:300]}"  # noqa: PTH119
 
 
 if __name__ == "__main__":
-    _preload()
-    _Forker().serve()
+    _Forker(int(sys.argv[1]), int(sys.argv[2])).serve()

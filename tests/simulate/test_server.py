@@ -83,3 +83,51 @@ def lives(process_id: int) -> bool:
     except (ProcessLookupError, FileNotFoundError):
         return False
     return state != "Z"  # a zombie is only waiting to be noticed
+
+
+@pytest.fixture
+def hook(tmp_path, monkeypatch):
+    """A start-up hook of the site, as every Python process of the machine runs it."""
+
+    def write(code: str) -> None:
+        (tmp_path / "sitecustomize.py").write_text(code)
+        monkeypatch.syspath_prepend(str(tmp_path))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "code", ["print('a notice of the site' * 9000, flush=True)", "import sys; sys.stdin.read(); print(end='\\0' * 64)"]
+)
+def test_what_a_start_up_hook_prints_or_reads_is_no_answer(hook, code):
+    hook(code)
+    with SimulationServer() as noisy:
+        assert noisy.submit("builtins:abs", -7).result(timeout=60) == 7
+
+
+def test_a_server_whose_libraries_do_not_load_says_what_stopped_it(hook):
+    hook("import sys; sys.modules['deepspeed'] = None")
+    with SimulationServer() as broken:
+        with pytest.raises(SimulationError, match="did not start: ModuleNotFoundError .*deepspeed"):
+            broken.submit("builtins:abs", -7).result(timeout=60)
+        with pytest.raises(SimulationError, match="did not start"):
+            broken.submit("builtins:abs", -7).result(timeout=60)
+
+
+def test_an_answer_that_cannot_be_read_fails_all_that_waits_and_what_comes(tmp_path, monkeypatch):
+    (tmp_path / "answers_of_tests.py").write_text(
+        "class Local:\n"
+        "    def __reduce__(self):\n"
+        "        return eval, (\"__import__('sys').modules['answers_of_tests'].there\",)\n"
+        "there = True\n"
+        "def make(_):\n"
+        "    return Local()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with SimulationServer() as odd:
+        waiting = [odd.submit("time:sleep", 60), odd.submit("answers_of_tests:make", None)]
+        for job in waiting:  # the module is not loaded in this process, so that the answer means nothing here
+            with pytest.raises(SimulationError, match="cannot be read: KeyError"):
+                job.result(timeout=60)
+        with pytest.raises(SimulationError, match="cannot be read"):
+            odd.submit("builtins:abs", -1).result(timeout=60)
