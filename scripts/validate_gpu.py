@@ -285,13 +285,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         asked = Configuration(request["shape"], Strategy(**request["strategy"]), request["accumulation"])
         print(json.dumps(measure(asked, request["device"], request["device_memory_bytes"])))
         return
-    try:
-        cluster = _cluster(arguments.device)
-        machine = describe_machine(arguments.device)
-        rows = rows_of(arguments.output, machine)
-    except (FlopsfitError, ValueError) as error:
-        parser.error(str(error))
     with Simulator() as simulator:
+        try:
+            cluster = _cluster(arguments.device)
+            machine = describe_machine(arguments.device)
+            rows = rows_of(arguments.output, machine)
+            simulator.check()
+        except SimulationError as error:
+            parser.error(f"the simulation stopped at {error}")
+        except (FlopsfitError, ValueError) as error:
+            parser.error(str(error))
         for configuration in configurations(arguments.device)[: arguments.limit]:
             identity = _identity(asdict(configuration))
             if identity in rows:
@@ -310,13 +313,9 @@ def _cluster(device: str) -> Cluster:
     """The device as both sides see it.
 
     Raises:
-        UnknownVersionError: The simulation does not know the installed torch or DeepSpeed.
         LaunchError: There is no CUDA GPU whose memory is known.
         SpecError: The table does not have the GPU.
     """
-    from flopsfit_ds.simulate.tensors.patches import check_versions
-
-    check_versions()
     machine = read_machine()
     if device == "cuda" and machine.device_memory_bytes is None:
         raise LaunchError(

@@ -17,7 +17,8 @@ from typing import Any
 
 _logger = logging.getLogger(__name__)
 
-_LIBRARIES = ("torch", "deepspeed", "accelerate")
+LIBRARIES = ("torch", "deepspeed", "accelerate")
+"""What a simulation runs, and what its result depends on."""
 _FOLDERS = ("simulate", "train", "base/presets.py", "plan/ds_config.py")
 
 
@@ -94,5 +95,5 @@ def _code_version() -> str:
         path = package / name
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             digest.update(file.read_bytes())
-    versions = [f"{library} {importlib.metadata.version(library)}" for library in _LIBRARIES]
+    versions = [f"{library} {importlib.metadata.version(library)}" for library in LIBRARIES]
     return digest.hexdigest() + ", ".join(versions)

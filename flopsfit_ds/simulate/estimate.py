@@ -15,7 +15,8 @@ from flopsfit_ds.memory.types import COMPONENT_NAMES, assemble_estimate
 from flopsfit_ds.plan.ds_config import training_config
 from flopsfit_ds.simulate.cache import content_key, load_result, store_result
 from flopsfit_ds.simulate.results import RankMemory
-from flopsfit_ds.simulate.server import SimulationServer
+from flopsfit_ds.simulate.self_test import check_installed
+from flopsfit_ds.simulate.server import SimulationError, SimulationServer
 
 if TYPE_CHECKING:
     from flopsfit_ds.simulate.case import Case
@@ -31,6 +32,7 @@ class Simulator:
 
     def __init__(self, use_cache: bool = True) -> None:
         self._server: SimulationServer | None = None
+        self._refusal: SimulationError | None = None
         self._use_cache = use_cache
         self._lock = threading.Lock()
 
@@ -72,7 +74,7 @@ class Simulator:
             ranks: To look at; without it, those of `ranks_to_look_at`.
 
         Raises:
-            SimulationError: The model does not run on fake tensors, or versions are unknown.
+            SimulationError: The model does not run on fake tensors, or the installed versions fail the self-test.
         """
         accumulation = min(accumulation, _MAX_ACCUMULATION)
         micro_batch = strategy.micro_batch_size_per_gpu
@@ -121,7 +123,7 @@ class Simulator:
         """One rank of a world under any DeepSpeed configuration.
 
         Raises:
-            SimulationError: The model does not run on fake tensors, or versions are unknown.
+            SimulationError: The model does not run on fake tensors, or the installed versions fail the self-test.
         """
         return self._ranks(case, config, (rank,), world_size, activation_checkpointing, cluster, num_steps)[0]
 
@@ -152,10 +154,30 @@ class Simulator:
             results.append(result)
         return results
 
+    def check(self) -> None:
+        """See at once that the installed versions pass the self-test.
+
+        Raises:
+            SimulationError: They do not.
+        """
+        self._start()
+
     def _start(self) -> SimulationServer:
+        """The server, once its self-test has passed; who comes in the meantime waits.
+
+        Raises:
+            SimulationError: It has not.
+        """
         with self._lock:
+            if self._refusal is not None:
+                raise SimulationError(str(self._refusal))
             if self._server is None:
                 self._server = SimulationServer()
+                try:
+                    check_installed(self._server, self._use_cache)
+                except SimulationError as error:
+                    self._refusal = error
+                    raise
             return self._server
 
 

@@ -29,11 +29,7 @@ from flopsfit_ds.train.data.batches import to_device
 
 
 def simulate_rank(job: SimulationJob) -> RankMemory:
-    """Run a job and report its memory. Changes this process for good: call it in one made for it.
-
-    Raises:
-        UnknownVersionError: The installed torch or DeepSpeed is not known.
-    """
+    """Run a job and report its memory. Changes this process for good: call it in one made for it."""
     began = time.monotonic()
     apply_patches()
     join_fake_world(job)
@@ -53,11 +49,7 @@ def simulate_rank(job: SimulationJob) -> RankMemory:
 
 
 def simulate_question(question: tuple[Any, ...]) -> RankMemory:
-    """`simulate_rank` of a job's fields, as they cross from another process.
-
-    Raises:
-        UnknownVersionError: The installed torch or DeepSpeed is not known.
-    """
+    """`simulate_rank` of a job's fields, as they cross from another process."""
     return simulate_rank(SimulationJob(*question))
 
 

@@ -1,6 +1,7 @@
 """`estimate-memory` as a user calls it."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -89,6 +90,17 @@ def test_frozen_parameters_show_their_fraction(capsys):
 def test_mistakes_are_one_line(arguments, expected, capsys):
     assert run(["estimate-memory", "--quick", *arguments]) == 2
     assert expected in capsys.readouterr().err
+
+
+def test_without_torch_one_line_names_the_way_that_needs_none(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['torch'] = None")
+    command = [sys.executable, "-m", "flopsfit_ds.cli.main", "estimate-memory", *SHAPE_FLAGS]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "no torch here" in line
+    assert "--quick" in line
 
 
 def test_quick_answers_a_hundred_points_without_torch_and_the_like(tmp_path):

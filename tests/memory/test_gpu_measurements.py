@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from flopsfit_ds.base.hardware import resolve_cluster
-from flopsfit_ds.simulate import Simulator
+from flopsfit_ds.simulate import SimulationError, Simulator
 
 FILES = sorted((Path(__file__).parents[1] / "gpu_measurements").glob("*.json"))
 SCRIPT = Path(__file__).parents[2] / "scripts" / "validate_gpu.py"
@@ -85,13 +85,14 @@ def test_the_first_dozen_is_a_sample_of_all_and_each_is_there_once(script):
 
 
 def test_a_torch_that_the_simulation_does_not_know_is_refused_at_once(script, monkeypatch, tmp_path, capsys):
-    from flopsfit_ds.simulate.tensors import patches
+    def other_bytes(server, use_cache):
+        raise SimulationError("its self-test, for it does not know torch 9")
 
-    monkeypatch.setattr(patches, "KNOWN_TORCH", ("1.0",))
+    monkeypatch.setattr("flopsfit_ds.simulate.estimate.check_installed", other_bytes)
     with pytest.raises(SystemExit) as caught:
         script.main(["--device", "cpu", "--output", str(tmp_path / "rows.json")])
     assert caught.value.code == 2
-    assert "the memory simulation knows torch 1.0.x" in capsys.readouterr().err
+    assert "stopped at its self-test, for it does not know torch 9" in capsys.readouterr().err
     assert not (tmp_path / "rows.json").exists()
 
 

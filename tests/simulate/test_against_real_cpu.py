@@ -12,6 +12,7 @@ import pytest
 from flopsfit_ds.model.architecture import ModelShape
 from flopsfit_ds.plan.ds_config import training_config
 from flopsfit_ds.simulate.results import RankMemory
+from flopsfit_ds.simulate.self_test import WORLDS
 from flopsfit_ds.simulate.server import SimulationServer
 
 pytestmark = pytest.mark.slow
@@ -104,9 +105,8 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def real_ranks(context, configuration: Configuration) -> list[RankMemory]:
+def real_ranks(context, jobs: list[Any]) -> list[RankMemory]:
     port, results = free_port(), context.Queue()
-    jobs = [make_job(configuration, rank) for rank in range(configuration.world)]
     processes = [context.Process(target=run_real, args=(job, port, results)) for job in jobs]
     for process in processes:
         process.start()
@@ -116,16 +116,14 @@ def real_ranks(context, configuration: Configuration) -> list[RankMemory]:
     return sorted(found, key=lambda memory: memory.rank)
 
 
-def agreeing(
-    context, configuration: Configuration, simulated: list[Future[RankMemory]]
-) -> list[tuple[RankMemory, RankMemory]]:
+def agreeing(context, jobs: list[Any], simulated: list[Future[RankMemory]]) -> list[tuple[RankMemory, RankMemory]]:
     """Real and simulated ranks, the real ones measured again where they differ, at most four times.
 
     Threads of gloo let go of a collective's buffer when they get to it, on a busy machine within the next phase; what
     differs by more than that differs every time.
     """
     for _ in range(4):
-        pairs = list(zip(real_ranks(context, configuration), [job.result() for job in simulated], strict=True))
+        pairs = list(zip(real_ranks(context, jobs), [job.result() for job in simulated], strict=True))
         if all(phases(real) == phases(fake) for real, fake in pairs):
             break
     return pairs
@@ -136,11 +134,25 @@ def phases(memory: RankMemory) -> dict[str, int]:
     return {peak.phase: peak.peak_bytes for peak in memory.phases if peak.phase != "start"}
 
 
-def test_every_rank_has_the_same_bytes(monkeypatch, capsys):
+@pytest.fixture
+def context(monkeypatch):
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "flopsfit_ds.simulate.preloaded"])
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload(["pytest", "flopsfit_ds.simulate.preloaded"])
+    return found
+
+
+@pytest.mark.parametrize("world", [world for world in WORLDS if world.device == "cpu"], ids=str)
+def test_the_worlds_of_the_self_test_have_these_bytes_in_a_real_run(context, world):
+    for _ in range(4):  # as `agreeing`
+        seen = world.seen(real_ranks(context, [world.job(rank) for rank in range(2)])[1])
+        if seen == world.peaks:
+            break
+    assert seen == world.peaks
+
+
+def test_every_rank_has_the_same_bytes(context, capsys):
     lines, wrong = [], []
     with SimulationServer() as server:
         simulated = {
@@ -151,7 +163,8 @@ def test_every_rank_has_the_same_bytes(monkeypatch, capsys):
             for configuration in CONFIGURATIONS
         }
         for configuration in CONFIGURATIONS:
-            for real, fake in agreeing(context, configuration, simulated[configuration]):
+            jobs = [make_job(configuration, rank) for rank in range(configuration.world)]
+            for real, fake in agreeing(context, jobs, simulated[configuration]):
                 line = f"{configuration} rank {real.rank}: real {phases(real)} simulated {phases(fake)}"
                 lines.append(line)
                 if phases(real) != phases(fake):

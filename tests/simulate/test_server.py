@@ -108,7 +108,7 @@ def test_what_a_start_up_hook_prints_or_reads_is_no_answer(hook, code):
 def test_a_server_whose_libraries_do_not_load_says_what_stopped_it(hook):
     hook("import sys; sys.modules['deepspeed'] = None")
     with SimulationServer() as broken:
-        with pytest.raises(SimulationError, match="did not start: ModuleNotFoundError .*deepspeed"):
+        with pytest.raises(SimulationError, match=r"did not start: ModuleNotFoundError .*deepspeed"):
             broken.submit("builtins:abs", -7).result(timeout=60)
         with pytest.raises(SimulationError, match="did not start"):
             broken.submit("builtins:abs", -7).result(timeout=60)

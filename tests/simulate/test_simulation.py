@@ -140,14 +140,8 @@ def test_a_model_that_depends_on_values_is_an_error_that_says_what_stopped_it(si
         simulator.estimate(BranchingCase(), 20, 20, Strategy(0, 1, 1, False, "none", "fp32"), 1, H100)
 
 
-def test_unknown_versions_are_refused_with_a_way_out():
-    from flopsfit_ds.simulate.tensors.patches import UnknownVersionError, check_versions
-
-    check_versions("2.13.0+cu130", "0.19.8")
-    with pytest.raises(UnknownVersionError, match="--quick"):
-        check_versions("2.99.0", "0.19.8")
-    with pytest.raises(UnknownVersionError, match=r"deepspeed 0\.19"):
-        check_versions("2.13.0", "0.20.0")
+IN_SOME_BUILDS = {"_cudnn_rnn"}
+"""Registered by PyTorch only where it is built with CUDA."""
 
 
 def test_autocast_knows_every_operator_that_this_torch_casts_on_cuda():
@@ -155,7 +149,7 @@ def test_autocast_knows_every_operator_that_this_torch_casts_on_cuda():
 
     registered = {name.removeprefix("aten::") for name in autocast.cuda_operators()}
     for listed in (autocast._LOWER, autocast._FP32_WITH_DTYPE, autocast._PROMOTE, autocast._REFUSED):
-        assert set(listed) <= registered, set(listed) - registered
+        assert set(listed) - IN_SOME_BUILDS <= registered, set(listed) - registered
     named = autocast._LOWER | autocast._FP32_WITH_DTYPE | autocast._PROMOTE | {*autocast._REFUSED}
     header = (Path(torch.__file__).parent / "include/ATen/autocast_mode.h").read_text()
     listed_as_fp32 = set(re.findall(r"_\(([\w, ]+)\)", header.split("define AT_FORALL_FP32(_)")[1].split("#define")[0]))

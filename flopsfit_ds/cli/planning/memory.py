@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,7 @@ from flopsfit_ds.cli.options import AllowImport, AsJson, Overrides, plan_from
 from flopsfit_ds.cli.planning.memory_tables import Answer, Point, as_json_values, layout_of, print_answers
 from flopsfit_ds.memory import MemoryEstimate, estimate_memory, profile_decoder
 from flopsfit_ds.plan.candidates import Candidate, Search
+from flopsfit_ds.simulate.cache import LIBRARIES
 from flopsfit_ds.spec import PlacementRules
 
 if TYPE_CHECKING:
@@ -194,10 +196,20 @@ def _point_of_flags(
 
 @contextlib.contextmanager
 def _answering(quick: bool, as_json: bool, num_points: int) -> Iterator[Callable[[Point], Answer]]:
-    """Answers by closed forms, or by the simulation with a progress display."""
+    """Answers by closed forms, or by the simulation with a progress display.
+
+    Raises:
+        SpecError: What is simulated is not installed.
+    """
     if quick:
         yield lambda point: _answer(point, None, None, None)
         return
+    missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SpecError(
+            f"estimate-memory simulates the engine that is installed, and there is no {' and no '.join(missing)} here; "
+            "install it, or write --quick for the closed forms, which need none"
+        )
     from rich.console import Console
     from rich.progress import Progress
 

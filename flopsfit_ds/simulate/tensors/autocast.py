@@ -83,6 +83,7 @@ _LOWER = frozenset(
         "scaled_dot_product_attention",
         "cudnn_convolution",
         "cudnn_convolution_transpose",
+        "_cudnn_rnn",
     }
 )
 _REFUSED = ("binary_cross_entropy",)

@@ -7,46 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import deepspeed
 import torch
 from deepspeed.runtime.zero import partition_parameters, partitioned_param_coordinator, utils
 from torch._subclasses.fake_tensor import FakeTensor
 
-from flopsfit_ds.base.errors import FlopsfitError
 from flopsfit_ds.simulate.tensors.device import DEVICE_TYPE
-
-KNOWN_TORCH = ("2.13",)
-KNOWN_DEEPSPEED = ("0.19",)
-
-
-class UnknownVersionError(FlopsfitError):
-    """The patches have not been tried with the installed torch or DeepSpeed."""
-
-
-def check_versions(torch_version: str = torch.__version__, deepspeed_version: str = deepspeed.__version__) -> None:
-    """See that the patches know the installed versions.
-
-    Raises:
-        UnknownVersionError: They do not; the message offers the closed forms.
-    """
-    for name, version, known in (
-        ("torch", torch_version, KNOWN_TORCH),
-        ("deepspeed", deepspeed_version, KNOWN_DEEPSPEED),
-    ):
-        if not any(version == entry or version.startswith(f"{entry}.") for entry in known):
-            raise UnknownVersionError(
-                f"the memory simulation knows {name} {', '.join(f'{entry}.x' for entry in known)}, and {version} is "
-                "installed; install a known version, or use --quick for the closed forms"
-            )
 
 
 def apply_patches() -> None:
-    """Change PyTorch and DeepSpeed for the rest of this process.
-
-    Raises:
-        UnknownVersionError: The installed versions are not known.
-    """
-    check_versions()
+    """Change PyTorch and DeepSpeed for the rest of this process; `self_test` sees whether it knows them."""
     _let_modules_move_fake_parameters()
     _give_fake_tensors_an_address()
     _make_tensors_from_values_fake()
