@@ -28,7 +28,8 @@ from flopsfit_ds.fit import load_points
 from flopsfit_ds.fit.laws.registry import get_law
 from flopsfit_ds.fit.losses import make_loss
 from flopsfit_ds.fit.planted import GridDesign, planted_points, random_law
-from flopsfit_ds.fit.points.points import Point, PointArrays, in_order, select_points
+from flopsfit_ds.fit.points.points import Point, PointArrays, in_order
+from flopsfit_ds.fit.points.selection import select_points
 from flopsfit_ds.fit.scaling import make_problem
 from flopsfit_ds.fit.solve.bootstrap import bootstrap_fits
 from flopsfit_ds.fit.solve.certificate import CertifiedFit, certified_fit

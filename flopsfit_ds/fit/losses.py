@@ -24,10 +24,10 @@ class Score(NamedTuple):
     """Value and derivatives of the score with respect to the predicted log loss, each of shape (batch, points).
 
     Attributes:
-        value: the score of each point, not yet weighted.
-        first: first derivative.
-        second: second derivative (zero outside the quadratic zone of a Huber score).
-        majorant: curvature of the quadratic that touches the score from above (the weight of reweighted least squares).
+        value: The score of each point, not yet weighted.
+        first: First derivative.
+        second: Second derivative (zero outside the quadratic zone of a Huber score).
+        majorant: Curvature of the quadratic that touches the score from above (the weight of reweighted least squares).
     """
 
     value: FloatArray
@@ -41,8 +41,8 @@ class LossFunction:
     """A summed robust or squared loss.
 
     Attributes:
-        name: one of LOSS_NAMES.
-        delta: half width of the quadratic zone of a Huber score, in the unit of its residual
+        name: One of LOSS_NAMES.
+        delta: Half width of the quadratic zone of a Huber score, in the unit of its residual
             (log loss: about a relative error). Infinite for squared scores.
     """
 
@@ -107,11 +107,11 @@ def make_loss(name: str, huber_delta: float) -> LossFunction:
     """Build the loss function called `name`.
 
     Args:
-        name: one of LOSS_NAMES.
-        huber_delta: used by the two Huber losses only.
+        name: One of LOSS_NAMES.
+        huber_delta: Used by the two Huber losses only.
 
     Raises:
-        FitError: an unknown name, or a delta that is not positive and finite.
+        FitError: An unknown name, or a delta that is not positive and finite.
     """
     if name not in LOSS_NAMES:
         raise FitError(f"unknown loss {name!r}: choose one of {', '.join(LOSS_NAMES)}")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flopsfit_ds.fit.laws.base import ComputeRule, Inputs, Law
+from flopsfit_ds.fit.compute_rule import ComputeRule
+from flopsfit_ds.fit.laws.base import Inputs, Law
 from flopsfit_ds.fit.laws.registry import get_law
 from flopsfit_ds.fit.losses import FloatArray
 from flopsfit_ds.fit.points.points import CONVENTION, Point
@@ -21,9 +22,9 @@ class PlantedLaw:
     """A law with known parameters.
 
     Attributes:
-        law: its form.
+        law: Its form.
         theta: (parameters,), about the centres of `inputs`.
-        inputs: the centres: the optimum at REFERENCE_COMPUTE.
+        inputs: The centres: the optimum at REFERENCE_COMPUTE.
     """
 
     law: Law
@@ -93,10 +94,10 @@ class GridDesign:
 
     Attributes:
         budgets: FLOPs.
-        sizes_per_budget: points on each budget.
-        size_range: largest size over smallest, on each budget.
-        noise: standard deviation of ln L between runs.
-        repeats: share of the median tokens that is unique; None for fresh data throughout.
+        sizes_per_budget: Points on each budget.
+        size_range: Largest size over smallest, on each budget.
+        noise: Standard deviation of ln L between runs.
+        repeats: Share of the median tokens that is unique; None for fresh data throughout.
     """
 
     budgets: tuple[float, ...] = (1e18, 3e18, 1e19, 3e19, 1e20)

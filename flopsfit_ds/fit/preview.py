@@ -14,12 +14,14 @@ import numpy as np
 
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.base.units import format_count, format_flops
-from flopsfit_ds.fit.forecast.rolling import m_estimator_variance
-from flopsfit_ds.fit.laws.base import ComputeRule, Inputs
-from flopsfit_ds.fit.laws.parametric import Chinchilla
+from flopsfit_ds.fit.compute_rule import ComputeRule
+from flopsfit_ds.fit.laws.base import Inputs
+from flopsfit_ds.fit.laws.chinchilla import Chinchilla
 from flopsfit_ds.fit.losses import FloatArray, LossFunction, make_loss
-from flopsfit_ds.fit.points.points import Point, PointArrays, compute_rule_of
+from flopsfit_ds.fit.points.compute import compute_rule_of
+from flopsfit_ds.fit.points.points import Point, PointArrays
 from flopsfit_ds.fit.result import load_fit_dict
+from flopsfit_ds.fit.solve.covariance import m_estimator_variance
 
 WORST_SIZE_ERROR = math.log(3.0)
 _TARGET_FACTOR = 10.0
@@ -46,7 +48,7 @@ def load_prior(path: str | Path) -> PriorLaw:
     """The law of an earlier fit's JSON as a prior.
 
     Raises:
-        FitError: the file is no fit, or its law is of another form.
+        FitError: The file is no fit, or its law is of another form.
     """
     law = load_fit_dict(path).get("law")
     form = law.get("form") if isinstance(law, dict) else None
@@ -66,11 +68,11 @@ class PlannedPoint:
     """One planned run.
 
     Attributes:
-        num_params: parameters.
-        num_tokens: training tokens.
-        flops: training FLOPs; None means 6 N D.
-        label: for people.
-        gpu_hours: expected cost; None where unknown.
+        num_params: Parameters.
+        num_tokens: Training tokens.
+        flops: Training FLOPs; None means 6 N D.
+        label: For people.
+        gpu_hours: Expected cost; None where unknown.
     """
 
     num_params: float
@@ -89,13 +91,13 @@ class PointValue:
     """What one planned run costs and adds.
 
     Attributes:
-        label: for people.
-        num_params: parameters.
-        num_tokens: tokens.
-        flops: training FLOPs.
-        share_of_flops: of the sweep.
-        gpu_hours: expected cost; None where unknown.
-        adds: by how much the standard error of ln N* at the target would grow without this run (0.1: by 10%); infinite
+        label: For people.
+        num_params: Parameters.
+        num_tokens: Tokens.
+        flops: Training FLOPs.
+        share_of_flops: Of the sweep.
+        gpu_hours: Expected cost; None where unknown.
+        adds: By how much the standard error of ln N* at the target would grow without this run (0.1: by 10%); infinite
             where the law could not be identified without it.
     """
 
@@ -114,17 +116,17 @@ class DesignPreview:
 
     Attributes:
         target_compute: FLOPs at which the optimum is asked for.
-        noise: assumed standard deviation of ln L between runs.
+        noise: Assumed standard deviation of ln L between runs.
         num_params: N* there under the prior law.
         num_tokens: D* there.
         loss: L* there.
-        log_num_params_standard_error: expected, of ln N*.
-        log_num_tokens_standard_error: expected, of ln D*.
-        log_loss_standard_error: expected, of ln L*.
-        parameter_standard_errors: expected, of E, alpha, beta and a.
-        points: cost and value of each run.
-        total_flops: of the sweep.
-        compute_rule: how compute divides into N and D.
+        log_num_params_standard_error: Expected, of ln N*.
+        log_num_tokens_standard_error: Expected, of ln D*.
+        log_loss_standard_error: Expected, of ln L*.
+        parameter_standard_errors: Expected, of E, alpha, beta and a.
+        points: Cost and value of each run.
+        total_flops: Of the sweep.
+        compute_rule: How compute divides into N and D.
     """
 
     target_compute: float
@@ -159,15 +161,15 @@ def preview_design(
     """Expected standard errors of a planned sweep, and the cost and value of each of its runs.
 
     Args:
-        points: the planned runs.
-        noise: standard deviation of ln L between runs (0.5% is usual for small models).
+        points: The planned runs.
+        noise: Standard deviation of ln L between runs (0.5% is usual for small models).
         target_compute: FLOPs of the run to be planned; None means ten times the largest run.
-        prior: the law that is about right.
-        loss: loss function of the fit to come.
-        huber_delta: its delta.
+        prior: The law that is about right.
+        loss: Loss function of the fit to come.
+        huber_delta: Its delta.
 
     Raises:
-        FitError: a plan that cannot identify the law, with the change that would mend it; noise that is not positive.
+        FitError: A plan that cannot identify the law, with the change that would mend it; noise that is not positive.
     """
     if not (math.isfinite(noise) and noise > 0):
         raise FitError(f"the noise level must be positive, got {noise}; 0.005 is usual")

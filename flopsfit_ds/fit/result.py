@@ -4,9 +4,11 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flopsfit_ds.base.errors import FitError
+from flopsfit_ds.fit.checks.diagnostics import Diagnostics
+from flopsfit_ds.fit.checks.warnings import FitWarning
 from flopsfit_ds.fit.forecast.isoflop import BudgetMinimum, IsoflopDiagnostics
 from flopsfit_ds.fit.forecast.optimum import LawAt, Optimum, ServingOptimum
 from flopsfit_ds.fit.forecast.prediction import Prediction, PredictionModel, interval_dict
@@ -16,24 +18,8 @@ from flopsfit_ds.fit.solve.bootstrap import Draws
 from flopsfit_ds.fit.solve.certificate import Certificate
 from flopsfit_ds.fit.solve.intervals import Interval
 
-if TYPE_CHECKING:
-    from flopsfit_ds.fit.checks.findings import Diagnostics
-
 FORMAT = "flopsfit-ds/fit"
 VERSION = 1
-
-
-@dataclass(frozen=True)
-class FitWarning:
-    """Something a reader of the fit must know.
-
-    Attributes:
-        code: stable name, such as "single_ray".
-        message: what it means here, with the numbers and what to do.
-    """
-
-    code: str
-    message: str
 
 
 @dataclass(frozen=True)
@@ -41,17 +27,17 @@ class LawSummary:
     """The fitted law in the units of the data.
 
     Attributes:
-        form: name of the form.
-        formula: the form, written out.
-        source: where it comes from.
+        form: Name of the form.
+        formula: The form, written out.
+        source: Where it comes from.
         loss_floor: E.
-        A: amplitude of the size term.
-        B: amplitude of the data term.
-        alpha: exponent of the size term.
-        beta: exponent of the data term.
+        A: Amplitude of the size term.
+        B: Amplitude of the data term.
+        alpha: Exponent of the size term.
+        beta: Exponent of the data term.
         a: N* ~ C^a where C/(N D) does not depend on N, as beyond the sizes of the points.
         b: D* ~ C^b there.
-        own: parameters that only this form has.
+        own: Parameters that only this form has.
     """
 
     form: str
@@ -72,17 +58,17 @@ class Audit:
     """How the fit was made, for a machine to check.
 
     Attributes:
-        package_version: of this package.
-        numpy_version: of numpy.
-        python_version: of Python.
-        loss: name of the loss function.
+        package_version: Of this package.
+        numpy_version: Of numpy.
+        python_version: Of Python.
+        loss: Name of the loss function.
         huber_delta: None for squared losses.
-        optimiser: in words.
-        bootstrap: what was resampled; None without resamples.
-        bootstrap_samples: resamples that were fitted.
-        bootstrap_seed: of the generator.
-        compute_rule: how compute divides into N and D.
-        points_sha256: of the points that entered, in canonical JSON.
+        optimiser: In words.
+        bootstrap: What was resampled; None without resamples.
+        bootstrap_samples: Resamples that were fitted.
+        bootstrap_seed: Of the generator.
+        compute_rule: How compute divides into N and D.
+        points_sha256: Of the points that entered, in canonical JSON.
     """
 
     package_version: str
@@ -103,23 +89,23 @@ class ScalingFit:
     """A fitted scaling law with all that supports it.
 
     Attributes:
-        law: the law in plain units.
-        objective: summed score at the optimum.
-        standard_errors: name -> standard deviation over the resamples; empty without resamples.
-        intervals: name -> confidence interval at `level`; empty without resamples.
-        certificate: starts, agreement, gradient, active bounds.
-        isoflop: parabolas and envelope.
-        optima: the optimum at each budget of the data, and at the target.
-        warnings: what a reader must know.
-        excluded: rows and runs that did not enter.
-        points: those that did.
+        law: The law in plain units.
+        objective: Summed score at the optimum.
+        standard_errors: Name -> standard deviation over the resamples; empty without resamples.
+        intervals: Name -> confidence interval at `level`; empty without resamples.
+        certificate: Starts, agreement, gradient, active bounds.
+        isoflop: Parabolas and envelope.
+        optima: The optimum at each budget of the data, and at the target.
+        warnings: What a reader must know.
+        excluded: Rows and runs that did not enter.
+        points: Those that did.
         residuals: ln(predicted) - ln(observed) of each point.
-        level: probability of the intervals.
-        at: the law, ready to be evaluated.
-        prediction: the model behind `predict`.
-        draws: the resampled fits; None without resamples.
-        diagnostics: what could be wrong; None where they were not asked for.
-        audit: how it was made.
+        level: Probability of the intervals.
+        at: The law, ready to be evaluated.
+        prediction: The model behind `predict`.
+        draws: The resampled fits; None without resamples.
+        diagnostics: What could be wrong; None where they were not asked for.
+        audit: How it was made.
     """
 
     law: LawSummary
@@ -137,7 +123,7 @@ class ScalingFit:
     at: LawAt
     prediction: PredictionModel
     draws: Draws | None
-    diagnostics: "Diagnostics | None"
+    diagnostics: Diagnostics | None
     audit: Audit
 
     def predict(
@@ -173,7 +159,7 @@ class ScalingFit:
         isoflop: {budgets: [BudgetMinimum], size_law, envelope, envelope_law}.
         optima: [{compute, num_params, num_tokens, loss, tokens_per_parameter, flat_band, intervals}].
         warnings: [{code, message}]; excluded: [{row, name, reason}]; num_points.
-        diagnostics: see `findings.Diagnostics`; None where they were not asked for.
+        diagnostics: see `diagnostics.Diagnostics`; None where they were not asked for.
         audit: see `Audit`.
         prediction: all that `predict` needs, see `prediction.PredictionModel`.
         serving_optimum: only from `fit --inference-tokens`, see `optimum.ServingOptimum`.
@@ -228,7 +214,7 @@ def load_prediction_model(path: str | Path) -> PredictionModel:
     """The prediction part of a fit's JSON file.
 
     Raises:
-        FitError: the file cannot be read, is no fit, or is of another version.
+        FitError: The file cannot be read, is no fit, or is of another version.
     """
     return PredictionModel.from_json_dict(load_fit_dict(path).get("prediction") or {})
 
@@ -237,7 +223,7 @@ def load_warnings(path: str | Path) -> tuple[FitWarning, ...]:
     """The warnings of a fit's JSON file, which its predictions inherit.
 
     Raises:
-        FitError: the file cannot be read, is no fit, or is of another version.
+        FitError: The file cannot be read, is no fit, or is of another version.
     """
     try:
         return tuple(FitWarning(str(w["code"]), str(w["message"])) for w in load_fit_dict(path)["warnings"])
@@ -249,7 +235,7 @@ def load_fit_dict(path: str | Path) -> dict[str, Any]:
     """What `ScalingFit.to_json_dict` gave, from a file.
 
     Raises:
-        FitError: the file cannot be read, is no fit, or is of another version.
+        FitError: The file cannot be read, is no fit, or is of another version.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))

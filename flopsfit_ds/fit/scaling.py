@@ -12,27 +12,23 @@ import numpy as np
 import flopsfit_ds
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.base.units import format_count, format_flops
-from flopsfit_ds.fit.checks.diagnostics import Target, tokens_scatter
-from flopsfit_ds.fit.checks.findings import Diagnostics, FitMaterial, run_diagnostics
+from flopsfit_ds.fit.checks.design import tokens_scatter
+from flopsfit_ds.fit.checks.diagnostics import Diagnostics, FitMaterial, run_diagnostics
+from flopsfit_ds.fit.checks.refits import Target
 from flopsfit_ds.fit.checks.warnings import RAY_SPREAD, FitView, collect_warnings
+from flopsfit_ds.fit.compute_rule import ComputeRule
 from flopsfit_ds.fit.forecast.ensemble import Ensemble, build_ensemble
 from flopsfit_ds.fit.forecast.isoflop import budget_groups, isoflop_minima
 from flopsfit_ds.fit.forecast.optimum import LawAt, Optimum
 from flopsfit_ds.fit.forecast.rolling import compute_groups
-from flopsfit_ds.fit.laws.base import ComputeRule, Inputs, Law
+from flopsfit_ds.fit.laws.base import Inputs, Law
 from flopsfit_ds.fit.laws.registry import get_law
 from flopsfit_ds.fit.losses import FloatArray, LossFunction, make_loss
-from flopsfit_ds.fit.points.points import (
-    Exclusion,
-    Point,
-    PointArrays,
-    compute_rule_of,
-    in_order,
-    select_points,
-    with_rows,
-)
+from flopsfit_ds.fit.points.compute import compute_rule_of
+from flopsfit_ds.fit.points.points import Exclusion, Point, PointArrays, cluster_labels, in_order, with_rows
+from flopsfit_ds.fit.points.selection import select_points
 from flopsfit_ds.fit.result import Audit, LawSummary, ScalingFit
-from flopsfit_ds.fit.solve.bootstrap import Draws, bootstrap_fits, cluster_labels
+from flopsfit_ds.fit.solve.bootstrap import Draws, bootstrap_fits
 from flopsfit_ds.fit.solve.certificate import CertifiedFit, certified_fit
 from flopsfit_ds.fit.solve.intervals import POSITIVE, Interval, percentile_interval, standard_errors, student_factor
 from flopsfit_ds.fit.solve.solver import Problem
@@ -77,22 +73,22 @@ def fit_scaling_law(
     """Fit a scaling law to finished runs.
 
     Args:
-        points: the runs; those that cannot be used are listed in `ScalingFit.excluded`.
-        law: form, one of `registry.LAWS`.
+        points: The runs; those that cannot be used are listed in `ScalingFit.excluded`.
+        law: Form, one of `registry.LAWS`.
         loss: "huber_log" (Huber on log loss, Hoffmann et al. 2022), "squared_log", "huber" or "squared".
-        huber_delta: half width of the quadratic zone of a Huber loss.
-        bootstrap_samples: resamples for standard errors and intervals; 0 for none.
-        bootstrap: what is resampled: "points", "clusters" (runs where they repeat, sizes otherwise) or "wild".
-        level: probability of the intervals.
+        huber_delta: Half width of the quadratic zone of a Huber loss.
+        bootstrap_samples: Resamples for standard errors and intervals; 0 for none.
+        bootstrap: What is resampled: "points", "clusters" (runs where they repeat, sizes otherwise) or "wild".
+        level: Probability of the intervals.
         target_compute: FLOPs of the run to be predicted; None means ten times the largest budget.
-        seed: of the resampling.
-        other_forms: whether other forms of law enter the prediction intervals; without them the intervals assume that
+        seed: Of the resampling.
+        other_forms: Whether other forms of law enter the prediction intervals; without them the intervals assume that
             the form is right.
-        diagnostics: whether to run the diagnostics: back-test, sensitivity, leverage, profiles.
-        excluded: rows already left out while reading, to be listed with the rest.
+        diagnostics: Whether to run the diagnostics: back-test, sensitivity, leverage, profiles.
+        excluded: Rows already left out while reading, to be listed with the rest.
 
     Raises:
-        FitError: too few points, sizes or budgets for the law, unknown options, or a fit without a certificate. Where
+        FitError: Too few points, sizes or budgets for the law, unknown options, or a fit without a certificate. Where
             no law can be fitted, `isoflop.isoflop_minima` still gives the valleys.
     """
     options = FitOptions(law, loss, huber_delta, bootstrap_samples, bootstrap, level, target_compute, seed)
@@ -100,9 +96,8 @@ def fit_scaling_law(
     everyone = in_order(with_rows(list(points)))
     chosen = select_points(everyone)
     work = _FitWork.of(options, chosen.points, len(chosen.excluded) + len(excluded), other_forms)
-    findings = work.diagnose(everyone) if diagnostics else None
-    result = work.result((*excluded, *chosen.excluded), findings)
-    return replace(result, warnings=collect_warnings(FitView(result, work.problem, work.fit)))
+    checked = work.diagnose(everyone) if diagnostics else None
+    return work.result((*excluded, *chosen.excluded), checked)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +120,7 @@ class _FitWork:
         """Fit, resample and weigh the forms.
 
         Raises:
-            FitError: as `fit_scaling_law`.
+            FitError: As `fit_scaling_law`.
         """
         arrays = PointArrays.of(points)
         form = get_law(options.law)
@@ -171,19 +166,32 @@ class _FitWork:
             )
         )
 
-    def result(self, excluded: tuple[Exclusion, ...], findings: Diagnostics | None) -> ScalingFit:
-        """The result, without its warnings."""
+    def result(self, excluded: tuple[Exclusion, ...], diagnostics: Diagnostics | None) -> ScalingFit:
+        """The result with its warnings."""
         problem, fit, level = self.problem, self.fit, self.options.level
         quantities = _Quantities(problem.law, problem.inputs, self.rule, fit, self.draws, level, len(self.points))
+        view = FitView(
+            points=self.points,
+            problem=problem,
+            fit=fit,
+            at=self.at,
+            draws=self.draws,
+            standard_errors=quantities.standard_errors(),
+            intervals=quantities.intervals(),
+            level=level,
+            isoflop=isoflop_minima(self.points),
+            optima=quantities.optima(self.at, self.computes),
+            diagnostics=diagnostics,
+        )
         return ScalingFit(
             law=_summary(problem.law, problem.inputs, fit.theta),
             objective=fit.objective,
-            standard_errors=quantities.standard_errors(),
-            intervals=quantities.intervals(),
+            standard_errors=dict(view.standard_errors),
+            intervals=dict(view.intervals),
             certificate=fit.certificate,
-            isoflop=isoflop_minima(self.points),
-            optima=quantities.optima(self.at, self.computes),
-            warnings=(),
+            isoflop=view.isoflop,
+            optima=view.optima,
+            warnings=collect_warnings(view),
             excluded=excluded,
             points=self.points,
             residuals=problem.law.log_loss(fit.theta[None], problem.inputs)[0] - problem.log_loss,
@@ -191,7 +199,7 @@ class _FitWork:
             at=self.at,
             prediction=self.ensemble.model(self.arrays, self.rule, level),
             draws=self.draws,
-            diagnostics=findings,
+            diagnostics=diagnostics,
             audit=_audit(self.options, self.draws, self.rule, self.points),
         )
 
@@ -236,7 +244,7 @@ def check_support(form: Law, arrays: PointArrays, num_excluded: int) -> None:
     """Refuse points that cannot carry the law.
 
     Raises:
-        FitError: fewer distinct points than parameters and one, fewer than three sizes or numbers of tokens, one
+        FitError: Fewer distinct points than parameters and one, fewer than three sizes or numbers of tokens, one
             budget, or no repeated data for the data-constrained form.
     """
     sizes = np.round(np.log(arrays.num_params), 4)
@@ -245,8 +253,8 @@ def check_support(form: Law, arrays: PointArrays, num_excluded: int) -> None:
     left_out = f" ({num_excluded} more were left out)" if num_excluded else ""
     if distinct <= form.num_parameters:
         raise FitError(
-            f"{distinct} distinct points{left_out} for the {form.num_parameters} parameters of the {form.name} law: "
-            f"at least {form.num_parameters + 1} are needed; the isoFLOP minima need no law"
+            f"{distinct} distinct points{left_out} for the {form.num_parameters} parameters of the {form.name} law: at "
+            f"least {form.num_parameters + 1} are needed; the isoFLOP minima need no law"
         )
     for values, column, what in ((sizes, arrays.num_params, "sizes"), (tokens, arrays.num_tokens, "numbers of tokens")):
         count = len(set(values.tolist()))

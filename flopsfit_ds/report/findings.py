@@ -8,11 +8,13 @@ from typing import Literal
 
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.base.units import format_flops
+from flopsfit_ds.fit.checks.warnings import FitWarning
 from flopsfit_ds.fit.forecast.isoflop import IsoflopDiagnostics, isoflop_minima
 from flopsfit_ds.fit.forecast.optimum import Optimum
 from flopsfit_ds.fit.forecast.prediction import Prediction
-from flopsfit_ds.fit.points.points import Exclusion, Point, points_from_records, select_points
-from flopsfit_ds.fit.result import FitWarning, ScalingFit
+from flopsfit_ds.fit.points.points import Exclusion, Point, points_from_records
+from flopsfit_ds.fit.points.selection import select_points
+from flopsfit_ds.fit.result import ScalingFit
 from flopsfit_ds.records import RunRecord
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flopsfit_ds.fit import Point, fit_scaling_law, isoflop_minima, load_points, points_from_records
-from flopsfit_ds.fit.solve.bootstrap import cluster_labels
+from flopsfit_ds.fit.points.points import cluster_labels
 from flopsfit_ds.records import Observed, Planned, RunRecord, Status, SweepFolder, records_csv
 from helpers.fit.planted_sweeps import PUBLIC_DATA, sweep
 

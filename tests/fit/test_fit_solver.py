@@ -7,7 +7,8 @@ import pytest
 from scipy.optimize import minimize
 
 from flopsfit_ds.base.errors import FitError
-from flopsfit_ds.fit.laws.base import ComputeRule, Law
+from flopsfit_ds.fit.compute_rule import ComputeRule
+from flopsfit_ds.fit.laws.base import Law
 from flopsfit_ds.fit.laws.registry import LAWS, get_law
 from flopsfit_ds.fit.losses import LOSS_NAMES, make_loss
 from flopsfit_ds.fit.planted import SIX_ND, random_law

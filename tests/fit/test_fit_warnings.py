@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flopsfit_ds.fit import Point, ScalingFit, fit_scaling_law
-from flopsfit_ds.fit.checks.diagnostics import two_modes
+from flopsfit_ds.fit.checks.shapes import two_modes
 from flopsfit_ds.fit.checks.warnings import FitView, collect_warnings
 from flopsfit_ds.fit.laws.registry import get_law
 from flopsfit_ds.fit.losses import make_loss
@@ -130,7 +130,20 @@ def test_an_optimum_that_one_start_reached_is_told_and_its_own_nudges_do_not_cou
     assert round(rare.certificate.best_share * rare.certificate.starts) == 1
     _, clean = sweep()
     result = fit_scaling_law(clean, bootstrap_samples=0, other_forms=False, diagnostics=False)
-    told = {w.code: w.message for w in collect_warnings(FitView(result, problem, rare))}
+    view = FitView(
+        points=result.points,
+        problem=problem,
+        fit=rare,
+        at=result.at,
+        draws=None,
+        standard_errors={},
+        intervals={},
+        level=result.level,
+        isoflop=result.isoflop,
+        optima=result.optima,
+        diagnostics=None,
+    )
+    told = {w.code: w.message for w in collect_warnings(view)}
     assert f"1 of {rare.certificate.starts} starts" in told["rare_optimum"]
 
 

@@ -1,7 +1,7 @@
 """Warnings, each with a stable code: what in this fit must not be overlooked."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -9,10 +9,14 @@ import numpy as np
 
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.base.units import format_count, format_flops
-from flopsfit_ds.fit.checks.findings import Diagnostics
-from flopsfit_ds.fit.points.points import PointArrays, compute_misfit
-from flopsfit_ds.fit.result import FitWarning, ScalingFit
+from flopsfit_ds.fit.checks.diagnostics import Diagnostics
+from flopsfit_ds.fit.forecast.isoflop import IsoflopDiagnostics
+from flopsfit_ds.fit.forecast.optimum import LawAt, Optimum
+from flopsfit_ds.fit.points.compute import compute_misfit
+from flopsfit_ds.fit.points.points import Point, PointArrays
+from flopsfit_ds.fit.solve.bootstrap import Draws
 from flopsfit_ds.fit.solve.certificate import CertifiedFit
+from flopsfit_ds.fit.solve.intervals import Interval
 from flopsfit_ds.fit.solve.solver import Problem
 from flopsfit_ds.model.flops import FLOPS_PER_PARAMETER_TOKEN
 
@@ -33,13 +37,53 @@ _RULE_DRIFT = 0.05
 _FAR_FROM_SIX = 3.0
 
 
+@dataclass(frozen=True)
+class FitWarning:
+    """Something a reader of the fit must know.
+
+    Attributes:
+        code: Stable name, such as "single_ray".
+        message: What it means here, with the numbers and what to do.
+    """
+
+    code: str
+    message: str
+
+
 @dataclass(frozen=True, eq=False)
 class FitView:
-    """What the warnings look at."""
+    """What the warnings look at.
 
-    result: ScalingFit
+    Attributes:
+        points: Points that entered the fit.
+        problem: The points under the form.
+        fit: Its certified fit.
+        at: The law, ready to be evaluated.
+        draws: The resampled fits; None without resamples.
+        standard_errors: By name; empty without resamples.
+        intervals: By name; empty without resamples.
+        level: Probability of the intervals.
+        isoflop: Parabolas and envelope.
+        optima: The optimum at each budget, the target last; empty where there is none.
+        diagnostics: What could be wrong; None where they were not asked for.
+    """
+
+    points: Sequence[Point]
     problem: Problem
     fit: CertifiedFit
+    at: LawAt
+    draws: Draws | None
+    standard_errors: Mapping[str, float]
+    intervals: Mapping[str, Interval]
+    level: float
+    isoflop: IsoflopDiagnostics
+    optima: tuple[Optimum, ...]
+    diagnostics: Diagnostics | None
+
+    @property
+    def a(self) -> float:
+        """The exponent of N* ~ C^a where C/(N D) does not depend on N."""
+        return float(self.problem.law.size_exponent_of_compute(self.fit.theta[None])[0])
 
 
 def collect_warnings(view: FitView) -> tuple[FitWarning, ...]:
@@ -56,7 +100,7 @@ def collect_warnings(view: FitView) -> tuple[FitWarning, ...]:
         _draws,
     )
     found = [warning for check in checks for warning in check(view)]
-    diagnostics = view.result.diagnostics
+    diagnostics = view.diagnostics
     if diagnostics is not None:
         more = (_single_ray, _condition, _delta, _heaps, _backtest, _forms, _trends, _suspects)
         more = (*more, _learning_rates, _profiles)
@@ -65,7 +109,7 @@ def collect_warnings(view: FitView) -> tuple[FitWarning, ...]:
 
 
 def _few_points(view: FitView) -> Iterator[FitWarning]:
-    count, size = len(view.result.points), view.problem.law.num_parameters
+    count, size = len(view.points), view.problem.law.num_parameters
     if count < _FEW_PER_PARAMETER * size:
         advised = _FEW_PER_PARAMETER * size
         rough = "intervals are rough" if count > size + _HARDLY_SPARE else "intervals hold less often than they say"
@@ -73,7 +117,7 @@ def _few_points(view: FitView) -> Iterator[FitWarning]:
 
 
 def _duplicates(view: FitView) -> Iterator[FitWarning]:
-    keys = [(p.num_params, p.num_tokens, p.loss) for p in view.result.points]
+    keys = [(p.num_params, p.num_tokens, p.loss) for p in view.points]
     repeated = len(keys) - len(set(keys))
     if repeated:
         yield FitWarning(
@@ -99,13 +143,13 @@ def _bounds(view: FitView) -> Iterator[FitWarning]:
 
 
 def _isoflop(view: FitView) -> Iterator[FitWarning]:
-    for budget in view.result.isoflop.budgets:
+    for budget in view.isoflop.budgets:
         if budget.refused and "edge" in budget.refused:
             yield FitWarning("edge_minimum", f"budget {format_flops(budget.compute_flops)}: {budget.refused}")
 
 
 def _compute_rule(view: FitView) -> Iterator[FitWarning]:
-    rule, arrays = view.result.at.rule, PointArrays.of(view.result.points)
+    rule, arrays = view.at.rule, PointArrays.of(view.points)
     misfit = compute_misfit(rule, arrays)
     if misfit > _RULE_MISFIT:
         yield FitWarning(
@@ -124,7 +168,7 @@ def _compute_rule(view: FitView) -> Iterator[FitWarning]:
 
 
 def _compute_beyond(view: FitView) -> Iterator[FitWarning]:
-    rule, optima = view.result.at.rule, view.result.optima
+    rule, optima = view.at.rule, view.optima
     if len(rule.log_sizes) == 1 or not optima:
         return
     last, beyond = rule.stretches()[-2], math.log(optima[-1].num_params) - rule.log_sizes[-1]
@@ -138,19 +182,19 @@ def _compute_beyond(view: FitView) -> Iterator[FitWarning]:
         )
 
 
-def _exponent_within(result: ScalingFit) -> float:
+def _exponent_within(view: FitView) -> float:
     """The exponent of N* between the smallest and the largest compute of the points."""
-    ends = [math.log(f(p.compute_flops for p in result.points)) for f in (min, max)]
+    ends = [math.log(f(p.compute_flops for p in view.points)) for f in (min, max)]
     try:
-        low, high = (result.at.log_optimum(end) for end in ends)
+        low, high = (view.at.log_optimum(end) for end in ends)
     except FitError:
-        return result.law.a
+        return view.a
     return (high - low) / (ends[1] - ends[0])
 
 
 def _approaches(view: FitView) -> Iterator[FitWarning]:
-    a, error = _exponent_within(view.result), view.result.standard_errors.get("a")
-    isoflop = view.result.isoflop
+    a, error = _exponent_within(view), view.standard_errors.get("a")
+    isoflop = view.isoflop
     for name, law in (("isoFLOP parabolas", isoflop.size_law), ("envelope", isoflop.envelope_law)):
         if law is None or law.standard_error is None or error is None:
             continue
@@ -163,7 +207,7 @@ def _approaches(view: FitView) -> Iterator[FitWarning]:
 
 
 def _draws(view: FitView) -> Iterator[FitWarning]:
-    draws = view.result.draws
+    draws = view.draws
     if draws is None:
         return
     if draws.num_failed:
@@ -171,7 +215,7 @@ def _draws(view: FitView) -> Iterator[FitWarning]:
         yield FitWarning(
             "failed_resamples", f"{draws.num_failed} of {total} resampled fits did not converge; they are left out"
         )
-    for name, interval in view.result.intervals.items():
+    for name, interval in view.intervals.items():
         if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
             yield FitWarning("unbounded_interval", f"the points set no bound on {name}")
 
@@ -190,37 +234,35 @@ def _condition(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
     if diagnostics.condition_number > _ILL_CONDITION:
         yield FitWarning(
             "ill_conditioned",
-            f"some combination of parameters is barely determined (condition number "
-            f"{diagnostics.condition_number:.1e}): "
-            "trust predictions near the data, not single parameters",
+            "some combination of parameters is barely determined (condition number "
+            f"{diagnostics.condition_number:.1e}): trust predictions near the data, not single parameters",
         )
 
 
 def _delta(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
-    result = view.result
-    error_a = result.standard_errors.get("a", 0.0)
+    a = view.a
+    error_a = view.standard_errors.get("a", 0.0)
     error_loss = _error_at_target(view)
     for refit in diagnostics.delta_refits:
-        gap = abs(refit.a - result.law.a)
+        gap = abs(refit.a - a)
         moved_a = gap > min(_LARGE_EXPONENT_CHANGE, max(_SMALL_CHANGE, _SOME_ERRORS * error_a))
         moved_loss = abs(refit.log_loss_change) > max(_SMALL_CHANGE, _SOME_ERRORS * error_loss)
         if moved_a or moved_loss:
             yield FitWarning(
                 "delta_sensitive",
                 f"with delta {refit.huber_delta:.3g} instead of {view.problem.loss.delta:.3g}, a is {refit.a:.3f} "
-                f"instead of "
-                f"{result.law.a:.3f} and the predicted loss changes by {refit.log_loss_change:+.2%}: a few points pull "
+                f"instead of {a:.3f} and the predicted loss changes by {refit.log_loss_change:+.2%}: a few points pull "
                 "the fit; look at the suspects",
             )
             return
 
 
 def _error_at_target(view: FitView) -> float:
-    optima = view.result.optima
+    optima = view.optima
     if not optima or "loss" not in optima[-1].intervals:
         return 0.0
     span = optima[-1].intervals["loss"]
-    width = 2.0 * NormalDist().inv_cdf(0.5 + 0.5 * view.result.level)
+    width = 2.0 * NormalDist().inv_cdf(0.5 + 0.5 * view.level)
     return math.log(span.high / span.low) / width if math.isfinite(span.high) and span.low > 0 else math.inf
 
 
@@ -228,9 +270,8 @@ def _heaps(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
     for name, (low, high) in diagnostics.two_modes.items():
         yield FitWarning(
             "two_modes",
-            f"resampled values of {name} form two heaps, about {low:.4g} and {high:.4g}: the interval spans both, "
-            f"and a "
-            "few points decide between them",
+            f"resampled values of {name} form two heaps, about {low:.4g} and {high:.4g}: the interval spans both, and "
+            "a few points decide between them",
         )
 
 
@@ -245,8 +286,8 @@ def _backtest(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
         yield FitWarning(
             "backtest_miss",
             f"fitted up to {format_flops(test.origin_compute)} FLOPs, the law misses the budget "
-            f"{format_flops(worst[2])} by "
-            f"{worst[0]:+.2%} where {worst[1]:.2%} was promised; intervals are widened for it",
+            f"{format_flops(worst[2])} by {worst[0]:+.2%} where {worst[1]:.2%} was promised; intervals are widened for "
+            "it",
         )
 
 
@@ -268,8 +309,7 @@ def _forms(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
             yield FitWarning(
                 "forms_disagree",
                 f"the {rival.law} form (weight {rival.weight:.0%}) predicts {gap:+.2%} at the target against "
-                f"{own.law}: "
-                "prediction intervals hold both",
+                f"{own.law}: prediction intervals hold both",
             )
 
 
@@ -284,7 +324,7 @@ def _trends(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
 
 
 def _suspects(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
-    error_a, error_loss = view.result.standard_errors.get("a", 0.0), _error_at_target(view)
+    error_a, error_loss = view.standard_errors.get("a", 0.0), _error_at_target(view)
     for suspect in diagnostics.suspects:
         moved_a = abs(suspect.a_without - suspect.a_with) > max(0.5 * error_a, 0.5 * _SMALL_CHANGE)
         moved_loss = abs(suspect.log_loss_change) > max(0.5 * error_loss, 0.2 * _SMALL_CHANGE)
@@ -292,10 +332,9 @@ def _suspects(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
             yield FitWarning(
                 "influential_point",
                 f"row {suspect.row}{f' ({suspect.name})' if suspect.name else ''}, residual "
-                f"{suspect.residual_sigmas:.1f} "
-                f"sigmas, leverage {suspect.leverage:.2f}: without it a is {suspect.a_without:.3f} instead of "
-                f"{suspect.a_with:.3f} and the predicted loss changes by {suspect.log_loss_change:+.2%}; it stays "
-                f"in the fit",
+                f"{suspect.residual_sigmas:.1f} sigmas, leverage {suspect.leverage:.2f}: without it a is "
+                f"{suspect.a_without:.3f} instead of {suspect.a_with:.3f} and the predicted loss changes by "
+                f"{suspect.log_loss_change:+.2%}; it stays in the fit",
             )
 
 
@@ -304,9 +343,8 @@ def _learning_rates(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarn
     if rates.best_at_edge:
         yield FitWarning(
             "learning_rate_edge",
-            f"at {rates.best_at_edge} of {rates.tried} sizes the best learning rate is the smallest or largest "
-            f"tried: those "
-            "losses may be too high; widen the range there",
+            f"at {rates.best_at_edge} of {rates.tried} sizes the best learning rate is the smallest or largest tried: "
+            "those losses may be too high; widen the range there",
         )
 
 

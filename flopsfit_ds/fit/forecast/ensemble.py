@@ -17,14 +17,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from flopsfit_ds.base.errors import FitError
+from flopsfit_ds.fit.compute_rule import ComputeRule
 from flopsfit_ds.fit.forecast.prediction import FormDraws, PredictionModel
-from flopsfit_ds.fit.forecast.rolling import Extrapolation, asymptotic_covariance, roll, run_noise
-from flopsfit_ds.fit.laws.base import ComputeRule
+from flopsfit_ds.fit.forecast.rolling import Extrapolation, roll
 from flopsfit_ds.fit.laws.registry import LAWS, get_law
 from flopsfit_ds.fit.losses import FloatArray, LossFunction
 from flopsfit_ds.fit.points.points import PointArrays
 from flopsfit_ds.fit.solve.bootstrap import Draws, bootstrap_fits
 from flopsfit_ds.fit.solve.certificate import CertifiedFit, certified_fit
+from flopsfit_ds.fit.solve.covariance import asymptotic_covariance, run_noise
 from flopsfit_ds.fit.solve.solver import Problem
 
 _KEPT_DRAWS = 200
@@ -41,13 +42,13 @@ class FormFit:
     """One form fitted to all points.
 
     Attributes:
-        problem: the points under this form.
-        fit: its certified fit.
+        problem: The points under this form.
+        fit: Its certified fit.
         draws: (samples, parameters), its resampled fits.
-        noise: standard deviation of ln L about it.
-        log_likelihood: profiled quasi-likelihood, penalised.
-        extrapolations: its rolling origin.
-        weight: its share of the ensemble.
+        noise: Standard deviation of ln L about it.
+        log_likelihood: Profiled quasi-likelihood, penalised.
+        extrapolations: Its rolling origin.
+        weight: Its share of the ensemble.
     """
 
     problem: Problem
@@ -64,9 +65,9 @@ class Ensemble:
     """All forms, the fitted one first, and the factor from the rolling origin.
 
     Attributes:
-        forms: weights sum to one.
-        factor: past errors of extrapolation over what was promised, from 0.85 to 6.
-        skipped: form -> why it is not in the ensemble.
+        forms: Weights sum to one.
+        factor: Past errors of extrapolation over what was promised, from 0.85 to 6.
+        skipped: Form -> why it is not in the ensemble.
     """
 
     forms: tuple[FormFit, ...]
@@ -103,13 +104,13 @@ def build_ensemble(
     """Fit and resample every form that the points can carry, and weigh them.
 
     Args:
-        problem: the points under the form that was asked for.
-        fit: its fit.
-        draws: its resamples; None means normal draws from its asymptotic covariance, for all forms.
-        groups: points by rising compute, from `rolling.compute_groups`.
-        arrays: the points.
-        clusters: for the bootstrap.
-        seed: for the bootstrap.
+        problem: The points under the form that was asked for.
+        fit: Its fit.
+        draws: Its resamples; None means normal draws from its asymptotic covariance, for all forms.
+        groups: Points by rising compute, from `rolling.compute_groups`.
+        arrays: The points.
+        clusters: For the bootstrap.
+        seed: For the bootstrap.
         other_forms: False leaves the fitted form alone in the ensemble.
     """
     log_compute = np.log(arrays.flops)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from flopsfit_ds.fit.losses import FloatArray
-from flopsfit_ds.fit.points.points import Point, PointArrays, select_points
+from flopsfit_ds.fit.points.points import Point, PointArrays
+from flopsfit_ds.fit.points.selection import select_points
 
 MIN_SIZES = 3
 _BUDGET_WIDTH = 0.25
@@ -23,17 +24,17 @@ class BudgetMinimum:
     """The parabola of one budget, loss = c0 + c1 x + c2 x^2 with x = ln N - log_centre.
 
     Attributes:
-        compute_flops: the budget (nominal, or the geometric mean of its points).
-        num_points: points in the budget.
-        sizes: smallest and largest number of parameters tried.
-        log_centre: origin of x.
+        compute_flops: The budget (nominal, or the geometric mean of its points).
+        num_points: Points in the budget.
+        sizes: Smallest and largest number of parameters tried.
+        log_centre: Origin of x.
         coefficients: (c0, c1, c2), or None with fewer than three sizes.
-        num_params: the vertex N*, None where refused.
+        num_params: The vertex N*, None where refused.
         num_tokens: D* at the vertex, None where refused.
-        loss: loss at the vertex, None where refused.
-        log_num_params_standard_error: standard error of ln N*, from the pooled scatter about the parabolas; None
+        loss: Loss at the vertex, None where refused.
+        log_num_params_standard_error: Standard error of ln N*, from the pooled scatter about the parabolas; None
             where there are no spare points to judge scatter by.
-        refused: why there is no minimum, None where there is one.
+        refused: Why there is no minimum, None where there is one.
     """
 
     compute_flops: float
@@ -61,7 +62,7 @@ class PowerLaw:
     """value = exp(log_factor) * C^exponent, fitted in logarithms.
 
     Attributes:
-        standard_error: of the exponent; None with two budgets (nothing to judge it by) unless the minima carry their
+        standard_error: Of the exponent; None with two budgets (nothing to judge it by) unless the minima carry their
             own.
     """
 
@@ -80,9 +81,9 @@ class IsoflopDiagnostics:
     """Both approaches.
 
     Attributes:
-        budgets: one entry for each compute budget, accepted or refused.
+        budgets: One entry for each compute budget, accepted or refused.
         size_law: N* ~ C^a over the accepted minima (approach 2); None with fewer than two.
-        envelope: indices of the points on the lower envelope of loss against compute (approach 1).
+        envelope: Indices of the points on the lower envelope of loss against compute (approach 1).
         envelope_law: N ~ C^a along the envelope; None with fewer than three distinct budgets on it.
     """
 
@@ -128,7 +129,7 @@ def _cut_at_gaps(order: np.ndarray, log_c: FloatArray) -> list[list[int]]:
 def isoflop_minima(points: Sequence[Point]) -> IsoflopDiagnostics:
     """Parabolas and envelope of the points; works where no law can be fitted.
 
-    Unusable points (see `points.select_points`) are left out.
+    Unusable points (see `selection.select_points`) are left out.
     """
     usable = list(select_points(points).points)
     if not usable:
@@ -200,8 +201,8 @@ class _Parabola:
             outside = vertex < edge if name == "smallest" else vertex > edge
             if outside or best_size == edge:
                 return (
-                    f"minimum at an edge: the {name} size tried ({edge:.3g}) is the best, vertex at {vertex:.3g}; "
-                    f"try {direction} sizes at this budget"
+                    f"minimum at an edge: the {name} size tried ({edge:.3g}) is the best, vertex at {vertex:.3g}; try "
+                    f"{direction} sizes at this budget"
                 )
         return None
 

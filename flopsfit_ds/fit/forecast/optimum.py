@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from flopsfit_ds.base.errors import FitError
-from flopsfit_ds.fit.laws.base import ComputeRule, Inputs, Law
+from flopsfit_ds.fit.compute_rule import ComputeRule
+from flopsfit_ds.fit.laws.base import Inputs, Law
 from flopsfit_ds.fit.losses import FloatArray
 from flopsfit_ds.fit.solve.intervals import Interval
 
@@ -29,7 +30,7 @@ class Optimum:
         loss: L*.
         tokens_per_parameter: D*/N*.
         flat_band: (smallest, largest) N at this compute whose loss is within 0.1% of L*.
-        intervals: name -> confidence interval of num_params, num_tokens, loss, tokens_per_parameter; empty without
+        intervals: Name -> confidence interval of num_params, num_tokens, loss, tokens_per_parameter; empty without
             resamples.
     """
 
@@ -54,13 +55,13 @@ class ServingOptimum:
     Source: Sardana et al. 2023, arXiv:2401.00448, eq. 1, with 2 FLOPs for each parameter and served token.
 
     Attributes:
-        inference_tokens: tokens the model will serve.
-        loss: the loss to reach: that of the compute-optimal model of the training budget.
-        num_params: size.
-        num_tokens: training tokens.
+        inference_tokens: Tokens the model will serve.
+        loss: The loss to reach: that of the compute-optimal model of the training budget.
+        num_params: Size.
+        num_tokens: Training tokens.
         training_compute: FLOPs of training.
         total_compute: FLOPs of training and serving.
-        saving: share of total FLOPs saved against serving the compute-optimal model.
+        saving: Share of total FLOPs saved against serving the compute-optimal model.
     """
 
     inference_tokens: float
@@ -89,7 +90,7 @@ class LawAt:
         """ln N* at this ln C.
 
         Raises:
-            FitError: the law has no interior optimum.
+            FitError: The law has no interior optimum.
         """
         log_n = float(self.law.log_optimum(self.theta[None], np.array([log_compute]), self.rule, self.inputs)[0, 0])
         if not math.isfinite(log_n):
@@ -102,7 +103,7 @@ class LawAt:
         """The optimum at this compute, without intervals.
 
         Raises:
-            FitError: the law has no interior optimum.
+            FitError: The law has no interior optimum.
         """
         if not (math.isfinite(compute) and compute > 0):
             raise FitError(f"compute must be positive and finite, got {compute}")
@@ -143,7 +144,7 @@ class LawAt:
         """The cheapest model, training and serving together, that is as good as the compute-optimal one of `compute`.
 
         Raises:
-            FitError: no interior optimum, or a number of tokens that is negative or not finite.
+            FitError: No interior optimum, or a number of tokens that is negative or not finite.
         """
         if not (math.isfinite(inference_tokens) and inference_tokens >= 0):
             raise FitError(f"inference tokens must be finite and not negative, got {inference_tokens}")

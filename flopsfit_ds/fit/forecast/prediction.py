@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from flopsfit_ds.base.errors import FitError
+from flopsfit_ds.fit.compute_rule import ComputeRule
 from flopsfit_ds.fit.forecast.optimum import FARTHEST
-from flopsfit_ds.fit.laws.base import ComputeRule, Inputs
+from flopsfit_ds.fit.laws.base import Inputs
 from flopsfit_ds.fit.laws.registry import get_law
 from flopsfit_ds.fit.losses import FloatArray
 from flopsfit_ds.fit.solve.intervals import Interval
@@ -27,14 +28,14 @@ class Prediction:
     below 2%), its own loss may lie outside them.
 
     Attributes:
-        compute: training FLOPs.
-        num_params: parameters.
-        num_tokens: tokens.
-        loss: of the fitted law.
-        level: probability of both intervals.
-        interval: where the measured loss of one such run is expected (prediction interval).
-        confidence_interval: where the law itself lies there, run-to-run noise left out.
-        extrapolation: compute over the largest compute among the points of the fit; above 1 beyond the data.
+        compute: Training FLOPs.
+        num_params: Parameters.
+        num_tokens: Tokens.
+        loss: Of the fitted law.
+        level: Probability of both intervals.
+        interval: Where the measured loss of one such run is expected (prediction interval).
+        confidence_interval: Where the law itself lies there, run-to-run noise left out.
+        extrapolation: Compute over the largest compute among the points of the fit; above 1 beyond the data.
     """
 
     compute: float
@@ -73,8 +74,8 @@ class FormDraws:
     """One form of law in the ensemble of predictions.
 
     Attributes:
-        law: its name.
-        weight: its share of the ensemble.
+        law: Its name.
+        weight: Its share of the ensemble.
         theta: (parameters,), its best fit.
         draws: (samples, parameters), its resampled fits.
     """
@@ -90,14 +91,14 @@ class PredictionModel:
     """All that a prediction needs; a fit's JSON carries it.
 
     Attributes:
-        forms: the forms of law; the first is the one that was fitted, whose loss is reported.
-        centre_n: mean of ln N of the points.
-        centre_d: mean of ln D of the points.
-        rule: how compute divides into N and D.
-        noise: standard deviation of ln L of one run about the law.
-        spread: factor on the spread of the resampled fits, from the rolling origin.
-        largest_compute: largest FLOPs among the points.
-        level: default level.
+        forms: The forms of law; the first is the one that was fitted, whose loss is reported.
+        centre_n: Mean of ln N of the points.
+        centre_d: Mean of ln D of the points.
+        rule: How compute divides into N and D.
+        noise: Standard deviation of ln L of one run about the law.
+        spread: Factor on the spread of the resampled fits, from the rolling origin.
+        largest_compute: Largest FLOPs among the points.
+        level: Default level.
     """
 
     forms: tuple[FormDraws, ...]
@@ -113,7 +114,7 @@ class PredictionModel:
         """N* and D* of the fitted law.
 
         Raises:
-            FitError: the fitted law has no interior optimum.
+            FitError: The fitted law has no interior optimum.
         """
         inputs = Inputs(np.zeros(0), np.zeros(0), self.centre_n, self.centre_d)
         form = self.forms[0]
@@ -138,12 +139,12 @@ class PredictionModel:
 
         Args:
             compute: FLOPs; alone it means the compute-optimal size, with one of N and D it gives the other.
-            num_params: parameters.
-            num_tokens: tokens.
-            level: probability of the intervals; None means that of the fit.
+            num_params: Parameters.
+            num_tokens: Tokens.
+            level: Probability of the intervals; None means that of the fit.
 
         Raises:
-            FitError: values that are not positive and finite, too few or too many of them, or a level outside (0, 1).
+            FitError: Values that are not positive and finite, too few or too many of them, or a level outside (0, 1).
         """
         level = self.level if level is None else level
         if not 0.0 < level < 1.0:
@@ -239,7 +240,7 @@ class PredictionModel:
         """Read back what `to_json_dict` wrote.
 
         Raises:
-            FitError: a part is missing or has another type.
+            FitError: A part is missing or has another type.
         """
         try:
             forms = tuple(

@@ -11,10 +11,11 @@ import numpy as np
 
 from flopsfit_ds.fit.forecast.isoflop import budget_groups
 from flopsfit_ds.fit.laws.base import Law
-from flopsfit_ds.fit.losses import FloatArray, LossFunction, huber_moments
+from flopsfit_ds.fit.losses import FloatArray
 from flopsfit_ds.fit.points.points import Point, PointArrays
+from flopsfit_ds.fit.solve.covariance import asymptotic_covariance, run_noise
 from flopsfit_ds.fit.solve.solver import Problem, minimise
-from flopsfit_ds.fit.solve.starts import seed_starts
+from flopsfit_ds.fit.solve.starts import grid_starts
 
 _CHUNKS = 6
 _IN_BUDGETS = 0.8
@@ -28,15 +29,15 @@ class Extrapolation:
     """How a form fitted on the budgets up to an origin does on one later budget.
 
     Attributes:
-        law: the form.
-        origin: index of the last budget it saw.
-        budget: index of the budget it is judged on.
+        law: The form.
+        origin: Index of the last budget it saw.
+        budget: Index of the budget it is judged on.
         log_distance: ln of that budget over the origin.
-        num_points: points it is judged on.
-        bias: mean of ln(predicted) - ln(observed) over them.
-        rms: root mean square of the same.
-        spread: standard deviation of the mean prediction by the delta method.
-        noise: standard deviation of the residuals among the points that were seen.
+        num_points: Points it is judged on.
+        bias: Mean of ln(predicted) - ln(observed) over them.
+        rms: Root mean square of the same.
+        spread: Standard deviation of the mean prediction by the delta method.
+        noise: Standard deviation of the residuals among the points that were seen.
     """
 
     law: str
@@ -63,34 +64,15 @@ def compute_groups(points: Sequence[Point], arrays: PointArrays) -> list[list[in
     return [part.tolist() for part in np.array_split(order, chunks)] if chunks >= 3 else []
 
 
-def asymptotic_covariance(problem: Problem, theta: FloatArray, keep: np.ndarray, noise: float) -> FloatArray:
-    """Covariance of theta under normal noise, (parameters, parameters).
-
-    That of an M-estimator, E[psi^2] / E[psi']^2 (J^T J)^-1 (Huber 1964), on the points in `keep`.
-    """
-    jacobian = problem.law.evaluate(theta[None], problem.inputs).jacobian()[0][:, keep]
-    if not problem.loss.on_log:
-        jacobian = jacobian * np.exp(problem.log_loss[keep])
-    return m_estimator_variance(problem.loss, noise) * np.linalg.pinv(
-        jacobian @ jacobian.T, rcond=1e-12, hermitian=True
-    )
-
-
-def m_estimator_variance(loss: LossFunction, noise: float) -> float:
-    """E[psi^2] / E[psi']^2 under normal residuals of standard deviation `noise`: noise^2 for a squared loss."""
-    square, inside = huber_moments(loss, noise)
-    return square / max(inside, 1e-12) ** 2
-
-
 def roll(
     problem: Problem, best: FloatArray, groups: Sequence[Sequence[int]], log_compute: FloatArray
 ) -> list[Extrapolation]:
     """Extrapolations of one form from every origin that can carry it to every later budget.
 
     Args:
-        problem: all points, without weights.
+        problem: All points, without weights.
         best: (parameters,), the optimum of all points.
-        groups: from `compute_groups`.
+        groups: From `compute_groups`.
         log_compute: (points,) ln FLOPs.
     """
     law = problem.law
@@ -104,7 +86,7 @@ def roll(
             seen.append(keep)
     if not origins:
         return []
-    starts = np.concatenate([best[None], seed_starts(problem)[:_STARTS]])
+    starts = np.concatenate([best[None], grid_starts(problem)[:_STARTS]])
     weights = np.zeros((len(origins), count))
     for row, keep in enumerate(seen):
         weights[row, keep] = 1.0
@@ -153,10 +135,3 @@ def _judge(
             )
         )
     return results
-
-
-def run_noise(residuals: FloatArray, num_parameters: int) -> float:
-    """Standard deviation of ln L of one run about the law, from residuals winsorised at three robust sigmas."""
-    robust = 1.4826 * float(np.median(np.abs(residuals)))
-    kept = np.clip(residuals, -3.0 * robust, 3.0 * robust) if robust > 0 else residuals
-    return float(np.sqrt((kept**2).sum() / max(1, residuals.shape[0] - num_parameters)))

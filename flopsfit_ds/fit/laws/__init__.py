@@ -1,1 +1,1 @@
-"""The laws: a form, its parameters and their gradients."""
+"""The laws: a file for each form, with its parameters, its gradients and its source."""

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flopsfit_ds.fit.compute_rule import ComputeRule, Stretch
 from flopsfit_ds.fit.losses import FloatArray
 
 
@@ -23,8 +24,8 @@ class Inputs:
     Attributes:
         n: ln(parameters) - centre_n.
         d: ln(tokens) - centre_d.
-        centre_n: mean of ln(parameters) over the points of the fit.
-        centre_d: mean of ln(tokens) over the points of the fit.
+        centre_n: Mean of ln(parameters) over the points of the fit.
+        centre_d: Mean of ln(tokens) over the points of the fit.
         u: ln(unique tokens) - centre_d, or None where no point repeats its data.
     """
 
@@ -58,7 +59,7 @@ class Term(NamedTuple):
     """One positive term of a law.
 
     Attributes:
-        log_value: its logarithm, (batch, points).
+        log_value: Its logarithm, (batch, points).
         gradient: (parameter index, derivative of log_value) pairs; a derivative is (points,) or (batch, points), or
             None for 1.
         second: (i, j, second derivative of log_value) triples, i <= j, each once.
@@ -168,7 +169,6 @@ class Law(ABC):
     formula: str
     source: str
     parameter_names: tuple[str, ...]
-    has_floor: bool = True
 
     @property
     def num_parameters(self) -> int:
@@ -224,17 +224,15 @@ class Law(ABC):
         """Predicted log loss, (batch, points)."""
         return self.evaluate(theta, inputs).log_loss
 
-    def log_optimum(
-        self, theta: FloatArray, log_compute: FloatArray, trade: "ComputeRule", inputs: Inputs
-    ) -> FloatArray:
+    def log_optimum(self, theta: FloatArray, log_compute: FloatArray, trade: ComputeRule, inputs: Inputs) -> FloatArray:
         """ln N* at each compute, (batch, computes); NaN where the form has no interior optimum.
 
         On a stretch of sizes on which C/(N D) is a power law of N both competing terms are power laws of N at fixed
         compute, so the optimum is where their slopes cancel; of several stretches the best one counts.
 
         Args:
-            log_compute: natural logarithm of FLOPs, (computes,).
-            trade: how compute divides into parameters and tokens.
+            log_compute: Natural logarithm of FLOPs, (computes,).
+            trade: How compute divides into parameters and tokens.
         """
         c, log_c = self.competition(theta), np.asarray(log_compute)
         stretches = trade.stretches()
@@ -260,15 +258,6 @@ class Law(ABC):
         return (c.by_d_p - c.by_d_q) / ((c.by_n_q - c.by_d_q) - (c.by_n_p - c.by_d_p))
 
 
-class Stretch(NamedTuple):
-    """Sizes, ln N from low to high, on which ln(C/(N D)) = log_factor + size_exponent ln N."""
-
-    low: float
-    high: float
-    log_factor: float
-    size_exponent: float
-
-
 def _balance(c: Competition, log_compute: FloatArray, stretch: Stretch, inputs: Inputs) -> FloatArray:
     """ln N at which the slopes of the two terms cancel, as if the stretch had no ends; NaN where they never do."""
     power = 1.0 + stretch.size_exponent
@@ -280,55 +269,3 @@ def _balance(c: Competition, log_compute: FloatArray, stretch: Stretch, inputs: 
     ratio = np.where(valid, np.log(np.where(valid, -slope_p / np.where(slope_q > 0, slope_q, 1.0), 1.0)), np.nan)
     span = np.where(valid, slope_q - slope_p, np.nan)
     return inputs.centre_n + (ratio[:, None] + start_p - start_q) / span[:, None]
-
-
-@dataclass(frozen=True)
-class ComputeRule:
-    """How training compute divides: ln C = ln N + ln D + r(ln N).
-
-    r runs straight between the sizes given and is constant beyond them: nothing is known there. The usual convention
-    C = 6 N D is ln 6 at one size (Kaplan et al. 2020, eq. 2.2, without the attention term). For records that carry
-    exact FLOPs r is fitted, see `points.compute_rule_of`.
-
-    Attributes:
-        log_sizes: ln N, rising, at least one.
-        log_ratios: ln(C/(N D)) at each.
-        description: in words.
-    """
-
-    log_sizes: tuple[float, ...]
-    log_ratios: tuple[float, ...]
-    description: str
-
-    @classmethod
-    def constant(cls, log_ratio: float, description: str) -> "ComputeRule":
-        """C is a multiple of N D."""
-        return cls((0.0,), (log_ratio,), description)
-
-    def log_ratio(self, log_n: FloatArray) -> FloatArray:
-        """ln(C/(N D)) at these sizes."""
-        return np.interp(log_n, self.log_sizes, self.log_ratios)
-
-    def log_tokens(self, log_compute: FloatArray, log_n: FloatArray) -> FloatArray:
-        """ln D that spends the compute at this size."""
-        return log_compute - log_n - self.log_ratio(log_n)
-
-    def log_params(self, log_compute: float, log_d: float) -> float:
-        """ln N that spends the compute on so many tokens."""
-        sum_at_ends = np.add(self.log_sizes, self.log_ratios)
-        return log_compute - log_d - float(np.interp(log_compute - log_d, sum_at_ends, self.log_ratios))
-
-    def log_flops(self, log_n: FloatArray, log_d: FloatArray) -> FloatArray:
-        """ln C of a size and a number of tokens."""
-        return log_n + log_d + self.log_ratio(log_n)
-
-    def stretches(self) -> tuple[Stretch, ...]:
-        """The pieces of r by rising size; one alone where it is constant."""
-        x, r = self.log_sizes, self.log_ratios
-        if len(x) == 1:
-            return (Stretch(-np.inf, np.inf, r[0], 0.0),)
-        inner: list[Stretch] = []
-        for k in range(len(x) - 1):
-            slope = (r[k + 1] - r[k]) / (x[k + 1] - x[k])
-            inner.append(Stretch(x[k], x[k + 1], r[k] - slope * x[k], slope))
-        return Stretch(-np.inf, x[0], r[0], 0.0), *inner, Stretch(x[-1], np.inf, r[-1], 0.0)

@@ -62,11 +62,11 @@ def unit_of(column: str, quantity: str) -> float:
     """The factor that the bracketed unit of a column's name asks for: `Params (M)` holds millions.
 
     Args:
-        column: as the table spells it.
-        quantity: what it holds; losses and names have no factor.
+        column: As the table spells it.
+        quantity: What it holds; losses and names have no factor.
 
     Raises:
-        DataError: a unit of parameters, tokens or FLOPs that is not known.
+        DataError: A unit of parameters, tokens or FLOPs that is not known.
     """
     if quantity not in _SCALED:
         return 1.0
@@ -100,14 +100,14 @@ def match_columns(header: Sequence[str], named: Mapping[str, str]) -> dict[str, 
     """Find the column of each quantity.
 
     Args:
-        header: column names of the table.
-        named: quantity -> column, for columns that the user named; these win over spellings.
+        header: Column names of the table.
+        named: Quantity -> column, for columns that the user named; these win over spellings.
 
     Returns:
-        quantity -> column name, for the quantities that were found.
+        Quantity -> column name, for the quantities that were found.
 
     Raises:
-        DataError: a named column that is not there, or two columns for one quantity.
+        DataError: A named column that is not there, or two columns for one quantity.
     """
     found: dict[str, str] = {}
     taken = set(named.values())
@@ -143,7 +143,7 @@ def read_number(value: object) -> float | None:
     """A number as a table holds it, None for an empty cell.
 
     Raises:
-        ValueError: text that is no number.
+        ValueError: Text that is no number.
     """
     if value is None:
         return None

@@ -26,12 +26,12 @@ class PointTable:
     """What a table of results holds.
 
     Attributes:
-        points: the rows that can be used.
-        excluded: the others, each with its reason.
-        columns: quantity -> column of the table.
-        convention: how a missing one of N, D and C was computed from the other two.
-        source: name of the file.
-        sha256: of the file's bytes.
+        points: The rows that can be used.
+        excluded: The others, each with its reason.
+        columns: Quantity -> column of the table.
+        convention: How a missing one of N, D and C was computed from the other two.
+        source: Name of the file.
+        sha256: Of the file's bytes.
     """
 
     points: tuple[Point, ...]
@@ -48,11 +48,11 @@ def load_points(path: str | Path, columns: Mapping[str, str] | None = None) -> P
     Two of N, D and C give the third by C = 6 N D. Rows are numbered from 1 at the first row of data.
 
     Args:
-        path: the file; its suffix says the format (.csv, .tsv, .jsonl, .ndjson, .json, .parquet, .pq).
-        columns: quantity -> column name where the spelling is not a common one (see `columns.SPELLINGS`).
+        path: The file; its suffix says the format (.csv, .tsv, .jsonl, .ndjson, .json, .parquet, .pq).
+        columns: Quantity -> column name where the spelling is not a common one (see `columns.SPELLINGS`).
 
     Raises:
-        DataError: the file cannot be read, holds no usable row, has more than 100,000 rows, or misses a quantity.
+        DataError: The file cannot be read, holds no usable row, has more than 100,000 rows, or misses a quantity.
     """
     path = Path(path)
     try:

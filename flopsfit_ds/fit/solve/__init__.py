@@ -1,1 +1,1 @@
-"""From points to parameters: losses, starts, solver, bootstrap, certificate, intervals."""
+"""From points to parameters: starts, solver, certificate, resamples, covariance, intervals."""

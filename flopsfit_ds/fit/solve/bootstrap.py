@@ -1,23 +1,19 @@
 """Resampled fits: by point, by cluster, or wild. All resamples are rows of one batch."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit.losses import FloatArray
-from flopsfit_ds.fit.points.points import Point
+from flopsfit_ds.fit.solve.covariance import leverage
 from flopsfit_ds.fit.solve.solver import Problem, minimise
 
-BootstrapKind = Literal["points", "clusters", "wild"]
 BOOTSTRAP_KINDS = ("points", "clusters", "wild")
 _AUDITED = 128
 _REDRAWS = 50
 _BETTER = 1e-6
 _MOST_LEVERAGE = 0.9
-_RANK = 1e-10
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,27 +21,16 @@ class Draws:
     """Parameters of the law fitted to each resample.
 
     Attributes:
-        kind: what was resampled.
+        kind: What was resampled.
         theta: (samples, parameters).
-        num_failed: resamples whose fit did not converge; they are left out of theta.
-        num_switched: resamples whose best optimum was found from another start than the optimum of all points.
+        num_failed: Resamples whose fit did not converge; they are left out of theta.
+        num_switched: Resamples whose best optimum was found from another start than the optimum of all points.
     """
 
     kind: str
     theta: FloatArray
     num_failed: int
     num_switched: int
-
-
-def cluster_labels(points: Sequence[Point]) -> np.ndarray:
-    """Which cluster each point belongs to, (points,): its run where runs repeat, its size otherwise."""
-    runs = [p.run_id for p in points]
-    if all(r is not None for r in runs) and len(set(runs)) < len(runs):
-        keys: list[object] = list(runs)
-    else:
-        keys = [round(float(np.log(p.num_params)), 3) for p in points]
-    index: dict[object, int] = {}
-    return np.array([index.setdefault(key, len(index)) for key in keys])
 
 
 def resample_weights(clusters: np.ndarray, samples: int, least: int, rng: np.random.Generator) -> FloatArray:
@@ -55,7 +40,7 @@ def resample_weights(clusters: np.ndarray, samples: int, least: int, rng: np.ran
     a law.
 
     Raises:
-        FitError: such resamples keep coming up.
+        FitError: Such resamples keep coming up.
     """
     count = int(clusters.max()) + 1
     chance = np.full(count, 1.0 / count)
@@ -67,18 +52,9 @@ def resample_weights(clusters: np.ndarray, samples: int, least: int, rng: np.ran
             return weights.astype(np.float64)
         drawn[poor] = rng.multinomial(count, chance, size=int(poor.sum()))
     raise FitError(
-        f"{count} clusters of {len(clusters)} points are too few to resample a law of {least} parameters; "
-        "use bootstrap='wild', or train more sizes"
+        f"{count} clusters of {len(clusters)} points are too few to resample a law of {least} parameters; use "
+        "bootstrap='wild', or train more sizes"
     )
-
-
-def leverage(jacobian: FloatArray) -> FloatArray:
-    """Diagonal of the projection onto the columns of a Jacobian (parameters, points), between 0 and 1, (points,)."""
-    _, singular, basis = np.linalg.svd(
-        jacobian / np.maximum(np.abs(jacobian).max(axis=1, keepdims=True), 1e-300), full_matrices=False
-    )
-    kept = basis[singular > _RANK * singular[0]]
-    return (kept**2).sum(axis=0)
 
 
 def bootstrap_fits(
@@ -96,17 +72,17 @@ def bootstrap_fits(
     any of them, all resamples are fitted so, and the lower optimum counts.
 
     Args:
-        problem: the problem of all points, without weights.
+        problem: The problem of all points, without weights.
         best: (parameters,), its optimum.
         starts: (starts, parameters), the grid starts of all points.
         clusters: (points,), the cluster of each point; used by kind "clusters".
         kind: "points", "clusters" or "wild" (each residual, divided by one minus its leverage, with a random sign: Wu
             1986, Liu 1988, MacKinnon and White 1985).
-        samples: number of resamples.
-        seed: of the random generator.
+        samples: Number of resamples.
+        seed: Of the random generator.
 
     Raises:
-        FitError: an unknown kind, or too few points to resample.
+        FitError: An unknown kind, or too few points to resample.
     """
     rng = np.random.default_rng(seed)
     points = problem.inputs.n.shape[0]

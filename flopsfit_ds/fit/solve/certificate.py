@@ -7,7 +7,7 @@ import numpy as np
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit.losses import FloatArray
 from flopsfit_ds.fit.solve.solver import Problem, Solution, minimise
-from flopsfit_ds.fit.solve.starts import grid_points, project_amplitudes, seed_starts
+from flopsfit_ds.fit.solve.starts import grid_points, grid_starts, project_amplitudes
 
 _SAME_OBJECTIVE = 1e-6
 _EXACT = 1e-20
@@ -21,13 +21,13 @@ class Certificate:
     """What supports a fit.
 
     Attributes:
-        starts: starts tried, without those that were put about an end already found.
-        best_share: share of them that ended within 1e-6 (relative) of the best objective.
-        distinct_minima: different objectives among the starts that converged.
-        gradient_norm: largest cosine between the weighted residuals and a column of the Jacobian, nought at a minimum
+        starts: Starts tried, without those that were put about an end already found.
+        best_share: Share of them that ended within 1e-6 (relative) of the best objective.
+        distinct_minima: Different objectives among the starts that converged.
+        gradient_norm: Largest cosine between the weighted residuals and a column of the Jacobian, nought at a minimum
             (More 1978, the gtol of MINPACK).
-        active_bounds: names of the parameters that ended on a bound.
-        iterations: passes of the solver over the batch of starts.
+        active_bounds: Names of the parameters that ended on a bound.
+        iterations: Passes of the solver over the batch of starts.
     """
 
     starts: int
@@ -44,7 +44,7 @@ class CertifiedFit:
 
     Attributes:
         theta: (parameters,).
-        objective: summed score there.
+        objective: Summed score there.
         starts: (starts, parameters) that were tried, for resamples to draw on.
         minima: (minima, parameters), one for each distinct minimum, best first.
     """
@@ -62,9 +62,9 @@ def certified_fit(problem: Problem) -> CertifiedFit:
     Where a single start finds the best objective, starts about that end and from the whole grid are added.
 
     Raises:
-        FitError: no start moved, none converged, or the end is not a minimum.
+        FitError: No start moved, none converged, or the end is not a minimum.
     """
-    starts = seed_starts(problem)
+    starts = grid_starts(problem)
     if starts.shape[0] == 0:
         raise FitError("no start of the solver fits these losses: are they positive, and on a sensible scale?")
     solution = minimise(problem, starts)

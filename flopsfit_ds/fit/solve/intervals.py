@@ -40,11 +40,11 @@ def percentile_interval(estimate: float, draws: FloatArray, level: float, factor
     """Percentiles of the resamples, widened by `factor` about the estimate.
 
     Args:
-        estimate: the value fitted to all points.
+        estimate: The value fitted to all points.
         draws: (samples,), the values fitted to resamples; those that are not finite count as unbounded.
-        level: probability, such as 0.9.
+        level: Probability, such as 0.9.
         factor: 1 for plain percentiles.
-        positive: whether to work on the logarithm.
+        positive: Whether to work on the logarithm.
     """
     tail = 0.5 - 0.5 * level
     if positive and estimate <= 0:

@@ -15,14 +15,14 @@ _REACH = (0.02, 4.0)
 
 
 @dataclass(frozen=True, eq=False)
-class Profile:
+class LikelihoodProfile:
     """The profile of one parameter of the solver.
 
     Attributes:
-        parameter: its name (log amplitudes at the centre of the data; exponents).
+        parameter: Its name (log amplitudes at the centre of the data; exponents).
         values: (steps,), where it was held.
         rise: (steps,), objective above the optimum, in units of its threshold at the level: inside where below 1.
-        interval: where the rise crosses 1; infinite where it never does.
+        interval: Where the rise crosses 1; infinite where it never does.
     """
 
     parameter: str
@@ -45,21 +45,21 @@ def likelihood_threshold(loss: LossFunction, noise: float, level: float) -> floa
 
 def profile_likelihood(
     problem: Problem, fit: CertifiedFit, noise: float, spreads: FloatArray, level: float
-) -> tuple[Profile, ...]:
+) -> tuple[LikelihoodProfile, ...]:
     """Profiles of every parameter.
 
     Args:
-        problem: that of the fit.
-        fit: the certified fit.
-        noise: standard deviation of the residuals, on the scale of the loss function.
+        problem: That of the fit.
+        fit: The certified fit.
+        noise: Standard deviation of the residuals, on the scale of the loss function.
         spreads: (parameters,), a guess of each standard error, which sets the steps.
-        level: probability of the intervals.
+        level: Probability of the intervals.
     """
     threshold = likelihood_threshold(problem.loss, noise, level)
     return tuple(_profile_one(problem, fit, threshold, index, float(spreads[index])) for index in range(len(fit.theta)))
 
 
-def _profile_one(problem: Problem, fit: CertifiedFit, threshold: float, index: int, spread: float) -> Profile:
+def _profile_one(problem: Problem, fit: CertifiedFit, threshold: float, index: int, spread: float) -> LikelihoodProfile:
     reach = np.geomspace(*_REACH, _STEPS) * max(spread, 1e-6)
     centre = float(fit.theta[index])
     values = np.clip(np.concatenate([centre - reach[::-1], centre + reach]), problem.lower[index], problem.upper[index])
@@ -71,7 +71,7 @@ def _profile_one(problem: Problem, fit: CertifiedFit, threshold: float, index: i
     low = _crossing(values[:_STEPS][::-1], rise[:_STEPS][::-1], centre)
     high = _crossing(values[_STEPS:], rise[_STEPS:], centre)
     interval = Interval(-math.inf if low is None else low, math.inf if high is None else high)
-    return Profile(problem.law.parameter_names[index], values, rise, interval)
+    return LikelihoodProfile(problem.law.parameter_names[index], values, rise, interval)
 
 
 def _crossing(values: FloatArray, rise: FloatArray, centre: float) -> float | None:

@@ -1,7 +1,6 @@
 """Batched Newton and Levenberg-Marquardt: all starts and all resamples are rows of one array.
 
-Each row minimises sum_i weight_i * score(log L(theta, x_i), log L_i). The step solves (H + damping * M) step =
--gradient:
+Each row minimises sum_i weight_i * score(log L(theta, x_i), log L_i). A step solves (H + damping * M) step = -gradient:
 H is the exact Hessian of the score, and M that of reweighted least squares, which bounds a Huber score from above. With
 damping 1 and more the step is the cautious one of reweighting, with damping near 0 it is Newton's, so the same
 iteration is safe far from the optimum and quadratic at its end, where plain reweighting would crawl.
@@ -38,7 +37,7 @@ class Solution:
             agrees.
         at_bound: (rows, parameters) whether a bound is active.
         moved: (rows,) whether any step was taken from the start.
-        iterations: number of passes over the batch.
+        iterations: Number of passes over the batch.
     """
 
     theta: FloatArray
@@ -112,7 +111,7 @@ def solve_symmetric(matrix: FloatArray, vector: FloatArray) -> tuple[FloatArray,
         vector: (rows, p).
 
     Returns:
-        x (rows, p), and whether each matrix is positive definite; x is meaningless where it is not.
+        X (rows, p), and whether each matrix is positive definite; x is meaningless where it is not.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         solution, positive = _eliminate(matrix, vector)
@@ -260,10 +259,10 @@ def minimise(
     """Minimise every row from its own start.
 
     Args:
-        problem: data, law and loss; `problem.weights` has as many rows as `start`, or is None.
+        problem: Data, law and loss; `problem.weights` has as many rows as `start`, or is None.
         start: (rows, parameters).
-        max_iterations: passes after which the remaining rows are left as they are, not converged.
-        warm: whether the starts are already near an optimum, so that Newton steps may begin at once.
+        max_iterations: Passes after which the remaining rows are left as they are, not converged.
+        warm: Whether the starts are already near an optimum, so that Newton steps may begin at once.
         held: (parameters,) parameters that keep their start, for profiles; None for none.
     """
     search = _Search(problem, start, warm, held)

@@ -51,7 +51,7 @@ def project_amplitudes(linear: Linearised, weights: FloatArray | None = None) ->
     return np.maximum(amplitude, least) / norms
 
 
-def seed_starts(problem: Problem) -> FloatArray:
+def grid_starts(problem: Problem) -> FloatArray:
     """Starts for the solver, best first, one for each region of the grid of exponents, (starts, parameters)."""
     law = problem.law
     shape, region = grid_points(law.grid())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from flopsfit_ds.base.units import format_flops
-from flopsfit_ds.fit.checks.findings import Diagnostics
+from flopsfit_ds.fit.checks.diagnostics import Diagnostics
 from flopsfit_ds.fit.result import ScalingFit
 from flopsfit_ds.report.page.tables import Cell, Heading, Table, absent
 from flopsfit_ds.report.values import loss_text

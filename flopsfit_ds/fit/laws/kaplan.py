@@ -1,9 +1,9 @@
-"""Laws in which size and data interact: Kaplan's form, and the same over a floor."""
+"""Size and data interact; no floor."""
 
 import numpy as np
 
 from flopsfit_ds.fit.laws.base import Competition, Inputs, Law, Linearised, Term
-from flopsfit_ds.fit.laws.parametric import MAX_EXPONENT, as_column, floor_bounds, floor_term, pack_bounds
+from flopsfit_ds.fit.laws.terms import MAX_EXPONENT, as_column, pack_bounds
 from flopsfit_ds.fit.losses import FloatArray
 
 
@@ -14,7 +14,6 @@ class Kaplan(Law):
     formula = "L = ((Nc/N)^(alpha/beta) + Dc/D)^beta"
     source = "Kaplan et al. 2020, arXiv:2001.08361, eq. 1.5"
     parameter_names = ("log_P_centred", "log_Q_centred", "rho", "beta")
-    has_floor = False
     _first = 0
 
     def _mixed_term(self, theta: FloatArray, inputs: Inputs) -> Term:
@@ -89,48 +88,3 @@ class Kaplan(Law):
             "alpha": beta * rho,
             "beta": beta,
         }
-
-
-class Interaction(Kaplan):
-    """L = E + ((Nc/N)^(alpha/beta) + Dc/D)^beta: size and data interact, over a floor."""
-
-    name = "interaction"
-    formula = "L = E + ((Nc/N)^(alpha/beta) + Dc/D)^beta"
-    source = "Brandfonbrener et al. 2024, arXiv:2411.12925 (Kaplan's interaction of N and D, over a loss floor)"
-    parameter_names = ("E", "log_P_centred", "log_Q_centred", "rho", "beta")
-    has_floor = True
-    _first = 1
-
-    def terms(self, theta: FloatArray, inputs: Inputs) -> list[Term]:
-        """Floor and mixed term."""
-        shape = (theta.shape[0], inputs.n.shape[0])
-        return [floor_term(theta[:, 0], shape), self._mixed_term(theta, inputs)]
-
-    def bounds(self, log_loss: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """As Kaplan, with the floor of Chinchilla."""
-        return pack_bounds([floor_bounds(log_loss), *self._mixed_bounds()])
-
-    def grid(self) -> tuple[FloatArray, ...]:
-        """Floor as a share of the smallest loss, beta and rho."""
-        return np.array([0.1, 0.4, 0.6, 0.75, 0.85, 0.93]), np.geomspace(0.1, 1.2, 6), np.geomspace(0.4, 2.5, 5)
-
-    def linearise(self, shape: FloatArray, inputs: Inputs, log_loss: FloatArray) -> Linearised:
-        """(L - E)^(1/beta) is linear in P and Q."""
-        loss = np.exp(log_loss)[None, :]
-        excess = loss - shape[:, :1] * np.exp(log_loss.min())
-        middle = np.log(excess).mean(axis=1, keepdims=True)
-        target = np.exp((np.log(excess) - middle) / shape[:, 1:2])
-        by_size = np.exp(-np.outer(shape[:, 2], inputs.n))
-        columns = np.stack([by_size, np.broadcast_to(np.exp(-inputs.d), by_size.shape)], axis=1)
-        return Linearised(columns, target, shape[:, 1:2] * excess / loss)
-
-    def assemble(self, shape: FloatArray, amplitudes: FloatArray, log_loss: FloatArray) -> FloatArray:
-        """(E, log P, log Q, rho, beta)."""
-        floor = shape[:, :1] * np.exp(log_loss.min())
-        middle = np.log(np.exp(log_loss)[None, :] - floor).mean(axis=1, keepdims=True)
-        log_amplitudes = np.log(amplitudes) + middle / shape[:, 1:2]
-        return np.concatenate([floor, log_amplitudes, shape[:, 2:3], shape[:, 1:2]], axis=1)
-
-    def natural(self, theta: FloatArray, inputs: Inputs) -> dict[str, FloatArray]:
-        """As Kaplan, with the floor."""
-        return {**super().natural(theta, inputs), "loss_floor": theta[:, 0]}

@@ -1,0 +1,134 @@
+"""What could be wrong with a fit: sensitivity to delta, trends in residuals, influential points, collinear design."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from flopsfit_ds.fit.losses import FloatArray, make_loss
+from flopsfit_ds.fit.points.points import Point
+from flopsfit_ds.fit.solve.certificate import CertifiedFit
+from flopsfit_ds.fit.solve.covariance import leverage
+from flopsfit_ds.fit.solve.solver import Problem, minimise
+
+_DELTA_FACTORS = (0.1, 0.3, 3.0, 10.0, 100.0)
+_SUSPECT_RESIDUAL = 4.0
+_SUSPECT_LEVERAGE = 3.0
+_MOST_SUSPECTS = 12
+
+
+@dataclass(frozen=True)
+class DeltaRefit:
+    """The law refitted with another delta.
+
+    Attributes:
+        huber_delta: The other delta.
+        alpha: Exponent of size.
+        beta: Exponent of data.
+        loss_floor: E.
+        a: Exponent of N*.
+        log_loss_change: Change of predicted ln L at the target.
+    """
+
+    huber_delta: float
+    alpha: float
+    beta: float
+    loss_floor: float
+    a: float
+    log_loss_change: float
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A point with a large residual or a large leverage, and the fit without it; it stays in the fit.
+
+    Attributes:
+        row: Its row.
+        name: Its label or run id.
+        residual_sigmas: Residual over the noise.
+        leverage: Diagonal of the projection matrix.
+        a_without: Exponent of N* without it.
+        a_with: Exponent of N* with it.
+        log_loss_change: Change of predicted ln L at the target when it is left out.
+    """
+
+    row: int | None
+    name: str | None
+    residual_sigmas: float
+    leverage: float
+    a_without: float
+    a_with: float
+    log_loss_change: float
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """Where changes of a prediction are judged: ln N and ln D of the optimum at the target compute."""
+
+    log_n: float
+    log_d: float
+
+    def log_loss(self, problem: Problem, theta: FloatArray) -> FloatArray:
+        """ln L there for each row of theta."""
+        return problem.law.log_loss(theta, problem.inputs.at(np.array([self.log_n]), np.array([self.log_d])))[:, 0]
+
+
+def delta_refits(problem: Problem, fit: CertifiedFit, target: Target) -> tuple[DeltaRefit, ...]:
+    """Refits with delta from a tenth to a hundredfold, from several starts; none for a squared loss."""
+    if not math.isfinite(problem.loss.delta):
+        return ()
+    own = float(target.log_loss(problem, fit.theta[None])[0])
+    refits: list[DeltaRefit] = []
+    for factor in _DELTA_FACTORS:
+        other = problem._replace(loss=make_loss(problem.loss.name, factor * problem.loss.delta))
+        solution = minimise(other, np.concatenate([fit.minima, fit.starts[:4]]))
+        theta = solution.theta[int(solution.objective.argmin())][None]
+        natural = problem.law.natural(theta, problem.inputs)
+        refits.append(
+            DeltaRefit(
+                other.loss.delta,
+                float(natural["alpha"][0]),
+                float(natural["beta"][0]),
+                float(natural["loss_floor"][0]),
+                float(problem.law.size_exponent_of_compute(theta)[0]),
+                float(target.log_loss(problem, theta)[0]) - own,
+            )
+        )
+    return tuple(refits)
+
+
+def suspects(
+    problem: Problem,
+    fit: CertifiedFit,
+    points: Sequence[Point],
+    residuals: FloatArray,
+    noise: float,
+    target: Target,
+) -> tuple[Suspect, ...]:
+    """Points with residuals beyond four sigmas or leverage beyond thrice the mean, each with the fit without it."""
+    hat = leverage(problem.law.evaluate(fit.theta[None], problem.inputs).jacobian()[0])
+    sigmas = np.abs(residuals) / max(noise, 1e-300)
+    mean = problem.law.num_parameters / len(points)
+    excess = np.maximum(sigmas / _SUSPECT_RESIDUAL, hat / (_SUSPECT_LEVERAGE * mean))
+    chosen = [int(k) for k in np.argsort(-excess)[:_MOST_SUSPECTS] if excess[k] > 1.0]
+    if not chosen or len(points) <= problem.law.num_parameters + 1:
+        return ()
+    weights = np.ones((len(chosen), len(points)))
+    weights[np.arange(len(chosen)), chosen] = 0.0
+    solution = minimise(problem._replace(weights=weights), np.repeat(fit.theta[None], len(chosen), axis=0), warm=True)
+    a_without = problem.law.size_exponent_of_compute(solution.theta)
+    a_with = float(problem.law.size_exponent_of_compute(fit.theta[None])[0])
+    change = target.log_loss(problem, solution.theta) - target.log_loss(problem, fit.theta[None])
+    return tuple(
+        Suspect(
+            points[k].row,
+            points[k].label or points[k].run_id,
+            float(sigmas[k]),
+            float(hat[k]),
+            float(a_without[j]),
+            a_with,
+            float(change[j]),
+        )
+        for j, k in enumerate(chosen)
+    )
