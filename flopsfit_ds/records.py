@@ -105,6 +105,7 @@ class Attempt:
         start_step: Optimiser steps already done when it began (resumed from a checkpoint).
         started_at: Seconds since the epoch.
         seconds: From the decision to run it to the exit of its last process.
+        fault: The program's error and its place, where the same attempt would end so again; None for all else.
     """
 
     number: int
@@ -118,6 +119,7 @@ class Attempt:
     start_step: int | None
     started_at: float
     seconds: float
+    fault: str | None = None
 
 
 @dataclass(frozen=True)

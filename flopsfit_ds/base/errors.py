@@ -5,6 +5,10 @@ Each message says what was wrong, shows the numbers, and says what to do. `asser
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+from typing import Any
+
 
 class FlopsfitError(Exception):
     """Root of all errors that are reported as one line, without a traceback."""
@@ -46,3 +50,32 @@ class RunError(FlopsfitError):
     """Runs of the sweep failed."""
 
     exit_code = 1
+
+
+_REPEATABLE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    DataError,
+    ImportError,
+    LookupError,
+    NameError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
+"""What code does again when it is given the same; no errors of devices, disks, networks or peers."""
+
+
+def describe_error(error: BaseException) -> dict[str, Any]:
+    """What a worker notes of the error that ended it: `kind`, `message`, `traceback`, and `fault`.
+
+    `fault` is the same for the same error at the same place of the program; None for what may not happen again.
+    """
+    fault = None
+    if isinstance(error, _REPEATABLE):
+        frames = traceback.extract_tb(error.__traceback__)
+        place = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))
+        fault = f"{type(error).__name__}: {error} at {place}"
+    shown = "".join(traceback.format_exception(error))
+    return {"kind": "error", "message": f"{type(error).__name__}: {error}", "traceback": shown, "fault": fault}

@@ -124,12 +124,15 @@ def decide(job: Job, attempts: Sequence[Attempt], max_attempts: int) -> Verdict:
     """Whether, and how, a run without a measured loss is tried again.
 
     Failures count against `max_attempts` only since the run last got further: a run that loses a worker every hour but
-    keeps its checkpoints is not given up, one that never starts again after a resume is. Preemptions and interruptions
-    never count. After an out-of-memory the same slots are tried with less memory, then more slots.
+    keeps its checkpoints is not given up, one that never starts again after a resume is. What the program does wrong
+    twice at one place it would do a third time. Preemptions and interruptions never count. After an out-of-memory the
+    same slots are tried with less memory, then more slots.
     """
     stuck = [attempt for attempt in _since_progress(attempts) if attempt.outcome in FAILURES]
     if len(stuck) >= max_attempts:
         return Verdict((), "failed", f"{len(stuck)} attempts failed; the last: {stuck[-1].reason}")
+    if len(stuck) > 1 and stuck[-1].fault is not None and stuck[-1].fault == stuck[-2].fault:
+        return Verdict((), "failed", f"2 attempts failed alike, at one place of the program: {stuck[-1].reason}")
     avoid = frozenset(slot for attempt in stuck for slot in attempt.slots)
     too_large = [attempt.world_size for attempt in attempts if attempt.outcome == "oom"]
     if not too_large:

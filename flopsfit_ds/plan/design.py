@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -128,29 +128,79 @@ def _expected_optimum(budget: float, tokens_per_parameter: float, nearest: Neare
     return num_params
 
 
-def plan_batches(num_tokens: float, context_length: int, global_batch_tokens: int) -> BatchPlan:
-    """Round a number of tokens to whole global batches, within `TOKEN_TOLERANCE`.
+@dataclass(frozen=True)
+class BatchWords:
+    """What the user calls the things that a batch is made of, for messages.
 
-    Where the spec's batch is too coarse, the batch is halved until the tokens are met.
+    Attributes:
+        batch: Where the size of a global batch is written.
+        finer: What to do where whole sequences are too coarse for a number of tokens.
+    """
+
+    batch: str
+    finer: str
+
+
+SPEC_WORDS = BatchWords("training.global_batch_tokens", "shorten model.context_length")
+
+
+def plan_batches(
+    num_tokens: Sequence[float], context_length: int, global_batch_tokens: int, words: BatchWords = SPEC_WORDS
+) -> list[BatchPlan]:
+    """Round numbers of tokens to whole global batches of one size, each within `TOKEN_TOLERANCE`.
+
+    Where the spec's batch is too coarse for one of them, the batch of all is halved until the tokens of each are met:
+    at one learning rate, batches that differ would shift the losses of one budget against each other.
 
     Raises:
-        PlanError: The tokens do not fill a single batch, or no batch meets them.
+        PlanError: Some tokens do not fill a single batch, or no batch meets them.
     """
     asked = max(1, round(global_batch_tokens / context_length))
-    if num_tokens < asked * context_length * (1 - TOKEN_TOLERANCE):
+    fewest = min(num_tokens)
+    if fewest < asked * context_length * (1 - TOKEN_TOLERANCE):
         raise PlanError(
-            f"{format_count(num_tokens)} tokens are less than one global batch of "
-            f"{format_count(asked * context_length)}; raise the budget, or lower training.global_batch_tokens"
+            f"{format_count(fewest)} tokens are less than one global batch of "
+            f"{format_count(asked * context_length)}; raise the budget, or lower {words.batch}"
         )
     sequences = asked
     while True:
-        steps = max(1, round(num_tokens / (sequences * context_length)))
-        tokens = steps * sequences * context_length
-        if abs(tokens / num_tokens - 1) <= TOKEN_TOLERANCE:
-            return BatchPlan(steps, sequences, tokens, sequences < asked)
+        plans = []
+        for wanted in num_tokens:
+            steps = max(1, round(wanted / (sequences * context_length)))
+            tokens = steps * sequences * context_length
+            if abs(tokens / wanted - 1) > TOKEN_TOLERANCE:
+                break
+            plans.append(BatchPlan(steps, sequences, tokens, sequences < asked))
+        if len(plans) == len(num_tokens):
+            return plans
         if sequences == 1:
             raise PlanError(
-                f"{format_count(num_tokens)} tokens cannot be met within {TOKEN_TOLERANCE:.1%} by whole sequences of "
-                f"{context_length} tokens; raise the budget or shorten model.context_length"
+                f"{format_count(num_tokens[len(plans)])} tokens cannot be met within {TOKEN_TOLERANCE:.1%} by whole "
+                f"sequences of {context_length} tokens; raise the budget or {words.finer}"
             )
         sequences = sequences // 2 if sequences % 2 == 0 else sequences - 1
+
+
+def plan_points(
+    points: Sequence[DesignedPoint[ModelT]],
+    context_length: int,
+    global_batch_tokens: int,
+    *,
+    words: BatchWords = SPEC_WORDS,
+    one_batch: bool = False,
+) -> list[BatchPlan]:
+    """Whole batches of every point: of one size within a budget, or with `one_batch` over all points.
+
+    Raises:
+        PlanError: Some tokens do not fill a single batch, or no batch meets them.
+    """
+    groups: dict[object, list[int]] = {}
+    for number, point in enumerate(points):
+        alone = point.compute_budget_flops is None
+        key = "all" if one_batch else ("point", number) if alone else point.compute_budget_flops
+        groups.setdefault(key, []).append(number)
+    plans: dict[int, BatchPlan] = {}
+    for numbers in groups.values():
+        wanted = [points[number].num_tokens for number in numbers]
+        plans |= zip(numbers, plan_batches(wanted, context_length, global_batch_tokens, words), strict=True)
+    return [plans[number] for number in range(len(points))]

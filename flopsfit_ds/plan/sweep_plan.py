@@ -18,7 +18,7 @@ from flopsfit_ds.data.corpus import ABSENT, Corpus, find_corpus
 from flopsfit_ds.model.architecture import ClassShape, ModelShape
 from flopsfit_ds.model.flops import conventional_flops
 from flopsfit_ds.plan.candidates import Search
-from flopsfit_ds.plan.design import BatchPlan, DesignedPoint, design_points, plan_batches
+from flopsfit_ds.plan.design import SPEC_WORDS, BatchPlan, BatchWords, DesignedPoint, design_points, plan_points
 from flopsfit_ds.plan.family import DecoderFamily, Family, SizedModel
 from flopsfit_ds.plan.placement import Placement, place_run, shared_search
 from flopsfit_ds.spec import DecoderModel, PlacementRules, SweepSpec, Training
@@ -26,6 +26,7 @@ from flopsfit_ds.spec import DecoderModel, PlacementRules, SweepSpec, Training
 TRAINING_VERSION = 1
 """Part of every run's identity: raised when a change of the training code changes losses."""
 _MIN_STEPS = 20
+_DATASET_WORDS = BatchWords("global_batch_samples", "make the samples shorter")
 
 
 @dataclass(frozen=True)
@@ -203,8 +204,10 @@ def build_plan(
     warnings: list[str] = []
     if corpus.fingerprint == ABSENT:
         warnings.append(f"data.path: {corpus.files[0]} does not exist yet; with it, all run ids will be others")
-    for point in design_points(spec.design, family.nearest):
-        batches = plan_batches(point.num_tokens, context_length, spec.training.global_batch_tokens)
+    words = _DATASET_WORDS if corpus.source == "dataset" else SPEC_WORDS
+    points = design_points(spec.design, family.nearest)
+    planned = plan_points(points, context_length, spec.training.global_batch_tokens, words=words)
+    for point, batches in zip(points, planned, strict=True):
         template = _place(spec, cluster, point, batches)
         for learning_rate in spec.training.learning_rates:
             for seed in spec.training.seeds:
@@ -212,7 +215,7 @@ def build_plan(
                 if run.run_id in runs:
                     warnings.append(f"{run.label}: stands more than once in the design and is trained once")
                 runs.setdefault(run.run_id, run)
-                warnings += _warnings(run, batches)
+                warnings += _warnings(run, batches, words)
     return SweepPlan(
         spec=spec,
         folder=Path(spec.output_root) / spec.name,
@@ -229,6 +232,13 @@ def check_corpus(corpus: Corpus, context_length: int) -> None:
     Raises:
         DataError: It does not.
     """
+    if corpus.source == "dataset":
+        if corpus.heldout_tokens < 2 * context_length:
+            raise DataError(
+                "heldout_fraction: it holds out one sample, and a loss with a standard error needs 2 or more; raise "
+                "heldout_fraction, or give an eval_dataset of 2 samples or more"
+            )
+        return
     needed = context_length + 1
     if corpus.heldout_tokens < needed:
         raise DataError(
@@ -331,7 +341,7 @@ def _recipe(training: Training, learning_rate: float, num_params: int, num_steps
     )
 
 
-def _warnings(run: RunPlan, batches: BatchPlan) -> list[str]:
+def _warnings(run: RunPlan, batches: BatchPlan, words: BatchWords) -> list[str]:
     found = []
     if run.unique_tokens is not None and run.num_tokens > run.unique_tokens:
         found.append(
@@ -339,12 +349,12 @@ def _warnings(run: RunPlan, batches: BatchPlan) -> list[str]:
             f"ones: the data repeats {run.num_tokens / run.unique_tokens:.1f} times"
         )
     if batches.made_smaller:
+        budget = run.compute_budget_flops
+        head = f"{format_flops(budget)} FLOPs: a" if budget else f"{run.label}: a"
         found.append(
-            f"{run.label}: a global batch of {run.global_batch_sequences} sequences instead of the spec's, so that its "
-            "budget is met"
+            f"{head} global batch of {run.global_batch_sequences} sequences instead of {words.batch}, so that "
+            f"{'every point has one batch and meets the budget' if budget else 'its tokens are met'}"
         )
     if run.num_steps < _MIN_STEPS:
-        found.append(
-            f"{run.label}: only {run.num_steps} optimiser steps; a smaller training.global_batch_tokens gives more"
-        )
+        found.append(f"{run.label}: only {run.num_steps} optimiser steps; a smaller {words.batch} gives more")
     return found

@@ -11,7 +11,6 @@ import resource
 import signal
 import sys
 import time
-import traceback
 import warnings
 from contextlib import suppress
 from dataclasses import asdict
@@ -27,7 +26,7 @@ import transformers
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 import flopsfit_ds
-from flopsfit_ds.base.errors import SweepFolderError
+from flopsfit_ds.base.errors import SweepFolderError, describe_error
 from flopsfit_ds.base.storage import write_json
 from flopsfit_ds.records import Observed, RunFolder
 from flopsfit_ds.train.checkpoint.resume import ResumePoint, agree_on_resume_point
@@ -116,8 +115,7 @@ def run_worker(order: WorkerOrder, task: WorkerTask) -> int:
         return EXIT_PREEMPTED
     except Exception as error:
         out_of_memory = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or _is_cpu_out_of_memory(error)
-        content = {"kind": "oom" if out_of_memory else "error", "message": f"{type(error).__name__}: {error}"}
-        content["traceback"] = traceback.format_exc()
+        content = describe_error(error) | ({"kind": "oom"} if out_of_memory else {})
         _log.error("%s", content["traceback"])
         with suppress(SweepFolderError):  # the disk may be the very thing that failed; log and exit code remain
             write_json(attempt_folder / f"error.{order.rank}.json", content)

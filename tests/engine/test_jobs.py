@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from flopsfit_ds.engine.jobs import decide, fitting
@@ -30,6 +32,20 @@ def test_failures_before_the_run_got_further_do_not_count():
     ends = [("killed", 0), ("killed", 0), ("killed", 10), FAILS_TO_START]
     assert decide(job([layout(1)]), history(*ends), 3).layouts == (layout(1),)
     assert decide(job([layout(1)]), history(*ends, ("failed", 10)), 3).status == "failed"
+
+
+def test_what_the_program_does_wrong_twice_at_one_place_is_not_tried_a_third_time():
+    def after(*faults):
+        ends = history(*[FAILS_TO_START] * len(faults))
+        attempts = [replace(each, fault=fault) for each, fault in zip(ends, faults, strict=True)]
+        return decide(job([layout(1)]), attempts, 9)
+
+    twice = after("TypeError: no at loss.py:3", "TypeError: no at loss.py:3")
+    assert twice.status == "failed"
+    assert "2 attempts failed alike" in twice.reason
+    assert after("TypeError: no at loss.py:3").status is None
+    assert after("TypeError: no at loss.py:3", "TypeError: no at loss.py:4").status is None
+    assert after(None, None, None).status is None  # devices and networks: as often as the spec says
 
 
 @pytest.mark.parametrize("outcome", ["interrupted", "preempted"])

@@ -96,7 +96,7 @@ class TestBatches:
     def test_tokens_are_met_by_whole_batches_or_refused(self, log_tokens, context, batch_tokens):
         num_tokens = 10**log_tokens
         try:
-            plan = plan_batches(num_tokens, context, batch_tokens)
+            (plan,) = plan_batches([num_tokens], context, batch_tokens)
         except PlanError:
             asked = max(1, round(batch_tokens / context))
             # too few for a batch, or too few to round to whole sequences
@@ -108,15 +108,41 @@ class TestBatches:
         assert plan.made_smaller == (plan.global_batch_sequences < max(1, round(batch_tokens / context)))
 
     def test_a_batch_that_already_meets_the_budget_is_left_alone(self):
-        plan = plan_batches(1e6, 32, 1000)  # 31.25 sequences
+        (plan,) = plan_batches([1e6], 32, 1000)  # 31.25 sequences
         assert (plan.global_batch_sequences, plan.made_smaller) == (31, False)
 
     def test_a_batch_too_coarse_for_the_budget_is_made_smaller_and_that_is_said(self, corpus_folder):
         values = with_values(MICRO, design__points=[{"num_params": 6e3, "num_tokens": 128 * 3.5}])
         plan = plan_of(values, corpus_folder)
         assert plan.runs[0].global_batch_sequences < 8
-        assert any("instead of the spec's" in warning for warning in plan.warnings)
+        assert any("instead of training.global_batch_tokens" in warning for warning in plan.warnings)
+
+    @given(st.integers(min_value=1, max_value=4096), st.lists(st.floats(min_value=4, max_value=7), min_size=2))
+    def test_points_of_one_budget_have_one_batch_and_each_meets_its_tokens(self, asked, log_tokens):
+        tokens = [10**value for value in log_tokens]
+        try:
+            plans = plan_batches(tokens, 16, asked * 16)
+        except PlanError:
+            return
+        assert len({plan.global_batch_sequences for plan in plans}) == 1
+        for wanted, plan in zip(tokens, plans, strict=True):
+            assert plan.num_tokens == pytest.approx(wanted, rel=TOKEN_TOLERANCE)
+        alone = [plan_batches([wanted], 16, asked * 16)[0].global_batch_sequences for wanted in tokens]
+        assert plans[0].global_batch_sequences <= min(alone)
+        if len(set(alone)) == 1:
+            assert plans[0].global_batch_sequences == alone[0]
+
+    def test_a_batch_too_coarse_for_one_point_of_a_budget_is_smaller_for_all_of_them(self, corpus_folder):
+        values = with_values(ISOFLOP, training__global_batch_tokens=2**14, design__compute_budgets=[1e11, 1e13])
+        plan = plan_of(values, corpus_folder)
+        runs = [run for run in plan.runs if run.compute_budget_flops == 1e11]
+        alone = [plan_batches([run.num_tokens], 32, 2**14)[0].global_batch_sequences for run in runs]
+        assert len(set(alone)) > 1
+        assert {run.global_batch_sequences for run in runs} == {min(alone)}
+        said = [warning for warning in plan.warnings if "global batch of" in warning]
+        assert f"1e11 FLOPs: a global batch of {min(alone)} sequences" in said[0]
+        assert sum("1e11 FLOPs" in warning for warning in said) == 1
 
     def test_tokens_that_no_whole_sequences_meet_are_refused(self):
         with pytest.raises(PlanError, match=r"cannot be met within 0\.5% by whole sequences of 1000 tokens"):
-            plan_batches(2500, 1000, 1000)
+            plan_batches([2500], 1000, 1000)

@@ -88,6 +88,7 @@ def close_attempt(folder: RunFolder, attempt: Attempt, exits: Exits, seconds: fl
             **asdict(attempt),
             "outcome": outcome,
             "reason": reason,
+            "fault": _fault(folder.attempt(attempt.number)) if outcome == "failed" else None,
             "start_step": exits.start_step,
             "seconds": seconds,
         }
@@ -205,6 +206,12 @@ def _first_failure(
             return ("interrupted" if is_storage_failure(message) else "failed"), message
         return "failed", f"rank {rank} exited with {code} and said no more; see {path / f'log.{rank}.txt'}"
     return "failed", f"the ranks exited with {sorted(set(codes.values()))} and wrote no outcome; see {path}"
+
+
+def _fault(path: Path) -> str | None:
+    """The error of the program that the first of its ranks noted, whichever rank that was."""
+    faults = (error.get("fault") for error in _read_errors(path).values())
+    return next((fault for fault in faults if fault), None)
 
 
 def is_storage_failure(reason: str | None) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from flopsfit_ds.base.errors import describe_error
 from flopsfit_ds.base.storage import write_json
 from flopsfit_ds.engine.fork import preload
 from flopsfit_ds.engine.fork.processes import die_with_parent, identify
@@ -107,9 +108,8 @@ def _worker_environment(launch: Launch) -> dict[str, str]:
 
 
 def _write_error(path: Path, error: BaseException) -> None:
-    content = {"kind": "error", "message": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
     with suppress(Exception):  # the folder may be the very thing that failed; the log and the exit code remain
-        write_json(path, content)
+        write_json(path, describe_error(error))
 
 
 def probe_main(connection: Connection) -> None:
