@@ -149,6 +149,7 @@ class RunRecord:
         host: Where rank 0 ran.
         device: Kind of device.
         finished_at: Seconds since the epoch.
+        layout_held: Why GPUs, micro-batch and accumulation are part of its identity; None where they change no loss.
     """
 
     run_id: str
@@ -173,6 +174,7 @@ class RunRecord:
     device: str
     finished_at: float
     version: int = RECORD_VERSION
+    layout_held: str | None = None
 
 
 @dataclass(frozen=True)

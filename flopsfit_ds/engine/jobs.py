@@ -29,6 +29,7 @@ class Job:
         reductions: What to try after an out-of-memory on the planned number of slots, in this order; empty where the
             plan knows nothing, or chose another number.
         points_per_slot: How many such runs may share a slot.
+        keeps_layout: GPUs, micro-batch and accumulation change its loss, and stay.
     """
 
     run_id: str
@@ -38,11 +39,14 @@ class Job:
     planned: Layout
     reductions: tuple[Layout, ...]
     points_per_slot: int
+    keeps_layout: bool = False
 
     def reduced(self, layout: Layout) -> tuple[Layout, ...]:
         """What to try after an out-of-memory on the same slots: the plan's fallbacks, or halved micro-batches."""
         if layout.num_slots == self.planned.num_slots and self.reductions:
             return self.reductions
+        if self.keeps_layout:
+            return ()
         halved = []
         while layout.strategy.micro_batch_size_per_gpu % 2 == 0:
             micro_batch = layout.strategy.micro_batch_size_per_gpu // 2
@@ -99,6 +103,7 @@ def job_of(run: RunPlan) -> Job:
         planned=planned,
         reductions=tuple(layout(candidate) for candidate in placement.fallbacks),
         points_per_slot=placement.points_per_gpu,
+        keeps_layout=bool(run.layout_held),
     )
 
 

@@ -90,6 +90,8 @@ class Search:
     precision: Literal["fp32", "bf16"]
     cluster: Cluster
     rules: PlacementRules
+    micro_batch_size_per_gpu: int | None = None
+    """The only one there is; None where any may be chosen."""
     _known: dict[Strategy, Candidate] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def best_of_each_layout(self, share: float = 1.0) -> list[Candidate]:
@@ -125,7 +127,8 @@ class Search:
 
     def layout(self, zero_stage: int, offload: Offload, num_gpus: int, checkpointing: bool) -> Candidate:
         """A layout at the smallest micro-batch, whether it fits or not."""
-        return self._candidate(zero_stage, offload, num_gpus, checkpointing, 1)
+        smallest = self.micro_batch_size_per_gpu or 1
+        return self._candidate(zero_stage, offload, num_gpus, checkpointing, smallest)
 
     def fits(self, candidate: Candidate, share: float = 1.0) -> bool:
         """Whether host and this share of the device hold a candidate."""
@@ -196,7 +199,9 @@ class Search:
     def _micro_batches(self, num_gpus: int) -> tuple[int, ...]:
         """Sizes that divide a GPU's share of the global batch, largest first."""
         share = self.global_batch // num_gpus
-        return _divisors(share, min(share, self.rules.max_micro_batch_size_per_gpu))
+        if self.micro_batch_size_per_gpu is not None:
+            return (self.micro_batch_size_per_gpu,)
+        return divisors(share, min(share, self.rules.max_micro_batch_size_per_gpu))
 
     def _largest_micro_batch(
         self, zero_stage: int, offload: Offload, num_gpus: int, checkpointing: bool, share: float = 1.0
@@ -268,6 +273,6 @@ def _host_need(candidate: Candidate) -> int:
 
 
 @functools.lru_cache(maxsize=256)
-def _divisors(number: int, largest: int) -> tuple[int, ...]:
+def divisors(number: int, largest: int) -> tuple[int, ...]:
     """Those that are not larger than `largest`, the largest first."""
     return tuple(size for size in range(largest, 0, -1) if number % size == 0)

@@ -118,6 +118,7 @@ def place_run(
     precision: Literal["fp32", "bf16"],
     cluster: Cluster,
     rules: PlacementRules,
+    micro_batch_size_per_gpu: int | None = None,
 ) -> Placement:
     """Choose how a run is laid out.
 
@@ -129,13 +130,21 @@ def place_run(
         precision: Of the sweep.
         cluster: The hardware.
         rules: What may be chosen from.
+        micro_batch_size_per_gpu: The only one that may be chosen; None for any.
 
     Raises:
         PlanError: Nothing fits; the message names the smallest hardware that would hold the run.
     """
-    choice = _choose(
-        shared_search(Search(profile, training_flops_per_sequence, global_batch_sequences, precision, cluster, rules))
+    search = Search(
+        profile,
+        training_flops_per_sequence,
+        global_batch_sequences,
+        precision,
+        cluster,
+        rules,
+        micro_batch_size_per_gpu,
     )
+    choice = _choose(shared_search(search))
     best, memory = choice.ranked[0], choice.memory
     chosen = best.strategy
     seconds = best.predicted_step_seconds * num_steps

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -17,11 +17,13 @@ from flopsfit_ds.base.units import format_count, format_flops
 from flopsfit_ds.data.corpus import ABSENT, Corpus, find_corpus
 from flopsfit_ds.model.architecture import ClassShape, ModelShape
 from flopsfit_ds.model.flops import conventional_flops
+from flopsfit_ds.model.loss_traits import LossTraits
 from flopsfit_ds.plan.candidates import Search
 from flopsfit_ds.plan.design import SPEC_WORDS, BatchPlan, BatchWords, DesignedPoint, design_points, plan_points
 from flopsfit_ds.plan.family import DecoderFamily, Family, SizedModel
-from flopsfit_ds.plan.placement import Placement, place_run, shared_search
-from flopsfit_ds.spec import DecoderModel, PlacementRules, SweepSpec, Training
+from flopsfit_ds.plan.placement import Placement, shared_search
+from flopsfit_ds.plan.placing import held_layout_warning, place_points, placement_rules
+from flopsfit_ds.spec import DecoderModel, SweepSpec, Training
 
 TRAINING_VERSION = 1
 """Part of every run's identity: raised when a change of the training code changes losses."""
@@ -81,6 +83,8 @@ class RunPlan:
         unique_tokens: Training tokens there are; None until tokenised.
         heldout_tokens: Tokens the loss is measured on.
         placement: ZeRO stage, GPUs, micro-batch, why; no part of the identity.
+        layout_held: Why GPUs, micro-batch and accumulation are part of the identity after all; empty
+            where they are not.
     """
 
     run_id: str
@@ -101,6 +105,7 @@ class RunPlan:
     unique_tokens: int | None
     heldout_tokens: int
     placement: Placement
+    layout_held: str = ""
 
     def to_json_dict(self) -> dict:
         """Plain JSON values; `from_json_dict` reads them back."""
@@ -149,7 +154,8 @@ class SweepPlan:
             run.global_batch_sequences,
             self.spec.training.precision,
             self.cluster,
-            _placement_rules(self.spec, run.model),
+            placement_rules(self.spec, run.model),
+            run.placement.strategy.micro_batch_size_per_gpu if run.layout_held else None,
         )
         return shared_search(search)
 
@@ -174,6 +180,7 @@ def build_plan(
     family: Family | None = None,
     corpus: Corpus | None = None,
     machine: Machine | None = None,
+    loss: LossTraits = LossTraits(),  # noqa: B008
 ) -> SweepPlan:
     """Resolve a spec into a plan. Imports no torch and answers in milliseconds.
 
@@ -183,6 +190,7 @@ def build_plan(
         family: Models in all sizes; without it, the built-in decoder.
         corpus: The data; without it, what the spec's `data` section names.
         machine: What `hardware: auto` stands for; without it, this machine.
+        loss: What was seen of the loss of a user's class; without it, that of the built-in decoder.
 
     Raises:
         PlanError: A point fits nowhere, or a budget does not fill one batch.
@@ -206,12 +214,18 @@ def build_plan(
         warnings.append(f"data.path: {corpus.files[0]} does not exist yet; with it, all run ids will be others")
     words = _DATASET_WORDS if corpus.source == "dataset" else SPEC_WORDS
     points = design_points(spec.design, family.nearest)
-    planned = plan_points(points, context_length, spec.training.global_batch_tokens, words=words)
-    for point, batches in zip(points, planned, strict=True):
-        template = _place(spec, cluster, point, batches)
+    held = loss.depends_on_layout
+    planned = plan_points(
+        points, context_length, spec.training.global_batch_tokens, words=words, one_batch=held is not None
+    )
+    together = list(zip(points, planned, strict=True))
+    placements = place_points(spec, cluster, together, loss)
+    if held is not None:
+        warnings.append(held_layout_warning(placements[0], held))
+    for (point, batches), template in zip(together, placements, strict=True):
         for learning_rate in spec.training.learning_rates:
             for seed in spec.training.seeds:
-                run = _plan_run(spec, corpus, point, batches, template, learning_rate, seed)
+                run = _plan_run(spec, corpus, point, batches, template, learning_rate, seed, loss)
                 if run.run_id in runs:
                     warnings.append(f"{run.label}: stands more than once in the design and is trained once")
                 runs.setdefault(run.run_id, run)
@@ -253,27 +267,6 @@ def check_corpus(corpus: Corpus, context_length: int) -> None:
         )
 
 
-def _placement_rules(spec: SweepSpec, shape: ModelShape | ClassShape) -> PlacementRules:
-    if isinstance(shape, ClassShape):  # a user's class checkpoints by itself
-        return spec.placement.model_copy(update={"activation_checkpointing": "never"})
-    return spec.placement
-
-
-def _place(spec: SweepSpec, cluster: Cluster, point: DesignedPoint[SizedModel], batches: BatchPlan) -> Placement:
-    rules = _placement_rules(spec, point.model.shape)
-    flops = point.model.flops_per_token * batches.num_tokens
-    placement = place_run(
-        point.model.profile,
-        training_flops_per_sequence=flops / (batches.num_steps * batches.global_batch_sequences),
-        num_steps=batches.num_steps,
-        global_batch_sequences=batches.global_batch_sequences,
-        precision=spec.training.precision,
-        cluster=cluster,
-        rules=rules,
-    )
-    return placement if rules.moldable else replace(placement, alternatives=())
-
-
 def _plan_run(
     spec: SweepSpec,
     corpus: Corpus,
@@ -282,6 +275,7 @@ def _plan_run(
     placement: Placement,
     learning_rate: float,
     seed: int,
+    loss: LossTraits,
 ) -> RunPlan:
     model, training = point.model, spec.training
     recipe = _recipe(training, learning_rate, model.num_params, batches.num_steps)
@@ -294,7 +288,13 @@ def _plan_run(
         "recipe": asdict(recipe),
         "seed": seed,
         "data": [corpus.source, corpus.fingerprint, corpus.heldout_tokens, corpus.dtype],
+        **loss.identity(),
     }
+    if loss.depends_on_layout:
+        strategy = placement.strategy
+        identity["layout"] = [
+            strategy.num_gpus, strategy.micro_batch_size_per_gpu, placement.gradient_accumulation_steps,
+        ]  # fmt: skip
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     budget = point.compute_budget_flops
     parts = [format_flops(budget)] if budget else []
@@ -320,6 +320,7 @@ def _plan_run(
         unique_tokens=corpus.training_tokens,
         heldout_tokens=corpus.heldout_tokens,
         placement=placement,
+        layout_held=loss.depends_on_layout or "",
     )
 
 

@@ -113,7 +113,7 @@ def test_a_point_that_always_fails_is_given_up_and_the_others_complete(make_plan
     plan = make_plan(3)
     records = run_toys(plan, {1: {"fault": "raise", "fault_attempts": 99, "fault_step": 1}})
     assert [record.status for record in records] == ["completed", "failed", "completed"]
-    assert len(records[1].attempts) == 3
+    assert len(records[1].attempts) == 2  # of 3 that it may have: both broke at the same place of the program
     assert "the toy breaks" in records[1].reason
 
 

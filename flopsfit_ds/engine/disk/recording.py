@@ -67,6 +67,7 @@ class Recorder:
             host=host or socket.gethostname(),
             device=self.plan.cluster.device_name,
             finished_at=time.time(),
+            layout_held=run.layout_held or None,
         )
 
 

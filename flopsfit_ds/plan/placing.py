@@ -1,0 +1,129 @@
+"""Where all points of a design are trained: each as is best for it, or all alike where the loss depends on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from flopsfit_ds.base.errors import PlanError
+from flopsfit_ds.base.hardware import Cluster
+from flopsfit_ds.model.architecture import ClassShape, ModelShape
+from flopsfit_ds.model.loss_traits import LossTraits
+from flopsfit_ds.plan.candidates import Search, divisors
+from flopsfit_ds.plan.design import BatchPlan, DesignedPoint
+from flopsfit_ds.plan.family import SizedModel
+from flopsfit_ds.plan.placement import Placement, place_run
+from flopsfit_ds.spec import PlacementRules, SweepSpec
+
+_INDIFFERENCE = 0.05
+"""Of the whole study's GPU-hours: so much is not worth more GPUs."""
+
+Point = tuple[DesignedPoint[SizedModel], BatchPlan]
+_Place = Callable[[Point, int, int], Placement]
+"""Places a point on so many GPUs with a micro-batch of so many sequences."""
+
+
+def placement_rules(spec: SweepSpec, shape: ModelShape | ClassShape) -> PlacementRules:
+    """The spec's rules, for a model."""
+    if isinstance(shape, ClassShape):  # a user's class checkpoints by itself
+        return spec.placement.model_copy(update={"activation_checkpointing": "never"})
+    return spec.placement
+
+
+def place_points(spec: SweepSpec, cluster: Cluster, points: Sequence[Point], loss: LossTraits) -> list[Placement]:
+    """Place every point of a design.
+
+    Raises:
+        PlanError: A point fits nowhere, or no layout holds all where all need the same one.
+    """
+    if loss.depends_on_layout is None:
+        return [_place(spec, cluster, *point) for point in points]
+    return _alike(spec, cluster, points, loss)
+
+
+def _alike(spec: SweepSpec, cluster: Cluster, points: Sequence[Point], loss: LossTraits) -> list[Placement]:
+    """One layout for all points, since their loss depends on it."""
+    (first, batches), why = points[0], loss.depends_on_layout
+    assert why is not None
+    rules = placement_rules(spec, first.model.shape)
+    search = Search(first.model.profile, 1.0, batches.global_batch_sequences, spec.training.precision, cluster, rules)
+    counts = [count for count in search.gpu_counts() if count == 1 or not loss.needs_one_gpu]
+    if loss.needs_one_gpu and not counts:
+        raise PlanError(f"placement.num_gpus: {list(rules.num_gpus or ())} must hold 1, since {why}")
+
+    def place(point: Point, count: int, micro_batch: int) -> Placement:
+        only = rules.model_copy(update={"num_gpus": (count,)})
+        return _place(spec, cluster, *point, rules=only, micro_batch=micro_batch)
+
+    largest = rules.max_micro_batch_size_per_gpu
+    return _place_alike(points, place, counts, batches.global_batch_sequences, largest, why)
+
+
+def held_layout_warning(placement: Placement, why: str) -> str:
+    """What the user should know of a study whose points all have one layout."""
+    strategy = placement.strategy
+    return (
+        f"the loss depends on the layout ({why}): all points have {strategy.num_gpus} "
+        f"GPU{'s' if strategy.num_gpus > 1 else ''}, a micro-batch of {strategy.micro_batch_size_per_gpu} and "
+        f"{placement.gradient_accumulation_steps} a step, and these are part of their run ids"
+    )
+
+
+def _place(
+    spec: SweepSpec,
+    cluster: Cluster,
+    point: DesignedPoint[SizedModel],
+    batches: BatchPlan,
+    *,
+    rules: PlacementRules | None = None,
+    micro_batch: int | None = None,
+) -> Placement:
+    rules = rules or placement_rules(spec, point.model.shape)
+    flops = point.model.flops_per_token * batches.num_tokens
+    placement = place_run(
+        point.model.profile,
+        training_flops_per_sequence=flops / (batches.num_steps * batches.global_batch_sequences),
+        num_steps=batches.num_steps,
+        global_batch_sequences=batches.global_batch_sequences,
+        precision=spec.training.precision,
+        cluster=cluster,
+        rules=rules,
+        micro_batch_size_per_gpu=micro_batch,
+    )
+    return placement if rules.moldable else replace(placement, alternatives=())
+
+
+def _place_alike(
+    points: Sequence[Point], place: _Place, gpu_counts: Sequence[int], global_batch: int, largest: int, why: str
+) -> list[Placement]:
+    """Place all points on one number of GPUs, at the largest micro-batch that every point fits with.
+
+    Args:
+        points: What is placed.
+        place: Raises PlanError where a point does not fit.
+        gpu_counts: Numbers of GPUs there are to choose from.
+        global_batch: Sequences a step, the same for all.
+        largest: Micro-batch that the rules allow.
+        why: What makes the loss depend on the layout.
+
+    Raises:
+        PlanError: No layout holds all points.
+    """
+    options: dict[int, list[Placement]] = {}
+    refusal: PlanError | None = None
+    for count in gpu_counts:
+        share = global_batch // count
+        for micro_batch in divisors(share, min(share, largest)):
+            try:
+                options[count] = [place(point, count, micro_batch) for point in points]
+                break
+            except PlanError as error:
+                refusal = error
+    if not options:
+        raise PlanError(
+            f"no layout holds all {len(points)} points, and they need the same one, since {why}; allow other "
+            f"placement.num_gpus, or plan for devices of more memory{f' ({refusal})' if refusal else ''}"
+        )
+    hours = {count: sum(placement.predicted_gpu_hours for placement in placed) for count, placed in options.items()}
+    fewest = min(hours.values())
+    return options[min(count for count in options if hours[count] <= fewest * (1 + _INDIFFERENCE))]
