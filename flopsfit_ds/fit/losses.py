@@ -6,18 +6,19 @@ only its value and its derivatives with respect to f, whatever the scale on whic
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flopsfit_ds.base.errors import FitError
+from flopsfit_ds.spec.fit_options import DEFAULTS, LossName
 
 FloatArray = NDArray[np.float64]
 
 HUBER_NAMES = ("huber_log", "huber")
 _WIDE = 40.0  # sigmas, beyond which a normal density is nought in floating point
-LOSS_NAMES = ("huber_log", "squared_log", "huber", "squared")
+LOSS_NAMES: tuple[str, ...] = get_args(LossName)
 
 
 class Score(NamedTuple):
@@ -118,5 +119,7 @@ def make_loss(name: str, huber_delta: float) -> LossFunction:
     if name not in HUBER_NAMES:
         return LossFunction(name, float("inf"))
     if not (np.isfinite(huber_delta) and huber_delta > 0):
-        raise FitError(f"huber_delta must be positive and finite, got {huber_delta!r}; the usual value is 1e-3")
+        raise FitError(
+            f"huber_delta must be positive and finite, got {huber_delta!r}; the usual value is {DEFAULTS.huber_delta:g}"
+        )
     return LossFunction(name, float(huber_delta))

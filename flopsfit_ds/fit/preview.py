@@ -22,9 +22,9 @@ from flopsfit_ds.fit.points.compute import compute_rule_of
 from flopsfit_ds.fit.points.points import Point, PointArrays
 from flopsfit_ds.fit.result import load_fit_dict
 from flopsfit_ds.fit.solve.covariance import m_estimator_variance
+from flopsfit_ds.spec.fit_options import DEFAULTS, RUN_NOISE, TARGET_FACTOR
 
 WORST_SIZE_ERROR = math.log(3.0)
-_TARGET_FACTOR = 10.0
 _RANK = 1e-9
 _NUDGE = 1e-4
 
@@ -152,17 +152,17 @@ class DesignPreview:
 def preview_design(
     points: Sequence[PlannedPoint],
     *,
-    noise: float = 0.005,
+    noise: float = RUN_NOISE,
     target_compute: float | None = None,
     prior: PriorLaw | None = None,
-    loss: str = "huber_log",
-    huber_delta: float = 1e-3,
+    loss: str = DEFAULTS.loss,
+    huber_delta: float = DEFAULTS.huber_delta,
 ) -> DesignPreview:
     """Expected standard errors of a planned sweep, and the cost and value of each of its runs.
 
     Args:
         points: The planned runs.
-        noise: Standard deviation of ln L between runs (0.5% is usual for small models).
+        noise: Standard deviation of ln L between runs (RUN_NOISE where none is given).
         target_compute: FLOPs of the run to be planned; None means ten times the largest run.
         prior: The law that is about right.
         loss: Loss function of the fit to come.
@@ -172,7 +172,7 @@ def preview_design(
         FitError: A plan that cannot identify the law, with the change that would mend it; noise that is not positive.
     """
     if not (math.isfinite(noise) and noise > 0):
-        raise FitError(f"the noise level must be positive, got {noise}; 0.005 is usual")
+        raise FitError(f"the noise level must be positive, got {noise}; {RUN_NOISE:g} is usual")
     if target_compute is not None and not (math.isfinite(target_compute) and target_compute > 0):
         raise FitError(f"the target compute must be positive and finite, got {target_compute}")
     score = make_loss(loss, huber_delta)
@@ -225,7 +225,7 @@ class _Design:
             ]
         )
         jacobian = Chinchilla().evaluate(theta[None], inputs).jacobian()[0]
-        goal = target if target is not None else _TARGET_FACTOR * float(arrays.flops.max())
+        goal = target if target is not None else TARGET_FACTOR * float(arrays.flops.max())
         return cls(tuple(planned), prior, noise, score, goal, rule, inputs, theta, jacobian)
 
     def errors(self, keep: np.ndarray | None = None) -> _Errors | None:

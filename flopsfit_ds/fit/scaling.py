@@ -6,6 +6,7 @@ import math
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import cast
 
 import numpy as np
 
@@ -32,42 +33,36 @@ from flopsfit_ds.fit.solve.bootstrap import Draws, bootstrap_fits
 from flopsfit_ds.fit.solve.certificate import CertifiedFit, certified_fit
 from flopsfit_ds.fit.solve.intervals import POSITIVE, Interval, percentile_interval, standard_errors, student_factor
 from flopsfit_ds.fit.solve.solver import Problem
+from flopsfit_ds.spec.fit_options import (
+    DEFAULTS,
+    LEAST_RESAMPLES,
+    TARGET_FACTOR,
+    FitOptions,
+    LawName,
+    LossName,
+    Resampling,
+)
 
 OPTIMISER = "variable-projection grid, batched Newton / Levenberg-Marquardt with exact Hessians and reweighted majorant"
 _ONE_BUDGET = 0.12
-_TARGET_FACTOR = 10.0
 _BLOCK = 32
 _LEAST_VALUES = 3
 _MAY_BE_ON_A_BOUND = ("E", "log_R")
 
 
-@dataclass(frozen=True)
-class FitOptions:
-    """How to fit; see `fit_scaling_law`."""
-
-    law: str = "chinchilla"
-    loss: str = "huber_log"
-    huber_delta: float = 1e-3
-    bootstrap_samples: int = 1000
-    bootstrap: str = "points"
-    level: float = 0.9
-    target_compute: float | None = None
-    seed: int = 0
-
-
 def fit_scaling_law(
     points: Iterable[Point],
     *,
-    law: str = "chinchilla",
-    loss: str = "huber_log",
-    huber_delta: float = 1e-3,
-    bootstrap_samples: int = 1000,
-    bootstrap: str = "points",
-    level: float = 0.9,
-    target_compute: float | None = None,
-    seed: int = 0,
-    other_forms: bool = True,
-    diagnostics: bool = True,
+    law: str = DEFAULTS.law,
+    loss: str = DEFAULTS.loss,
+    huber_delta: float = DEFAULTS.huber_delta,
+    bootstrap_samples: int = DEFAULTS.bootstrap_samples,
+    bootstrap: str = DEFAULTS.bootstrap,
+    level: float = DEFAULTS.level,
+    target_compute: float | None = DEFAULTS.target_compute,
+    seed: int = DEFAULTS.seed,
+    other_forms: bool = DEFAULTS.other_forms,
+    diagnostics: bool = DEFAULTS.diagnostics,
     excluded: Sequence[Exclusion] = (),
 ) -> ScalingFit:
     """Fit a scaling law to finished runs.
@@ -91,12 +86,23 @@ def fit_scaling_law(
         FitError: Too few points, sizes or budgets for the law, unknown options, or a fit without a certificate. Where
             no law can be fitted, `isoflop.isoflop_minima` still gives the valleys.
     """
-    options = FitOptions(law, loss, huber_delta, bootstrap_samples, bootstrap, level, target_compute, seed)
+    options = FitOptions(
+        law=cast(LawName, law),
+        loss=cast(LossName, loss),
+        huber_delta=huber_delta,
+        bootstrap_samples=bootstrap_samples,
+        bootstrap=cast(Resampling, bootstrap),
+        level=level,
+        target_compute=target_compute,
+        seed=seed,
+        other_forms=other_forms,
+        diagnostics=diagnostics,
+    )
     _check_options(options)
     everyone = in_order(with_rows(list(points)))
     chosen = select_points(everyone)
-    work = _FitWork.of(options, chosen.points, len(chosen.excluded) + len(excluded), other_forms)
-    checked = work.diagnose(everyone) if diagnostics else None
+    work = _FitWork.of(options, chosen.points, len(chosen.excluded) + len(excluded))
+    checked = work.diagnose(everyone) if options.diagnostics else None
     return work.result((*excluded, *chosen.excluded), checked)
 
 
@@ -116,7 +122,7 @@ class _FitWork:
     computes: list[float]
 
     @classmethod
-    def of(cls, options: FitOptions, points: tuple[Point, ...], num_excluded: int, other_forms: bool) -> "_FitWork":
+    def of(cls, options: FitOptions, points: tuple[Point, ...], num_excluded: int) -> "_FitWork":
         """Fit, resample and weigh the forms.
 
         Raises:
@@ -140,7 +146,7 @@ class _FitWork:
                     f"the {form.name} law; fit a form with fewer parameters, or take bootstrap_samples=0 for none"
                 )
         groups = compute_groups(points, arrays)
-        ensemble = build_ensemble(problem, fit, draws, groups, arrays, clusters, options.seed, other_forms)
+        ensemble = build_ensemble(problem, fit, draws, groups, arrays, clusters, options.seed, options.other_forms)
         computes = _reported_computes(points, arrays, options.target_compute)
         return cls(options, points, arrays, rule, problem, fit, draws, groups, ensemble, computes)
 
@@ -217,9 +223,10 @@ def _check_options(options: FitOptions) -> None:
     make_loss(options.loss, options.huber_delta)
     if not 0.0 < options.level < 1.0:
         raise FitError(f"level must lie between 0 and 1, got {options.level}")
-    if options.bootstrap_samples < 0 or 0 < options.bootstrap_samples < 20:
+    if options.bootstrap_samples < 0 or 0 < options.bootstrap_samples < LEAST_RESAMPLES:
         raise FitError(
-            f"bootstrap_samples is {options.bootstrap_samples}: take 0 for none, or at least 20 (1000 is usual)"
+            f"bootstrap_samples is {options.bootstrap_samples}: take 0 for none, or at least {LEAST_RESAMPLES} "
+            f"({DEFAULTS.bootstrap_samples} is usual)"
         )
     target = options.target_compute
     if target is not None and not (math.isfinite(target) and target > 0):
@@ -282,7 +289,7 @@ def _reported_computes(points: Sequence[Point], arrays: PointArrays, target: flo
         points[g[0]].compute_budget_flops or float(np.exp(np.log(arrays.flops[g]).mean())) for g in few if len(g) > 1
     ]
     largest = max([*computes, float(arrays.flops.max())])
-    return [*computes, target or _TARGET_FACTOR * largest]
+    return [*computes, target or TARGET_FACTOR * largest]
 
 
 def _target(at: LawAt, arrays: PointArrays, compute: float) -> Target:

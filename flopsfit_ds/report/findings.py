@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.base.units import format_flops
@@ -16,6 +15,7 @@ from flopsfit_ds.fit.points.points import Exclusion, Point, points_from_records
 from flopsfit_ds.fit.points.selection import select_points
 from flopsfit_ds.fit.result import ScalingFit
 from flopsfit_ds.records import RunRecord
+from flopsfit_ds.spec.fit_options import DEFAULT_COUNT, ParameterCount
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class Findings:
     target: Optimum | None
     prediction: Prediction | None
     warnings: tuple[FitWarning, ...]
-    parameter_count: Literal["total", "non-embedding"]
+    parameter_count: ParameterCount
 
     @property
     def has_isoflop(self) -> bool:
@@ -67,16 +67,11 @@ class Findings:
         designed = any(point.compute_budget_flops is not None for point in self.points)
         return bool(self.isoflop.budgets) and (designed or any(b.coefficients for b in self.isoflop.budgets))
 
-    @property
-    def budget_computes(self) -> tuple[float, ...]:
-        """FLOPs of the budgets, rising."""
-        return tuple(budget.compute_flops for budget in self.isoflop.budgets)
-
 
 def gather(
     records: Sequence[RunRecord],
     fit: ScalingFit | FitError,
-    parameter_count: Literal["total", "non-embedding"] = "total",
+    parameter_count: ParameterCount = DEFAULT_COUNT,
 ) -> Findings:
     """Gather what a report says.
 

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 from flopsfit_ds.base.units import parse_bytes, parse_count, parse_quantity, parse_seconds
+from flopsfit_ds.spec.fit_options import DEFAULTS, LEAST_RESAMPLES
 
 _NO_MINUS = r"^\s*[^-\s]"
-_LEAST_RESAMPLES = 20  # what the fit asks for
 
 
 def number_schema(examples: list[Any], **bounds: float) -> WithJsonSchema:
@@ -49,8 +49,10 @@ def _probability(value: float) -> float:
 
 
 def _resamples(value: int) -> int:
-    if value != 0 and value < _LEAST_RESAMPLES:
-        raise ValueError(f"{value} must be 0 for none, or {_LEAST_RESAMPLES} or more; 1000 is usual")
+    if value != 0 and value < LEAST_RESAMPLES:
+        raise ValueError(
+            f"{value} must be 0 for none, or {LEAST_RESAMPLES} or more; {DEFAULTS.bootstrap_samples} is usual"
+        )
     return value
 
 
@@ -87,7 +89,10 @@ Count = Annotated[
     int, AfterValidator(_positive), BeforeValidator(parse_count), number_schema([1024, "64k"], **_ABOVE_ZERO)
 ]
 Resamples = Annotated[
-    int, AfterValidator(_resamples), BeforeValidator(parse_count), number_schema([0, 1000], **_FROM_ZERO)
+    int,
+    AfterValidator(_resamples),
+    BeforeValidator(parse_count),
+    number_schema([0, DEFAULTS.bootstrap_samples], **_FROM_ZERO),
 ]
 Bytes = Annotated[int, AfterValidator(_positive), BeforeValidator(parse_bytes), number_schema(["80GiB"], **_ABOVE_ZERO)]
 Seconds = Annotated[

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from flopsfit_ds.base.units import parse_quantity
+from flopsfit_ds.spec.fit_options import DEFAULT_COUNT, DEFAULTS, LawName, LossName, ParameterCount, Resampling
 from flopsfit_ds.spec.quantities import (
     Bytes,
     Count,
@@ -274,24 +275,26 @@ class PlacementRules(Section):
 class Fit(Section):
     """How the law is fitted."""
 
-    law: Literal["chinchilla", "chinchilla-tied", "kaplan", "overtraining", "data-constrained", "interaction"] = (
-        "chinchilla"
-    )
+    law: LawName = DEFAULTS.law
     """Form of the law."""
-    loss: Literal["huber_log", "squared_log", "huber"] = "huber_log"
+    loss: LossName = DEFAULTS.loss
     """What the solver minimises."""
-    huber_delta: Quantity = 1e-3
+    huber_delta: Quantity = DEFAULTS.huber_delta
     """Where the Huber loss turns from square to linear."""
-    parameters: Literal["total", "non-embedding"] = "total"
+    parameters: ParameterCount = DEFAULT_COUNT
     """Which parameters N counts."""
-    bootstrap_samples: Resamples = 1000
+    bootstrap_samples: Resamples = DEFAULTS.bootstrap_samples
     """Resamples for the intervals; 0 for none."""
-    bootstrap: Literal["points", "clusters", "wild"] = "points"
+    bootstrap: Resampling = DEFAULTS.bootstrap
     """What is resampled."""
-    level: Probability = 0.9
+    level: Probability = DEFAULTS.level
     """Probability of the intervals."""
-    target_compute: Quantity | None = None
+    target_compute: Quantity | None = DEFAULTS.target_compute
     """FLOPs of the run to be predicted; without it, ten times the largest budget."""
+
+    def for_points(self) -> dict[str, Any]:
+        """The keywords of `fit_scaling_law`: all but what N counts, which only records can answer."""
+        return self.model_dump(exclude={"parameters"})
 
 
 class Execution(Section):

@@ -131,19 +131,8 @@ def fit_records(records: Iterable[RunRecord], spec: SweepSpec) -> ScalingFit:
     """
     from flopsfit_ds.fit import fit_scaling_law, points_from_records
 
-    options = spec.fit
-    chosen = points_from_records(records, parameter_count=options.parameters)
-    return fit_scaling_law(
-        chosen.points,
-        excluded=chosen.excluded,
-        law=options.law,
-        loss=options.loss,
-        huber_delta=options.huber_delta,
-        bootstrap_samples=options.bootstrap_samples,
-        bootstrap=options.bootstrap,
-        level=options.level,
-        target_compute=options.target_compute,
-    )
+    chosen = points_from_records(records, parameter_count=spec.fit.parameters)
+    return fit_scaling_law(chosen.points, excluded=chosen.excluded, **spec.fit.for_points())
 
 
 @dataclass(frozen=True)

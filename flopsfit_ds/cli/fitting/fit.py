@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -14,6 +14,7 @@ from flopsfit_ds.base.errors import DataError, FitError
 from flopsfit_ds.base.units import format_count, format_flops, parse_quantity
 from flopsfit_ds.cli.options import AllowImport, AsJson, Overrides, SpecArgument, plan_from
 from flopsfit_ds.spec import Fit
+from flopsfit_ds.spec.fit_options import DEFAULT_COUNT, DEFAULTS, RUN_NOISE, LossName, ParameterCount, Resampling
 
 if TYPE_CHECKING:
     from flopsfit_ds.fit.forecast.isoflop import IsoflopDiagnostics
@@ -40,24 +41,31 @@ def fit_command(
     data: Annotated[Path, typer.Argument(help="CSV, JSONL or Parquet with a row for each run, or a sweep folder.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the fit as JSON.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the JSON to this file as well.")] = None,
-    law: Annotated[str | None, typer.Option(help=f"Form of the law; {_DEFAULT} chinchilla.")] = None,
+    law: Annotated[str | None, typer.Option(help=f"Form of the law; {_DEFAULT} {DEFAULTS.law}.")] = None,
     loss: Annotated[
-        str | None, typer.Option(help=f"huber_log, squared_log, huber or squared; {_DEFAULT} huber_log.")
+        str | None, typer.Option(help=f"{', '.join(get_args(LossName))}; {_DEFAULT} {DEFAULTS.loss}.")
     ] = None,
     huber_delta: Annotated[
-        float | None, typer.Option(help=f"Where the Huber loss turns from square to linear; {_DEFAULT} 0.001.")
+        float | None,
+        typer.Option(help=f"Where the Huber loss turns from square to linear; {_DEFAULT} {DEFAULTS.huber_delta:g}."),
     ] = None,
     bootstrap: Annotated[
-        str | None, typer.Option(help=f"What is resampled: points, clusters or wild; {_DEFAULT} points.")
+        str | None,
+        typer.Option(help=f"What is resampled: {', '.join(get_args(Resampling))}; {_DEFAULT} {DEFAULTS.bootstrap}."),
     ] = None,
-    bootstrap_samples: Annotated[int | None, typer.Option(help=f"Resamples; 0 for none; {_DEFAULT} 1000.")] = None,
-    level: Annotated[float | None, typer.Option(help=f"Probability of the intervals; {_DEFAULT} 0.9.")] = None,
+    bootstrap_samples: Annotated[
+        int | None, typer.Option(help=f"Resamples; 0 for none; {_DEFAULT} {DEFAULTS.bootstrap_samples}.")
+    ] = None,
+    level: Annotated[
+        float | None, typer.Option(help=f"Probability of the intervals; {_DEFAULT} {DEFAULTS.level}.")
+    ] = None,
     target_compute: Annotated[str | None, typer.Option(help="FLOPs of the run to predict, such as 1e24.")] = None,
     inference_tokens: Annotated[
         str | None, typer.Option(help="Tokens the model will serve: adds the optimum of training and serving.")
     ] = None,
     parameters: Annotated[
-        str | None, typer.Option(help=f"N of a sweep folder: total or non-embedding; {_DEFAULT} total.")
+        str | None,
+        typer.Option(help=f"N of a sweep folder: {' or '.join(get_args(ParameterCount))}; {_DEFAULT} {DEFAULT_COUNT}."),
     ] = None,
     drop_highest_losses: Annotated[int, typer.Option(help="Leave out this many rows with the highest losses.")] = 0,
     num_params_column: Annotated[str | None, typer.Option(help=_COLUMN)] = None,
@@ -93,9 +101,8 @@ def fit_command(
         "target_compute": None if target_compute is None else _quantity(target_compute, "--target-compute"),
     }
     plan = _plan_beside(data)
-    options = (Fit() if plan is None else plan.spec.fit).model_dump() | {
-        k: v for k, v in given.items() if v is not None
-    }
+    options = (Fit() if plan is None else plan.spec.fit).model_dump()
+    options |= {name: value for name, value in given.items() if value is not None}
     points, excluded = _read(data, plan, {k: v for k, v in named.items() if v is not None}, options.pop("parameters"))
     points, excluded = _drop_highest(points, excluded, drop_highest_losses)
     served = None if inference_tokens is None else _quantity(inference_tokens, "--inference-tokens")
@@ -169,7 +176,7 @@ def predict_command(
 def preview_command(
     spec: SpecArgument,
     overrides: Overrides = None,
-    noise: Annotated[float, typer.Option(help="Standard deviation of ln(loss) between runs.")] = 0.005,
+    noise: Annotated[float, typer.Option(help="Standard deviation of ln(loss) between runs.")] = RUN_NOISE,
     target_compute: Annotated[
         str | None, typer.Option(help="FLOPs of the run to be planned; the spec's, or ten times the largest run.")
     ] = None,

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flopsfit_ds.fit.losses import FloatArray
 from flopsfit_ds.model.flops import FLOPS_PER_PARAMETER_TOKEN, conventional_flops
+from flopsfit_ds.spec.fit_options import DEFAULT_COUNT, ParameterCount
 
 if TYPE_CHECKING:
     from flopsfit_ds.records import RunRecord
@@ -103,7 +104,7 @@ class PointArrays:
 
 
 def points_from_records(
-    records: Iterable["RunRecord"], *, parameter_count: Literal["total", "non-embedding"] = "total"
+    records: Iterable["RunRecord"], *, parameter_count: ParameterCount = DEFAULT_COUNT
 ) -> Selection:
     """Points of the completed runs of a sweep; the others are listed with their reasons.
 

@@ -1,6 +1,7 @@
 """Resampled fits: by point, by cluster, or wild. All resamples are rows of one batch."""
 
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
@@ -8,8 +9,9 @@ from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit.losses import FloatArray
 from flopsfit_ds.fit.solve.covariance import leverage
 from flopsfit_ds.fit.solve.solver import Problem, minimise
+from flopsfit_ds.spec.fit_options import Resampling
 
-BOOTSTRAP_KINDS = ("points", "clusters", "wild")
+BOOTSTRAP_KINDS: tuple[str, ...] = get_args(Resampling)
 _AUDITED = 128
 _REDRAWS = 50
 _BETTER = 1e-6

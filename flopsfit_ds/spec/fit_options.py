@@ -1,0 +1,52 @@
+"""How a law is fitted: the options and their defaults, stated once for specs, the library and the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+LawName = Literal["chinchilla", "chinchilla-tied", "kaplan", "overtraining", "data-constrained", "interaction"]
+LossName = Literal["huber_log", "squared_log", "huber", "squared"]
+Resampling = Literal["points", "clusters", "wild"]
+ParameterCount = Literal["total", "non-embedding"]
+
+DEFAULT_COUNT: ParameterCount = "total"
+"""What N of a record counts: Hoffmann et al. 2022 count all parameters, Kaplan et al. 2020 leave out embeddings."""
+LEAST_RESAMPLES = 20
+"""Fewer leave no resample outside a 90% interval on either side: one in twenty lies beyond each end."""
+TARGET_FACTOR = 10.0
+"""Without a target, the run to be predicted is this many times the largest budget: one decade beyond the data."""
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How to fit, for any table of points.
+
+    Attributes:
+        law: Form of the law. Hoffmann et al. 2022, eq. 2, by default: its exponents of size and data are free.
+        loss: What the solver minimises. Huber on the log loss is that of Hoffmann et al. 2022, appendix D.2.
+        huber_delta: Where a Huber loss turns from square to linear; 1e-3 is that of Hoffmann et al. 2022.
+        bootstrap_samples: Resamples for the intervals; 0 for none.
+        bootstrap: What is resampled.
+        level: Probability of the intervals.
+        target_compute: FLOPs of the run to be predicted; None means TARGET_FACTOR times the largest budget.
+        seed: Of the resampling.
+        other_forms: Whether other forms of law enter the prediction intervals.
+        diagnostics: Whether to run the diagnostics: back-test, sensitivity, leverage, profiles.
+    """
+
+    law: LawName = "chinchilla"
+    loss: LossName = "huber_log"
+    huber_delta: float = 1e-3
+    bootstrap_samples: int = 1000
+    bootstrap: Resampling = "points"
+    level: float = 0.9
+    target_compute: float | None = None
+    seed: int = 0
+    other_forms: bool = True
+    diagnostics: bool = True
+
+
+DEFAULTS = FitOptions()
+RUN_NOISE = 0.005
+"""Standard deviation of ln L between runs that a preview assumes where none is given."""
