@@ -1,4 +1,4 @@
-"""What planning must know of any module: parameters, exact FLOPs and saved activations, from its meta-device twin."""
+"""What planning must know of any module: parameters, exact FLOPs and saved activations, without weights."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.utils import _pytree
-from torch.utils.flop_counter import FlopCounterMode
 
 from flopsfit_ds.base.errors import PlanError, SpecError
 from flopsfit_ds.memory import ModelProfile
+from flopsfit_ds.simulate.counting.look import Looker, Seen
+from flopsfit_ds.simulate.counting.shares import active_params, matrix_params, uncounted_matrices
 
 LOOKED_AT_SAMPLES = 2
 """Of the batch that a class is looked at with: batch normalisation refuses a single one."""
@@ -28,39 +29,52 @@ class ClassMeasurement:
         num_params: All parameters, each tensor once.
         num_params_trainable: With a gradient.
         num_params_embedding: In `nn.Embedding` tables, and in an output head of as many rows as the largest of them.
-        forward_flops_per_sample: Counted by `torch.utils.flop_counter`; None where the forward pass cannot run on the
-            meta device.
-        spared_flops_per_sample: FLOPs of the backward pass that freezing saves.
+        num_params_active: That a token makes use of; None where that is not known.
+        num_params_matrices: In matrices that something is multiplied by, an output head among them; None where the step
+            could not be looked at.
+        flops_per_sample: Of forward and backward pass; None where the step could not be looked at.
+        uneven: Names of parameters that a batch may pass by, so that ranks would reduce different gradients.
+        unknown_masks: Whether attention has a mask whose values are not known.
         batch_norms: Names of the types of its modules that normalise over the batch.
         profile: What the memory estimate needs.
-        problem: Why the forward pass could not be looked at; None where it could.
+        problem: Why the step could not be looked at; None where it could.
     """
 
     num_params: int
     num_params_trainable: int
     num_params_embedding: int
-    forward_flops_per_sample: int | None
-    spared_flops_per_sample: int
+    num_params_active: int | None
+    num_params_matrices: int | None
+    flops_per_sample: int | None
+    uneven: tuple[str, ...]
+    unknown_masks: bool
     batch_norms: tuple[str, ...]
     profile: ModelProfile
     problem: str | None
 
 
-def build_on_meta(model_class: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
-    """The module without weights.
+def count_parameters(model_class: type[nn.Module], arguments: Mapping[str, Any]) -> int:
+    """All parameters, each tensor once.
 
     Raises:
-        SpecError: The constructor refuses the arguments.
+        SpecError: The constructor refuses the arguments, or builds no module.
     """
     try:
         with torch.device("meta"):
             model = model_class(**arguments)
+    except Exception:  # a constructor that computes with values
+        model = _build(Looker(), model_class, arguments)
+    if not isinstance(model, nn.Module):
+        raise SpecError(f"{model_class.__name__} is no torch.nn.Module")
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _build(looker: Looker, model_class: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
+    try:
+        return looker.build(model_class, arguments)
     except Exception as error:
         shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
         raise SpecError(f"{model_class.__name__}({shown}) cannot be built: {type(error).__name__}: {error}") from error
-    if not isinstance(model, nn.Module):
-        raise SpecError(f"{model_class.__name__} is no torch.nn.Module")
-    return model
 
 
 def profile_class(
@@ -73,9 +87,11 @@ def profile_class(
     frozen_parameters: tuple[str, ...] = (),
     tokens_per_sample: int,
 ) -> ClassMeasurement:
-    """Measure a class without weights and without data.
+    """Measure a class without weights: one training step on tensors without memory.
 
     Activations are measured in fp32; under bf16 autocast they are no larger, so the estimate stays on the safe side.
+    Control flow that depends on a choice among weights' values (the experts of a token) is looked at twice: with
+    choices drawn at random, and with all of them alike.
 
     Args:
         model_class: The class.
@@ -88,30 +104,75 @@ def profile_class(
 
     Raises:
         SpecError: The class cannot be built, or has no parameters.
-        PlanError: The loss is no scalar, a pattern matches nothing, nothing is left to train, or what freezing spares
-            cannot be counted.
+        PlanError: The loss is no scalar, a pattern matches nothing, nothing is left to train, or far fewer FLOPs are
+            counted than its matrices take.
     """
-    model = build_on_meta(model_class, arguments)
-    parameters = list(model.parameters())
+    looker = Looker()
+    model = _build(looker, model_class, arguments)
+    parameters = dict(model.named_parameters())
     if not parameters:
         raise SpecError(f"{model_class.__name__} has no parameters")
-    batch = _pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to("meta"), samples)
-    _freeze(model, frozen_parameters)
-    trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    freeze_by_name(model, frozen_parameters)
+    trainable = sum(parameter.numel() for parameter in parameters.values() if parameter.requires_grad)
     if trainable == 0:
         raise PlanError("training.frozen_parameters: nothing is left to train")
     called: list[nn.Module] = []
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     hooks = [module.register_forward_hook(lambda module, _inputs, _output: called.append(module)) for module in linear]
-    flops, saved, problem = _look_at_forward(model, batch, loss)
+    seen, problem = _try_to_look(looker, model, samples, loss)
     for hook in hooks:
         hook.remove()
-    spared = _spared_flops(model, batch, loss) if problem is None else 0
-    num_params = sum(parameter.numel() for parameter in parameters)
-    profile = _class_profile(model, batch, saved, flops, precision, tokens_per_sample)
-    embedding = _embedding_params(model, called[-1] if called else None)
+    other = None
+    if seen is not None and seen.decided:
+        looker = Looker(one_for_all=True)
+        twin = _build(looker, model_class, arguments)
+        freeze_by_name(twin, frozen_parameters)
+        other, problem = _try_to_look(looker, twin, samples, loss)
+    sizes = {name: parameter.numel() for name, parameter in parameters.items()}
+    active = matrices = None
+    if seen is not None:
+        active = active_params(seen, other, parameters, LOOKED_AT_SAMPLES * tokens_per_sample)
+        matrices = matrix_params(seen, sizes)
+        missing = uncounted_matrices(seen, parameters, LOOKED_AT_SAMPLES * tokens_per_sample, active)
+        if missing is not None:
+            raise PlanError(f"{model_class.__name__}: {missing}")
+    return ClassMeasurement(
+        num_params=sum(sizes.values()),
+        num_params_trainable=trainable,
+        num_params_embedding=_embedding_params(model, called[-1] if called else None),
+        num_params_active=active,
+        num_params_matrices=matrices,
+        flops_per_sample=None if seen is None else (seen.forward_flops + seen.backward_flops) // LOOKED_AT_SAMPLES,
+        uneven=() if seen is None or other is None else tuple(sorted(seen.trained ^ other.trained)),
+        unknown_masks=seen is not None and seen.unknown_masks > 0,
+        batch_norms=_batch_norms(model),
+        profile=_class_profile(model, samples, seen, precision, tokens_per_sample),
+        problem=problem,
+    )
+
+
+def _try_to_look(
+    looker: Looker, model: nn.Module, samples: Any, loss: Callable[[nn.Module, Any], torch.Tensor]
+) -> tuple[Seen | None, str | None]:
+    """What was seen, or what went wrong.
+
+    Raises:
+        PlanError: The loss is no scalar.
+    """
+    try:
+        seen = looker.look(model, samples, loss)
+    except Exception as error:
+        return None, f"{type(error).__name__}: {error}".splitlines()[0]
+    value = seen.loss
+    if not isinstance(value, torch.Tensor) or value.ndim != 0:
+        found = f"a tensor of shape {list(value.shape)}" if isinstance(value, torch.Tensor) else f"{value!r}"
+        raise PlanError(f"the loss function must return a scalar tensor; it returned {found}: take its mean")
+    return seen, None
+
+
+def _batch_norms(model: nn.Module) -> tuple[str, ...]:
     norms = {type(module).__name__ for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
-    return ClassMeasurement(num_params, trainable, embedding, flops, spared, tuple(sorted(norms)), profile, problem)
+    return tuple(sorted(norms))
 
 
 def _embedding_params(model: nn.Module, last: nn.Module | None) -> int:
@@ -122,7 +183,12 @@ def _embedding_params(model: nn.Module, last: nn.Module | None) -> int:
     return sum(table.numel() for table in tables)
 
 
-def _freeze(model: nn.Module, patterns: tuple[str, ...]) -> None:
+def freeze_by_name(model: nn.Module, patterns: tuple[str, ...]) -> None:
+    """Switch off the gradients of all parameters whose name matches a pattern.
+
+    Raises:
+        PlanError: A pattern matches nothing.
+    """
     parameters = dict(model.named_parameters())
     for pattern in patterns:
         names = fnmatch.filter(parameters, pattern)
@@ -135,33 +201,14 @@ def _freeze(model: nn.Module, patterns: tuple[str, ...]) -> None:
             parameters[name].requires_grad_(False)
 
 
-def _spared_flops(model: nn.Module, batch: Any, loss: Callable[[nn.Module, Any], torch.Tensor]) -> int:
-    """FLOPs of the backward pass, a sample, that are spared because some parameters have no gradient."""
-    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
-
-    def backward_flops(trained: bool) -> int:
-        for parameter in frozen:
-            parameter.requires_grad_(trained)
-        value = loss(model, batch)
-        with FlopCounterMode(display=False) as counter:
-            value.backward()
-        return counter.get_total_flops() // LOOKED_AT_SAMPLES
-
-    try:
-        return backward_flops(True) - backward_flops(False) if frozen else 0
-    except Exception as error:
-        raise PlanError(
-            f"{type(model).__name__}: the backward pass cannot be looked at without weights ({type(error).__name__}: "
-            f"{error}), so what training.frozen_parameters spares cannot be counted"
-        ) from error
-
-
 def _class_profile(
-    model: nn.Module, batch: Any, saved: int, flops: int | None, precision: Literal["fp32", "bf16"], tokens: int
+    model: nn.Module, batch: Any, seen: Seen | None, precision: Literal["fp32", "bf16"], tokens: int
 ) -> ModelProfile:
     """The profile of a module of which nothing is known but its parameters, its forward pass and what that saves."""
     parameters = list(model.parameters())
     num_params = sum(parameter.numel() for parameter in parameters)
+    saved = 0 if seen is None else seen.saved_bytes // LOOKED_AT_SAMPLES
+    flops = 2 * num_params * tokens if seen is None else seen.forward_flops // LOOKED_AT_SAMPLES
     blocks = repeated_blocks(model)
     num_blocks, block_params = len(blocks), max(sum(p.numel() for p in block.parameters()) for block in blocks)
     largest = max(parameter.numel() for parameter in parameters)
@@ -177,10 +224,10 @@ def _class_profile(
         block_largest_params=max((p.numel() for block in blocks for p in block.parameters()), default=0),
         num_blocks=num_blocks,
         num_blocks_saved=num_blocks,
-        width=max(min(parameter.shape) for parameter in parameters if parameter.ndim >= 1),
+        width=max((min(parameter.shape) for parameter in parameters if parameter.ndim >= 1), default=1),
         sequence_length=tokens,
         precision=precision,
-        forward_flops_per_sequence=flops if flops is not None else 2 * num_params * tokens,
+        forward_flops_per_sequence=flops,
         buffer_bytes=sum(buffer.numel() * buffer.element_size() for buffer in model.buffers()),
         block_saved_bytes=saved // num_blocks,
         block_saved_bytes_zero3=saved // num_blocks,
@@ -192,35 +239,6 @@ def _class_profile(
         logits_bytes=0,
         input_bytes=input_bytes // LOOKED_AT_SAMPLES,
     )
-
-
-def _look_at_forward(
-    model: nn.Module, batch: Any, loss: Callable[[nn.Module, Any], torch.Tensor]
-) -> tuple[int | None, int, str | None]:
-    """FLOPs of the forward pass and bytes it saves for the backward pass, a sample, and what went wrong.
-
-    Raises:
-        PlanError: The loss is no scalar.
-    """
-    weights = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
-    kept: dict[int, Any] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            kept[storage._cdata] = storage
-        return tensor
-
-    try:
-        with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-            value = loss(model, batch)
-    except Exception as error:
-        return None, 0, f"{type(error).__name__}: {error}".splitlines()[0]
-    if not isinstance(value, torch.Tensor) or value.ndim != 0:
-        found = f"a tensor of shape {list(value.shape)}" if isinstance(value, torch.Tensor) else f"{value!r}"
-        raise PlanError(f"the loss function must return a scalar tensor; it returned {found}: take its mean")
-    saved = sum(storage.nbytes() for storage in kept.values())
-    return counter.get_total_flops() // LOOKED_AT_SAMPLES, saved // LOOKED_AT_SAMPLES, None
 
 
 def repeated_blocks(model: nn.Module) -> list[nn.Module]:

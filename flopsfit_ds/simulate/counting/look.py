@@ -1,0 +1,200 @@
+"""A look at one training step of a module on tensors without memory: FLOPs, saved activations, and who takes part."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.utils import _pytree
+
+from flopsfit_ds.simulate.counting.attention import fused_attention
+from flopsfit_ds.simulate.counting.products import attention_flops, keys_seen, product_of
+from flopsfit_ds.simulate.counting.values import Values, forget_value, known_value
+
+_aten = torch.ops.aten
+_MULTIPLICATIONS = (_aten.mul.Tensor,)
+_SUMS = (_aten.sum.dim_IntList,)
+
+
+@dataclass
+class Seen:
+    """What was seen of a step, over all samples of the batch.
+
+    Attributes:
+        forward_flops: Of the forward pass.
+        backward_flops: Of the backward pass; recomputation left out.
+        saved_bytes: Kept between the two, weights left out.
+        used: FLOPs of the forward pass that a parameter is a factor of, by name.
+        looked_up: Names of the parameters that rows are picked from.
+        grouped: Names of the parameters of which rows find their matrix by an index.
+        routed: For parameters used after a choice among weights' values: how many values it was made among, and of
+            how many one was chosen.
+        trained: Names of the parameters that got a gradient.
+        decided: Whether control flow depended on a choice among weights' values.
+        unknown_masks: Attention calls with a mask of unknown values.
+        loss: What the loss function returned.
+    """
+
+    forward_flops: int = 0
+    backward_flops: int = 0
+    saved_bytes: int = 0
+    used: dict[str, int] = field(default_factory=dict)
+    looked_up: set[str] = field(default_factory=set)
+    grouped: set[str] = field(default_factory=set)
+    routed: dict[str, tuple[int, int]] = field(default_factory=dict)
+    trained: set[str] = field(default_factory=set)
+    decided: bool = False
+    unknown_masks: int = 0
+    loss: Any = None
+
+
+class Looker:
+    """A place without memory in which a module is built and looked at."""
+
+    def __init__(self, one_for_all: bool = False) -> None:
+        """With `one_for_all`, all choices among weights' values fall on the first; otherwise they are drawn."""
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self._values = Values(self._mode, self._see, one_for_all)
+        self._seen = Seen()
+        self._backward = False
+        self._names: dict[int, str] = {}
+        self._sizes: dict[str, int] = {}
+
+    @contextlib.contextmanager
+    def _inside(self) -> Iterator[None]:
+        fast = torch._C._get_mkldnn_enabled()
+        torch._C._set_mkldnn_enabled(False)  # oneDNN's kernels would hide what recurrent layers multiply
+        try:
+            with self._mode, self._values:
+                yield
+        finally:
+            torch._C._set_mkldnn_enabled(fast)
+
+    def build(self, model_class: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
+        """The module, with weights of unknown values."""
+        with self._inside():
+            model = model_class(**arguments)
+            for parameter in model.parameters():
+                forget_value(parameter)
+        return model
+
+    def look(self, model: nn.Module, batch: Any, loss: Callable[[nn.Module, Any], torch.Tensor]) -> Seen:
+        """Run forward and backward pass; the loss's value stands in `loss`, whatever it is."""
+        self._seen = seen = Seen()
+        parameters = dict(model.named_parameters())
+        self._names = {parameter.untyped_storage()._cdata: name for name, parameter in parameters.items()}
+        self._sizes = {name: parameter.numel() for name, parameter in parameters.items()}
+        weights = set(self._names) | {buffer.untyped_storage()._cdata for buffer in model.buffers()}
+        kept: dict[int, Any] = {}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in weights:
+                kept[storage._cdata] = storage
+            return tensor
+
+        with self._inside(), fused_attention(self._attention):
+            fakes = _pytree.tree_map_only(torch.Tensor, self._values.fake, batch)
+            self._backward = False
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                seen.loss = loss(model, fakes)
+            seen.saved_bytes = sum(storage.nbytes() for storage in kept.values())
+            kept.clear()
+            if isinstance(seen.loss, torch.Tensor) and seen.loss.ndim == 0 and seen.loss.requires_grad:
+                self._backward = True
+                seen.loss.backward()
+        seen.trained = {name for name, parameter in parameters.items() if parameter.grad is not None}
+        seen.decided = self._values.decided
+        for parameter in parameters.values():
+            parameter.grad = None
+        return seen
+
+    def _see(self, operation: Any, args: Any, kwargs: Any, out: Any) -> None:
+        product = product_of(operation, args, kwargs)
+        if product is not None:
+            self._count(product.flops)
+            if not self._backward:
+                self._use(product.factors, product.flops, product.grouped)
+        elif operation in _MULTIPLICATIONS:
+            if _is_spread(args[0], out) and _is_spread(args[1], out):
+                out.__dict__["_flopsfit_spread"] = args[:2]
+        elif operation in _SUMS:
+            factors = args[0].__dict__.get("_flopsfit_spread")
+            if factors is not None:
+                self._count(2 * args[0].numel())
+                if not self._backward:
+                    self._use(factors, 2 * args[0].numel(), grouped=False)
+        elif operation is _aten.embedding.default:
+            self._seen.looked_up.update(self._origins(args[0]))
+        if not self._backward and product is None:
+            self._pass_on(operation, args, out)
+
+    def _count(self, flops: int) -> None:
+        if not self._backward:
+            self._seen.forward_flops += flops
+        elif not torch.is_grad_enabled():  # a checkpointed block is computed again with gradients enabled
+            self._seen.backward_flops += flops
+
+    def _attention(self, query: Any, key: Any, value: Any, mask: Any) -> Callable[[bool], None]:
+        width = key.shape[-2]
+        if mask is not None:
+            known = known_value(mask)
+            if known is None:
+                self._seen.unknown_masks += 1
+            else:
+                with unset_fake_temporarily():
+                    width = min(width, keys_seen(known))
+        scores, mix = attention_flops(query, key, value, width)
+        trained = [tensor.requires_grad for tensor in (query, key, value)]
+        # of the scores come gradients of queries and keys, of the mix those of the weights and of the values
+        backward = scores * (trained[0] + trained[1]) + mix * ((trained[0] or trained[1]) + trained[2])
+        return lambda is_backward: self._count(backward if is_backward else scores + mix)
+
+    def _use(self, factors: tuple[Any, ...], flops: int, grouped: bool) -> None:
+        for factor in factors:
+            origins = self._origins(factor)
+            total = sum(self._sizes[name] for name in origins)
+            for name in origins:
+                self._seen.used[name] = self._seen.used.get(name, 0) + flops * self._sizes[name] // total
+                if grouped:
+                    self._seen.grouped.add(name)
+                if self._values.routed_tokens is not None:
+                    self._seen.routed.setdefault(name, self._values.routed_tokens)
+
+    def _origins(self, tensor: Any) -> tuple[str, ...]:
+        """The parameters that a tensor is made of and of nothing else."""
+        name = self._names.get(tensor.untyped_storage()._cdata)
+        if name is not None:
+            return (name,)
+        return tensor.__dict__.get("_flopsfit_origins", ())
+
+    def _pass_on(self, operation: Any, args: Any, out: Any) -> None:
+        """A cast, scaled or joined weight is still that weight; matrices picked from a stack are its matrices."""
+        if not isinstance(out, FakeTensor) or out.ndim < 2 or out.untyped_storage()._cdata in self._names:
+            return
+        tensors = args[0] if args and isinstance(args[0], (list, tuple)) else args
+        origins = tuple(
+            dict.fromkeys(name for tensor in tensors if isinstance(tensor, FakeTensor) for name in self._origins(tensor))
+        )
+        if not origins:
+            return
+        size = sum(self._sizes[name] for name in origins)
+        if operation is _aten.index.Tensor and args[0].ndim >= 3:
+            self._seen.grouped.update(origins)
+        elif out.numel() != size:
+            return
+        out.__dict__["_flopsfit_origins"] = origins
+
+
+def _is_spread(factor: Any, out: Any) -> bool:
+    """Whether each element of a factor meets several of the other's."""
+    if not isinstance(factor, torch.Tensor):
+        return False
+    own = math.prod(size for size, stride in zip(factor.shape, factor.stride(), strict=True) if stride != 0)
+    return own < out.numel()
