@@ -39,6 +39,9 @@ class Planned:
         seconds: Training time.
         zero_stage: ZeRO stage.
         world_size: Devices.
+        num_params_active: Parameters that a token makes use of; None where unknown, and in records of old versions.
+        num_params_matrices: Parameters in matrices, output head among them; None as above.
+        flops_source: `counted`, or `6nd` where the user accepted 6 N D; None in records of old versions.
     """
 
     num_params_total: int
@@ -50,6 +53,9 @@ class Planned:
     seconds: float
     zero_stage: int
     world_size: int
+    num_params_active: int | None = None
+    num_params_matrices: int | None = None
+    flops_source: Literal["counted", "6nd"] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,22 @@
 """Training FLOPs, counted exactly, with the 6N convention beside them.
 
-Convention, stated once: a multiplication and an addition are two FLOPs; the backward pass costs twice the forward pass;
-attention is counted over the full context, without halving for the causal mask, as in PaLM (Chowdhery et al., 2022,
-appendix B) and as `torch.utils.flop_counter` counts; the embedding look-up, norms and activations are not counted;
-recomputation under activation checkpointing is not counted (these are model FLOPs, not hardware FLOPs).
+Convention, stated once: a multiplication and an addition are two FLOPs; the backward pass costs what it
+multiplies, twice the forward pass where everything is trained; no gradients of frozen weights or of the input are.
+Attention counts for each query the keys that the query sees that sees most: the full context without halving for the
+causal mask, as in PaLM (Chowdhery et al., 2022, appendix B), and the window of a sliding one. A sum over a product of
+tensors that are spread against each other, as in the scans of state-space models, counts as the matrix product that it
+is. The embedding look-up, norms, activations and whatever else works element by element are not counted, nor is
+recomputation under activation checkpointing (these are model FLOPs, not hardware FLOPs).
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 from flopsfit_ds.model.architecture import ModelShape
+
+FlopsSource = Literal["counted", "6nd"]
+"""Where FLOPs come from: the operations, or 6 N D where a user accepted it."""
 
 FLOPS_PER_PARAMETER_TOKEN = 6
 """C = 6 N D: Kaplan et al. (2020, section 2.1)."""

@@ -11,7 +11,7 @@ from typing import Protocol
 from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.memory import ModelProfile, profile_decoder
 from flopsfit_ds.model.architecture import ClassShape, ModelShape, SizingRule
-from flopsfit_ds.model.flops import training_flops_per_token
+from flopsfit_ds.model.flops import FlopsSource, training_flops_per_token
 from flopsfit_ds.spec import DecoderModel, Training
 from flopsfit_ds.spec.sections import Precision
 
@@ -25,7 +25,10 @@ class SizedModel:
         num_params: All parameters.
         num_params_non_embedding: Outside vocabulary-sized tables.
         num_params_trainable: With a gradient.
-        flops_per_token: Exact training FLOPs a token.
+        num_params_active: That a token makes use of: without the experts that it is not sent to; None where unknown.
+        num_params_matrices: In matrices that are multiplied by, the output head among them; None where unknown.
+        flops_per_token: Training FLOPs a token.
+        flops_source: `counted`, or `6nd` where the user accepted 6 N D.
         profile: What the memory estimate needs.
     """
 
@@ -33,7 +36,10 @@ class SizedModel:
     num_params: int
     num_params_non_embedding: int
     num_params_trainable: int
+    num_params_active: int | None
+    num_params_matrices: int | None
     flops_per_token: float
+    flops_source: FlopsSource
     profile: ModelProfile
 
 
@@ -106,7 +112,10 @@ def sized_decoder(shape: ModelShape, frozen: tuple[str, ...], precision: Precisi
         num_params=counts.total,
         num_params_non_embedding=counts.non_embedding,
         num_params_trainable=trainable,
+        num_params_active=counts.total,
+        num_params_matrices=counts.attention + counts.mlp + shape.vocab_size * shape.hidden_size,
         flops_per_token=training_flops_per_token(shape, frozen_matrices),
+        flops_source="counted",
         profile=profile_decoder(
             shape,
             precision,

@@ -16,7 +16,7 @@ from flopsfit_ds.base.storage import json_converter
 from flopsfit_ds.base.units import format_count, format_flops
 from flopsfit_ds.data.corpus import ABSENT, Corpus, find_corpus
 from flopsfit_ds.model.architecture import ClassShape, ModelShape
-from flopsfit_ds.model.flops import conventional_flops
+from flopsfit_ds.model.flops import FlopsSource, conventional_flops
 from flopsfit_ds.model.loss_traits import LossTraits
 from flopsfit_ds.plan.candidates import Search
 from flopsfit_ds.plan.design import SPEC_WORDS, BatchPlan, BatchWords, DesignedPoint, design_points, plan_points
@@ -85,6 +85,9 @@ class RunPlan:
         placement: ZeRO stage, GPUs, micro-batch, why; no part of the identity.
         layout_held: Why GPUs, micro-batch and accumulation are part of the identity after all; empty
             where they are not.
+        num_params_active: That a token makes use of; None where unknown.
+        num_params_matrices: In matrices, output head among them; None where unknown.
+        flops_source: `counted`, or `6nd` where the user accepted 6 N D.
     """
 
     run_id: str
@@ -106,6 +109,9 @@ class RunPlan:
     heldout_tokens: int
     placement: Placement
     layout_held: str = ""
+    num_params_active: int | None = None
+    num_params_matrices: int | None = None
+    flops_source: FlopsSource = "counted"
 
     def to_json_dict(self) -> dict:
         """Plain JSON values; `from_json_dict` reads them back."""
@@ -321,6 +327,9 @@ def _plan_run(
         heldout_tokens=corpus.heldout_tokens,
         placement=placement,
         layout_held=loss.depends_on_layout or "",
+        num_params_active=model.num_params_active,
+        num_params_matrices=model.num_params_matrices,
+        flops_source=model.flops_source,
     )
 
 

@@ -32,12 +32,12 @@ class ClassMeasurement:
         num_params_active: That a token makes use of; None where that is not known.
         num_params_matrices: In matrices that something is multiplied by, an output head among them; None where the step
             could not be looked at.
-        flops_per_sample: Of forward and backward pass; None where the step could not be looked at.
+        flops_per_sample: Of forward and backward pass; None where they cannot be counted.
         uneven: Names of parameters that a batch may pass by, so that ranks would reduce different gradients.
         unknown_masks: Whether attention has a mask whose values are not known.
         batch_norms: Names of the types of its modules that normalise over the batch.
         profile: What the memory estimate needs.
-        problem: Why the step could not be looked at; None where it could.
+        problem: Why FLOPs cannot be counted; None where they are.
     """
 
     num_params: int
@@ -104,8 +104,7 @@ def profile_class(
 
     Raises:
         SpecError: The class cannot be built, or has no parameters.
-        PlanError: The loss is no scalar, a pattern matches nothing, nothing is left to train, or far fewer FLOPs are
-            counted than its matrices take.
+        PlanError: The loss is no scalar, a pattern matches nothing, or nothing is left to train.
     """
     looker = Looker()
     model = _build(looker, model_class, arguments)
@@ -133,16 +132,14 @@ def profile_class(
     if seen is not None:
         active = active_params(seen, other, parameters, LOOKED_AT_SAMPLES * tokens_per_sample)
         matrices = matrix_params(seen, sizes)
-        missing = uncounted_matrices(seen, parameters, LOOKED_AT_SAMPLES * tokens_per_sample, active)
-        if missing is not None:
-            raise PlanError(f"{model_class.__name__}: {missing}")
+        problem = problem or uncounted_matrices(seen, parameters, LOOKED_AT_SAMPLES * tokens_per_sample, active)
     return ClassMeasurement(
         num_params=sum(sizes.values()),
         num_params_trainable=trainable,
         num_params_embedding=_embedding_params(model, called[-1] if called else None),
         num_params_active=active,
         num_params_matrices=matrices,
-        flops_per_sample=None if seen is None else (seen.forward_flops + seen.backward_flops) // LOOKED_AT_SAMPLES,
+        flops_per_sample=None if seen is None or problem else _training_flops(seen) // LOOKED_AT_SAMPLES,
         uneven=() if seen is None or other is None else tuple(sorted(seen.trained ^ other.trained)),
         unknown_masks=seen is not None and seen.unknown_masks > 0,
         batch_norms=_batch_norms(model),
@@ -168,6 +165,10 @@ def _try_to_look(
         found = f"a tensor of shape {list(value.shape)}" if isinstance(value, torch.Tensor) else f"{value!r}"
         raise PlanError(f"the loss function must return a scalar tensor; it returned {found}: take its mean")
     return seen, None
+
+
+def _training_flops(seen: Seen) -> int:
+    return seen.forward_flops + seen.backward_flops
 
 
 def _batch_norms(model: nn.Module) -> tuple[str, ...]:

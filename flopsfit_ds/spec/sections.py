@@ -86,6 +86,8 @@ class ClassModel(Section):
     """Number of token ids the class was built for."""
     context_length: Count = 1024
     """Tokens a sequence."""
+    approximate_flops: bool = False
+    """Whether FLOPs may be 6 N D where the class's operations cannot be counted; without it, that is an error."""
 
 
 class StdlibData(Section):

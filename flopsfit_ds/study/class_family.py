@@ -1,9 +1,10 @@
-"""A user's own class in all sizes: found by its size parameter, counted on the meta device, never with weights."""
+"""A user's own class in all sizes: found by its size parameter, looked at without weights."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Container, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from flopsfit_ds.base.errors import PlanError, SpecError
 from flopsfit_ds.base.units import format_count
 from flopsfit_ds.base.usercode import import_class, source_hash
 from flopsfit_ds.model.architecture import ClassShape
+from flopsfit_ds.model.flops import conventional_flops
 from flopsfit_ds.plan.family import SizedModel
-from flopsfit_ds.simulate.profile import LOOKED_AT_SAMPLES, ClassMeasurement, build_on_meta, profile_class
+from flopsfit_ds.simulate.profile import LOOKED_AT_SAMPLES, ClassMeasurement, count_parameters, profile_class
 from flopsfit_ds.spec import ClassModel, Training
 from flopsfit_ds.train.model import next_token_losses
 
@@ -41,7 +43,7 @@ class ClassFamily:
         training: Training,
         tokens_per_sample: int,
         vocab_size: int | None,
-        approximate_flops: bool = True,
+        approximate_flops: bool = False,
     ) -> None:
         """Note what is needed to build the class.
 
@@ -56,7 +58,7 @@ class ClassFamily:
             training: The spec's section.
             tokens_per_sample: Predictions a sample counts as.
             vocab_size: Of a language model; None otherwise.
-            approximate_flops: Whether FLOPs may be 6 N D where the forward pass cannot be looked at.
+            approximate_flops: Whether FLOPs may be 6 N D where they cannot be counted.
 
         Raises:
             SpecError: The constructor takes no such parameter.
@@ -118,8 +120,7 @@ class ClassFamily:
 
     def _count(self, step: int) -> int:
         if step not in self._counts:
-            model = build_on_meta(self._class, self._build_arguments(step))
-            self._counts[step] = sum(parameter.numel() for parameter in model.parameters())
+            self._counts[step] = count_parameters(self._class, self._build_arguments(step))
         return self._counts[step]
 
     def _sized(self, step: int) -> SizedModel:
@@ -137,22 +138,16 @@ class ClassFamily:
         return self._models[step]
 
     def _model(self, step: int, measured: ClassMeasurement) -> SizedModel:
-        forward, spared = measured.forward_flops_per_sample, measured.spared_flops_per_sample
-        if not forward:
-            why = measured.problem or "it has no operation with known FLOPs"
-            if not self._approximate_flops:
-                raise PlanError(
-                    f"{self._class.__name__} cannot be looked at without weights ({why}), so its FLOPs cannot be "
-                    "counted; make its forward pass run on the meta device (no decision that depends on values), or "
-                    "accept 6 N D with approximate_flops=True: far too few where a parameter is used many times a "
-                    "sample, as in a convolution"
-                )
+        flops = measured.flops_per_sample
+        if measured.problem is None and not flops:
+            measured = replace(measured, problem="it has no operation with known FLOPs")
+        if measured.problem is not None:
+            flops = self._conventional_flops(measured)
+        if measured.unknown_masks:
             self.warnings.append(
-                f"{self._class.__name__} cannot be looked at without weights ({why}): FLOPs are 6 N D, and the memory "
-                "of its activations is not in the estimate"
+                f"{self._class.__name__}: an attention mask has values that are not known without weights: attention "
+                "is counted over the full context, windows included"
             )
-            forward = 2 * measured.num_params * self._tokens_per_sample
-            spared = 2 * (measured.num_params - measured.num_params_trainable) * self._tokens_per_sample
         if measured.batch_norms:
             self.warnings.append(
                 f"{self._class.__name__} normalises over the batch ({', '.join(measured.batch_norms)}): its loss "
@@ -172,8 +167,33 @@ class ClassFamily:
             num_params=measured.num_params,
             num_params_non_embedding=measured.num_params - measured.num_params_embedding,
             num_params_trainable=measured.num_params_trainable,
-            flops_per_token=(3 * forward - spared) / self._tokens_per_sample,
+            num_params_active=measured.num_params_active,
+            num_params_matrices=measured.num_params_matrices,
+            flops_per_token=(flops or 0) / self._tokens_per_sample,
+            flops_source="counted" if measured.problem is None else "6nd",
             profile=measured.profile,
+        )
+
+    def _conventional_flops(self, measured: ClassMeasurement) -> int:
+        """6 N D of a sample, where the user accepts it.
+
+        Raises:
+            PlanError: They do not.
+        """
+        name = self._class.__name__
+        if not self._approximate_flops:
+            raise PlanError(
+                f"{name}: FLOPs cannot be counted without weights ({measured.problem}); let its forward pass take no "
+                "decision that depends on values of weights, or accept 6 N D with approximate_flops=True "
+                "(model.approximate_flops: true in a spec): far too few where a parameter is used many times a sample, "
+                "as in a convolution, and far too many where it is used by some tokens only, as in experts"
+            )
+        self.warnings.append(
+            f"{name}: FLOPs are 6 N D, as accepted by approximate_flops: they cannot be counted ({measured.problem})"
+        )
+        frozen = measured.num_params - measured.num_params_trainable
+        return round(conventional_flops(measured.num_params, self._tokens_per_sample)) - 2 * frozen * (
+            self._tokens_per_sample
         )
 
 
@@ -211,4 +231,5 @@ def spec_class_family(model: ClassModel, training: Training) -> ClassFamily:
         training=training,
         tokens_per_sample=model.context_length,
         vocab_size=model.vocab_size,
+        approximate_flops=model.approximate_flops,
     )

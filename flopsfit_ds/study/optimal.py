@@ -74,9 +74,8 @@ def find_optimal(
         size_multiple_of: Granularity of the size parameter.
         tokens_per_sample: Predictions a sample counts as; without it, the length of a one-dimensional integer target,
             else 1.
-        approximate_flops: Where the class's forward pass cannot run on the meta device, take 6 N D for its FLOPs: far
-            too few where a parameter is used many times a sample. Sequences, with more than one prediction a sample,
-            need no such consent; a warning says it.
+        approximate_flops: Where the class's FLOPs cannot be counted, take 6 N D: far too few where a parameter is used
+            many times a sample, far too many where some tokens use it only. Plan and records say so.
         global_batch_samples: Samples an optimiser step.
         name: Of the sweep and its folder.
         output_root: Folder in which the sweep's folder lies.
@@ -109,8 +108,8 @@ def find_optimal(
     fingerprint = _fingerprint(dataset, eval_dataset, loss_fn, sample_loss_fn)
     spec = _spec(
         model_class, size_parameter, size_multiple_of, tokens_per_sample, fingerprint, len(dataset) + heldout_samples,
-        heldout_samples, model_arguments or {}, name=name, output_root=output_root, training=training,
-        hardware=hardware, placement=placement, fit=fit, execution=execution,
+        heldout_samples, model_arguments or {}, approximate_flops, name=name, output_root=output_root,
+        training=training, hardware=hardware, placement=placement, fit=fit, execution=execution,
         design={"compute_budgets": list(compute_budgets), **(design or {})},
         global_batch_tokens=global_batch_samples * tokens_per_sample,
     )  # fmt: skip
@@ -125,7 +124,7 @@ def find_optimal(
         training=spec.training,
         tokens_per_sample=tokens_per_sample,
         vocab_size=None,
-        approximate_flops=approximate_flops or tokens_per_sample > 1,
+        approximate_flops=approximate_flops,
     )
     corpus = Corpus(
         source="dataset",
@@ -182,6 +181,7 @@ def _spec(
     num_samples: int,
     heldout_samples: int,
     model_arguments: Mapping[str, Any],
+    approximate_flops: bool,
     *,
     training: Mapping[str, Any] | None,
     global_batch_tokens: int,
@@ -205,6 +205,7 @@ def _spec(
         "size_parameter": size_parameter,
         "size_multiple_of": size_multiple_of,
         "context_length": tokens_per_sample,
+        "approximate_flops": approximate_flops,
     }
     values["data"] = {
         "source": "dataset",

@@ -19,5 +19,12 @@ class Bigram(nn.Module):
         return self.head(self.layers(self.embedding(tokens)))
 
 
+class PeekingBigram(Bigram):
+    """Its way depends on a weight's value, so that its FLOPs cannot be counted."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return super().forward(tokens if float(self.head.weight.detach().sum()) > 0 else tokens.flip(1))
+
+
 class OtherBigram(Bigram):
     """Another class of the same shape."""

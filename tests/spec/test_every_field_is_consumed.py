@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from tokenizers import Tokenizer, models
 
 import flopsfit_ds
+from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.plan.ds_config import deepspeed_config
 from flopsfit_ds.spec import SweepSpec
 from flopsfit_ds.spec import sections as spec_sections
@@ -203,6 +204,7 @@ def execution_fields() -> set[tuple[str, str]]:
 def test_every_field_has_an_entry():
     covered = {(section, field) for section, fields in PLAN.items() for field in fields}
     covered |= {("Fit", field) for field in FIT} | execution_fields() | TAGS | NOT_FOR_FILES
+    covered |= {("ClassModel", "approximate_flops")}
     assert all_fields() == covered
 
 
@@ -246,6 +248,15 @@ def test_a_field_changes_what_leaves_the_planner(section, field, folder):
     base, change = PLAN[section][field]
     before, after = consumed(base, folder), consumed(with_values(base, **change), folder)
     assert json.dumps(before, sort_keys=True) != json.dumps(after, sort_keys=True)
+
+
+def test_six_n_d_for_a_class_takes_consent(folder):
+    values = with_values(CLASS, model__class_path="helpers.class_models:PeekingBigram")
+    with pytest.raises(PlanError, match=r"model\.approximate_flops: true"):
+        consumed(values, folder)
+    accepted = consumed(with_values(values, model__approximate_flops=True), folder)
+    assert {run["flops_source"] for run in accepted["runs"]} == {"6nd"}
+    assert any("FLOPs are 6 N D, as accepted" in warning for warning in accepted["warnings"])
 
 
 def records_of_a_law() -> list[Any]:

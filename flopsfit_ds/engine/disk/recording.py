@@ -83,6 +83,9 @@ def _planned(run: RunPlan) -> Planned:
         seconds=placement.predicted_seconds,
         zero_stage=placement.strategy.zero_stage,
         world_size=placement.strategy.num_gpus,
+        num_params_active=run.num_params_active,
+        num_params_matrices=run.num_params_matrices,
+        flops_source=run.flops_source,
     )
 
 

@@ -14,7 +14,7 @@ class _Fused(torch.autograd.Function):
     """Keeps what fused attention keeps: its inputs, its output and the log-sum-exp of each row."""
 
     @staticmethod
-    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, extra: int, count: Any) -> Any:  # noqa: D102
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, extra: int, count: Any) -> Any:
         out = query.new_empty((*query.shape[:-1], value.shape[-1]))
         row_sums = query.new_empty(query.shape[:-1], dtype=torch.float32)
         rest = query.new_empty(extra)
@@ -24,7 +24,7 @@ class _Fused(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *_grads: Any) -> Any:  # noqa: D102
+    def backward(ctx: Any, *_grads: Any) -> Any:
         ctx.count(True)
         query, key, value = ctx.saved_tensors[:3]
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None, None

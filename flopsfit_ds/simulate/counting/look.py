@@ -123,16 +123,16 @@ class Looker:
                 self._use(product.factors, product.flops, product.grouped)
         elif operation in _MULTIPLICATIONS:
             if _is_spread(args[0], out) and _is_spread(args[1], out):
-                out.__dict__["_flopsfit_spread"] = args[:2]
+                vars(out)["_flopsfit_spread"] = args[:2]
         elif operation in _SUMS:
             factors = args[0].__dict__.get("_flopsfit_spread")
             if factors is not None:
                 self._count(2 * args[0].numel())
                 if not self._backward:
                     self._use(factors, 2 * args[0].numel(), grouped=False)
-        elif operation is _aten.embedding.default:
+        if operation is _aten.embedding.default:
             self._seen.looked_up.update(self._origins(args[0]))
-        if not self._backward and product is None:
+        elif not self._backward and product is None:
             self._pass_on(operation, args, out)
 
     def _count(self, flops: int) -> None:
@@ -179,17 +179,18 @@ class Looker:
         if not isinstance(out, FakeTensor) or out.ndim < 2 or out.untyped_storage()._cdata in self._names:
             return
         tensors = args[0] if args and isinstance(args[0], (list, tuple)) else args
-        origins = tuple(
-            dict.fromkeys(name for tensor in tensors if isinstance(tensor, FakeTensor) for name in self._origins(tensor))
-        )
+        weights = [tensor for tensor in tensors if isinstance(tensor, FakeTensor)]
+        origins = tuple(dict.fromkeys(name for weight in weights for name in self._origins(weight)))
         if not origins:
             return
         size = sum(self._sizes[name] for name in origins)
         if operation is _aten.index.Tensor and args[0].ndim >= 3:
             self._seen.grouped.update(origins)
-        elif out.numel() != size:
+        elif out.numel() != size or any(
+            weight.numel() > max(out.shape) for weight in weights if not self._origins(weight)
+        ):
             return
-        out.__dict__["_flopsfit_origins"] = origins
+        vars(out)["_flopsfit_origins"] = origins
 
 
 def _is_spread(factor: Any, out: Any) -> bool:

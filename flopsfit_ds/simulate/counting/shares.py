@@ -17,7 +17,7 @@ def active_params(seen: Seen, other: Seen | None, parameters: Mapping[str, Any],
 
     A parameter is an expert's if rows find their matrix in it by an index, or if the rows that it is multiplied by
     change with the choices made (`other` was seen with other choices). Its share is the rows it is multiplied by over
-    the rows that were routed.
+    the rows that were routed; a bias goes with the matrix of its module.
 
     Args:
         seen: With choices drawn at random.
@@ -30,6 +30,7 @@ def active_params(seen: Seen, other: Seen | None, parameters: Mapping[str, Any],
     """
     uneven = set() if other is None else {n for n in parameters if seen.used.get(n, 0) != other.used.get(n, 0)}
     idle = 0.0
+    biases = [name for name in parameters if name not in seen.used]
     for name in seen.grouped | uneven:
         size, experts = parameters[name].numel(), parameters[name].shape[0]
         routed = seen.routed.get(name)
@@ -41,7 +42,11 @@ def active_params(seen: Seen, other: Seen | None, parameters: Mapping[str, Any],
             rows = routed[0] // experts
         else:
             rows = routed[0] // routed[1]
-        idle += size - min(size, seen.used.get(name, 0) / (2 * rows))
+        share = 1 - min(1.0, seen.used.get(name, 0) / (2 * rows) / size)
+        module = name.rpartition(".")[0]
+        beside = [bias for bias in biases if bias.rpartition(".")[0] == module]
+        biases = [bias for bias in biases if bias not in beside]
+        idle += share * (size + sum(parameters[bias].numel() for bias in beside))
     return round(sum(parameter.numel() for parameter in parameters.values()) - idle)
 
 

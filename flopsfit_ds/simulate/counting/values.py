@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
-from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from flopsfit_ds.simulate.counting.products import grouped_shape
 from flopsfit_ds.simulate.tensors.fake import FakeOperations
@@ -46,17 +46,19 @@ class Cell:
 
 
 def known_value(tensor: Any) -> torch.Tensor | None:
-    """The values of a fake tensor; None where they are not known."""
-    found = tensor.__dict__.get("_flopsfit_known") if isinstance(tensor, FakeTensor) else None
+    """The values of a tensor; None where they are not known."""
+    if not isinstance(tensor, FakeTensor):
+        return tensor
+    found = vars(tensor).get("_flopsfit_known")
     return None if found is None or found[1].lost else found[0]
 
 
 def forget_value(tensor: torch.Tensor) -> None:
     """Whatever was known of a tensor and its views is known no more: it is a weight."""
-    found = tensor.__dict__.get("_flopsfit_known")
+    found = vars(tensor).get("_flopsfit_known")
     if found is not None:
         found[1].lost = True
-        del tensor.__dict__["_flopsfit_known"]
+        del vars(tensor)["_flopsfit_known"]
 
 
 class Values(TorchDispatchMode):
@@ -91,7 +93,7 @@ class Values(TorchDispatchMode):
         _set_known(made, tensor, Cell(False))
         return made
 
-    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: D105
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if operation is torch.ops.prim.device.default:
             return args[0].device
@@ -137,7 +139,7 @@ class Values(TorchDispatchMode):
             return False, None
         cells = {
             found[0].untyped_storage()._cdata: found[1]
-            for found in (tensor.__dict__["_flopsfit_known"] for tensor in tensors)
+            for found in (vars(tensor)["_flopsfit_known"] for tensor in tensors)
         }
         drawn = any(cell.drawn for cell in cells.values())
         values = tree_map_only(torch.Tensor, known_value, (args, kwargs))
@@ -168,7 +170,7 @@ class Values(TorchDispatchMode):
             for index in args[1]:
                 value = known_value(index) if index is not None else None
                 if value is not None and value.dtype in (torch.bool, torch.uint8):
-                    self.decided |= index.__dict__["_flopsfit_known"][1].drawn
+                    self.decided |= vars(index)["_flopsfit_known"][1].drawn
                     with unset_fake_temporarily():
                         picked = value.nonzero(as_tuple=True)
                     indices += [self.fake(places) for places in picked]
@@ -190,7 +192,8 @@ class Values(TorchDispatchMode):
         with unset_fake_temporarily():
             logits = torch.zeros(among.shape) if self._one_for_all else torch.rand(among.shape, generator=self._draws)
             order = logits.argsort(dim=dim, descending=True, stable=True).narrow(dim, 0, _kept(places, among, dim))
-            _set_known(places, order.reshape(places.shape), Cell(True))
+            laid_out = torch.empty_strided(places.shape, places.stride(), dtype=torch.int64)
+            _set_known(places, laid_out.copy_(order.reshape(places.shape)), Cell(True))
 
 
 def _kept(places: torch.Tensor, among: torch.Tensor, dim: int) -> int:
@@ -198,7 +201,7 @@ def _kept(places: torch.Tensor, among: torch.Tensor, dim: int) -> int:
 
 
 def _set_known(tensor: Any, value: torch.Tensor, cell: Cell) -> None:
-    tensor.__dict__["_flopsfit_known"] = (value, cell)
+    vars(tensor)["_flopsfit_known"] = (value, cell)
 
 
 def _tensors(args: Any, kwargs: Any) -> list[Any]:

@@ -23,7 +23,7 @@ class Regressor(nn.Module):
 
 
 class Convolution(nn.Module):
-    """Uses each weight at every position, and normalises over the batch; with `peek`, its way depends on a value."""
+    """Uses each weight at every position, and normalises over the batch; with `peek`, its way depends on a weight."""
 
     def __init__(self, width: int, peek: bool = False) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Convolution(nn.Module):
         self.last = nn.Linear(width, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.peek and float(x.sum()) == 0:
+        if self.peek and float(self.last.weight.sum()) == 0:
             return x[:, 0]
         return self.last(self.norm(self.wide(x[:, None]).mean(-1))).squeeze(-1)
 
