@@ -19,7 +19,7 @@ _GROUPS = (
     "planning.memory",
     "fitting.fit",
     "fitting.report",
-    "sweeping.engine",
+    "sweeping.timeline",
     "planning.spec",
 )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flopsfit_ds.base.errors import SweepFolderError
 from flopsfit_ds.base.presets import shipped_specs
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ AllowImport = Annotated[
     list[str] | None,
     typer.Option("--allow-import", metavar="PACKAGE", help="Allow the spec to import classes of this package."),
 ]
+SweepFolderArgument = Annotated[
+    Path, typer.Argument(metavar="FOLDER", help="A sweep's folder, such as outputs/quickstart.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
@@ -32,6 +36,16 @@ def spec_path(argument: str) -> Path:
     if (path.is_dir() or not path.exists()) and argument in shipped_specs():
         return shipped_specs()[argument]
     return path
+
+
+def require_sweep(folder: Path) -> None:
+    """Go on only where a folder is a sweep's.
+
+    Raises:
+        SweepFolderError: It has no plan.
+    """
+    if not (folder / "plan.json").exists():
+        raise SweepFolderError(f"{folder}: no sweep's folder: it has no plan.json")
 
 
 def plan_from(argument: str, overrides: list[str] | None, allow_import: list[str] | None) -> SweepPlan:

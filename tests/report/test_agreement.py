@@ -11,7 +11,7 @@ import pytest
 
 from flopsfit_ds.base.storage import read_json, write_json
 from flopsfit_ds.cli.main import run
-from flopsfit_ds.cli.sweeping.sweep import carry_out
+from flopsfit_ds.cli.sweeping.carry_out import carry_out
 from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.records import SweepFolder
 from helpers.report.report_records import of_plan

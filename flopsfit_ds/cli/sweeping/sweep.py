@@ -1,31 +1,18 @@
-"""`sweep`: plan, train, fit and report, under any launcher or none."""
+"""`sweep` and `retry`: plan, train, fit and report, under any launcher or none."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from flopsfit_ds import __version__
-from flopsfit_ds.base.errors import RecordError, RunError
-from flopsfit_ds.base.storage import read_json, write_json
-from flopsfit_ds.cli.options import AllowImport, Overrides, SpecArgument, plan_from
-from flopsfit_ds.plan.sweep_plan import SweepPlan
-from flopsfit_ds.records import RunRecord, SweepFolder
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-ExecutorChoice = Literal["auto", "local", "launched", "slurm"]
+from flopsfit_ds.cli.options import AllowImport, Overrides, SpecArgument, SweepFolderArgument, plan_from, require_sweep
+from flopsfit_ds.cli.sweeping.carry_out import ExecutorChoice, carry_out
+from flopsfit_ds.cli.sweeping.dry_run import show_dry_run
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the commands."""
 
     @app.command()
     def sweep(  # pyright: ignore[reportUnusedFunction]
@@ -46,72 +33,24 @@ def register(app: typer.Typer) -> None:
         """Train all points of a spec, fit the scaling law and write the report. Run again, it goes on where it was."""
         plan = plan_from(spec, overrides, allow_import)
         if dry_run:
-            from flopsfit_ds.cli.sweeping.engine import show_dry_run
-
             show_dry_run(plan, executor, slots)
         else:
             carry_out(plan, executor, slots)
 
+    @app.command()
+    def retry(  # pyright: ignore[reportUnusedFunction]
+        folder: SweepFolderArgument,
+        slots: Annotated[int | None, typer.Option(min=1, help="Devices of this machine to use.")] = None,
+        executor: Annotated[ExecutorChoice, typer.Option(help="As for `sweep`.")] = "auto",
+    ) -> None:
+        """Run the failed points of a sweep again; checkpoints are kept, earlier attempts no longer count."""
+        from flopsfit_ds.engine import give_another_chance, read_plan
+        from flopsfit_ds.records import SweepFolder
 
-def carry_out(plan: SweepPlan, executor: ExecutorChoice, slots: int | None) -> None:
-    """Train what has no record, fit, report, and print the conclusion.
-
-    Raises:
-        RunError: Runs failed.
-    """
-    from rich.console import Console
-
-    from flopsfit_ds.cli.sweeping.progress import SweepDisplay
-    from flopsfit_ds.study.steps import run_sweep
-
-    console = Console()
-    with SweepDisplay(console, plan) as display:
-        records = run_sweep(plan, executor=executor, slots=slots, progress=display)
-    if not display.began:
-        print(f"{plan.name}: all {len(records)} runs are done already, nothing is trained")
-    print(_conclusion(plan, records, console), end="")
-    failed = [record for record in records if record.status in ("failed", "oom")]
-    if failed:
-        reasons = "; ".join(f"{record.label}: {record.reason}" for record in failed[:3])
-        raise RunError(
-            f"{len(failed)} of {len(records)} runs failed ({reasons}); their logs are in {plan.folder}/runs; "
-            f"`flopsfit-ds retry {plan.folder}` runs them again"
-        )
-
-
-def _conclusion(plan: SweepPlan, records: Sequence[RunRecord], console: Console) -> str:
-    """Fit and report, and the summary of both; only read again where the same records gave the files that lie there."""
-    folder = SweepFolder(plan.folder)
-    remembered = folder.report / "summary.json"
-    basis = [
-        __version__,
-        console.width,
-        console.is_terminal,
-        plan.spec.model_dump(mode="json"),
-        plan.warnings,
-        [asdict(record) for record in records],
-    ]
-    digest = hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
-    try:
-        known = read_json(remembered)
-    except (FileNotFoundError, RecordError):
-        known = {}
-    if known.get("basis") == digest and known.get("files") == _hashes(folder):
-        return known["summary"]
-
-    from flopsfit_ds.cli.fitting.report import print_summary
-    from flopsfit_ds.study.steps import conclude_sweep
-
-    result = conclude_sweep(plan, records)
-    text = io.StringIO()
-    page = type(console)(file=text, width=console.width, force_terminal=console.is_terminal)
-    print_summary(page, result.fit, records, result.report, parameter_count=plan.spec.fit.parameters)
-    write_json(remembered, {"basis": digest, "files": _hashes(folder), "summary": text.getvalue()})
-    return text.getvalue()
-
-
-def _hashes(folder: SweepFolder) -> dict[str, str]:
-    """SHA-256 of what a conclusion writes, and of what its page shows or gives the hash of."""
-    shown = (folder.spec, folder.plan, folder.results, folder.fit, folder.report / "index.html")
-    files = [path for path in (*shown, *folder.report.glob("*.svg")) if path.exists()]
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+        require_sweep(folder)
+        plan = read_plan(folder)
+        again = give_another_chance(SweepFolder(folder))
+        print(f"{len(again)} failed runs of {len(plan.runs)} get another chance")
+        for record in again:
+            print(f"  {record.label}: {record.status} after {len(record.attempts)} attempts: {record.reason}")
+        carry_out(plan, executor, slots)

@@ -1,14 +1,32 @@
-"""Which slot ran what when, as text, from a sweep's events."""
+"""`timeline`: which slot ran what when, as text, from a sweep's events."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from flopsfit_ds.base.units import format_seconds
+from flopsfit_ds.cli.options import SweepFolderArgument, require_sweep
 
 _NAMES = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 _IDLE, _FAILED = ".", "x"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command()
+    def timeline(  # pyright: ignore[reportUnusedFunction]
+        folder: SweepFolderArgument,
+        width: Annotated[int, typer.Option(min=20, max=400, help="Characters of the time axis.")] = 80,
+    ) -> None:
+        """Show which slot ran what when, from a sweep's events."""
+        from flopsfit_ds.records import SweepFolder
+
+        require_sweep(folder)
+        print(draw_timeline(SweepFolder(folder).events.read(), width))
 
 
 def draw_timeline(events: Sequence[dict[str, Any]], width: int) -> str:

@@ -1,0 +1,42 @@
+"""What `sweep --dry-run` shows: what would run where, or be submitted."""
+
+from __future__ import annotations
+
+from flopsfit_ds.base.units import format_bytes, format_seconds
+from flopsfit_ds.plan.sweep_plan import SweepPlan
+
+
+def show_dry_run(plan: SweepPlan, executor: str, slots: int | None) -> None:
+    """Print the jobs that would be submitted, or the schedule on slots.
+
+    Raises:
+        LaunchError: The slots do not hold the plan.
+    """
+    if executor == "slurm":
+        _show_submissions(plan)
+        return
+    from flopsfit_ds.engine.schedule.dry_run import expected_schedule
+
+    schedule = expected_schedule(plan, slots)
+    print(f"{len(plan.runs)} runs on {schedule.num_slots} slots, longest first where it matters:")
+    for label, layout in schedule.starts:
+        print(f"  {label}: {layout}")
+    print(
+        f"expected {format_seconds(schedule.makespan_seconds)}; no schedule is shorter than "
+        f"{format_seconds(schedule.lower_bound_seconds)}"
+    )
+
+
+def _show_submissions(plan: SweepPlan) -> None:
+    from flopsfit_ds.engine.slurm.submissions import plan_submissions
+
+    submissions = plan_submissions(plan)
+    execution = plan.spec.execution
+    where = execution.slurm_partition or "the default partition"
+    print(f"{len(submissions)} jobs for {len(plan.runs)} runs in {where}, at most {execution.slurm_max_jobs} at once:")
+    for job in submissions:
+        gpus = f"{job.gpus_per_node} GPUs, " if job.gpus_per_node else ""
+        print(
+            f"  {job.name}: {job.nodes} node{'s' if job.nodes > 1 else ''} x ({gpus}{job.cpus_per_node} CPUs, "
+            f"{format_bytes(job.memory_bytes)}), {job.minutes} min: {', '.join(job.labels)}"
+        )
