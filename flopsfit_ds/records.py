@@ -156,6 +156,7 @@ class RunRecord:
         device: Kind of device.
         finished_at: Seconds since the epoch.
         layout_held: Why GPUs, micro-batch and accumulation are part of its identity; None where they change no loss.
+        data: What is assumed of the data, or was found out about it; nothing in records of earlier versions.
     """
 
     run_id: str
@@ -179,6 +180,7 @@ class RunRecord:
     host: str
     device: str
     finished_at: float
+    data: tuple[str, ...] = ()
     version: int = RECORD_VERSION
     layout_held: str | None = None
 

@@ -62,6 +62,16 @@ def cannot_write(path: Path, error: OSError) -> SweepFolderError:
     return SweepFolderError(f"{path}: cannot be written: {error.strerror}; free space or change output_root")
 
 
+def user_cache_folder(name: str) -> Path:
+    """Where this package keeps what it can find out again: `flopsfit-ds/NAME` in the user's cache folder.
+
+    Raises:
+        RuntimeError: XDG_CACHE_HOME is not set and the user has no home.
+    """
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "flopsfit-ds" / name
+
+
 def fsync_folder(folder: Path) -> None:
     """Make renames inside a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -6,26 +6,24 @@ milliseconds, also for corpora of terabytes.
 
 from __future__ import annotations
 
-import ast
-import glob
 import hashlib
-import os
-import struct
-import sysconfig
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from flopsfit_ds.base.errors import DataError
+from flopsfit_ds.base.units import format_bytes
+from flopsfit_ds.data.contents import HASHED_WHOLE_BYTES, file_digests
+from flopsfit_ds.data.formats.layout import BYTES_PER_ID, Format
+from flopsfit_ds.data.formats.token_file import check_width, read_layout
+from flopsfit_ds.data.texts import by_content, by_name, stdlib_files, text_files
+from flopsfit_ds.data.tokenizer_file import read_tokenizer_file
 from flopsfit_ds.spec import DatasetData, StdlibData, TextData, TokenData
 
 ABSENT = "absent"
 """Fingerprint of a token file that does not exist yet: enough to plan with, not to train on."""
-_SAMPLE_BYTES = 1 << 16
-_SAMPLES = 64
-_BYTES_PER_ID = {"uint8": 1, "uint16": 2, "uint32": 4}
-_SKIPPED_FOLDERS = {"test", "tests", "site-packages", "dist-packages", "__pycache__", "idlelib", "turtledemo"}
 
 
 @dataclass(frozen=True)
@@ -35,12 +33,15 @@ class Corpus:
     Attributes:
         source: Kind of source.
         files: Paths in the order in which their tokens follow each other.
-        fingerprint: Hash of names, sizes and sampled content.
+        fingerprint: Hash of sizes and sampled content; of the standard library of names, too.
         num_tokens: All tokens, held-out ones included; None where only tokenising would tell.
         num_bytes: Size of the files.
         heldout_tokens: Tokens at the end that are kept out of training.
         dtype: Type of an id in a `tokens` file; `uint8` for bytes.
         tokenizer: Path of a `tokenizer.json`, or None.
+        format: Kind of a `tokens` file.
+        offset: Bytes before the first id of a `tokens` file.
+        notes: What is assumed of the data, or was found out about it, for plan and record.
     """
 
     source: Literal["python-stdlib", "text", "tokens", "dataset"]
@@ -51,87 +52,99 @@ class Corpus:
     heldout_tokens: int
     dtype: str
     tokenizer: str | None
+    format: Format = "raw"
+    offset: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def training_tokens(self) -> int | None:
         """Tokens to train on; None where only tokenising would tell."""
         return None if self.num_tokens is None else self.num_tokens - self.heldout_tokens
 
+    @property
+    def identity(self) -> list[Any]:
+        """All of the data that can change a loss."""
+        skipped = [self.offset] if self.format == "llm.c" else []  # others' headers were never trained on
+        return [self.source, self.fingerprint, self.heldout_tokens, self.dtype, *skipped]
 
-def find_corpus(data: StdlibData | TextData | TokenData | DatasetData, base: Path) -> Corpus:
+
+@dataclass(frozen=True)
+class FormerCorpus:
+    """The same files as an earlier version of this package saw them.
+
+    Attributes:
+        corpus: With the fingerprint and the order of that version.
+        fault: What was wrong with the ids that it trained on; None where nothing was.
+    """
+
+    corpus: Corpus
+    fault: str | None
+
+
+def find_corpus(data: StdlibData | TextData | TokenData | DatasetData, base: Path, vocab_size: int) -> Corpus:
     """Find the files of the spec's `data` section.
 
     Args:
         data: The section.
         base: Folder that relative paths start from: the spec's.
+        vocab_size: Of the model.
 
     Raises:
-        DataError: A file is missing, empty, unreadable or of another type than stated.
+        DataError: A file is missing, empty, unreadable, of another type than stated, or no file of this vocabulary.
     """
     if isinstance(data, DatasetData):
         raise DataError("data.source: dataset stands for an object handed to find_optimal; a spec names files instead")
     if isinstance(data, StdlibData):
-        return _text_corpus("python-stdlib", _stdlib_files(), None, data.heldout_tokens)
+        return _stdlib_corpus(data)
     if isinstance(data, TextData):
-        tokenizer = None
-        if data.tokenizer is not None:
-            tokenizer = base / data.tokenizer
-            if not tokenizer.is_file():
-                raise DataError(f"data.tokenizer: {tokenizer}: no such file; it takes a tokenizer.json")
-        return _text_corpus("text", _text_files(data.paths, base), tokenizer, data.heldout_tokens)
-    return _token_corpus(base / data.path, data)
+        return _text_corpus(data, base, vocab_size)
+    return _token_corpus(base / data.path, data, vocab_size)
 
 
-def _text_corpus(
-    source: Literal["python-stdlib", "text"], files: Sequence[tuple[str, Path]], tokenizer: Path | None, heldout: int
-) -> Corpus:
-    """Files in an order that a hash of their names gives, so that the held-out tail is a fair sample."""
-    ordered = sorted(files, key=lambda item: (hashlib.sha256(item[0].encode()).digest(), item[0]))
-    num_bytes = sum(path.stat().st_size for _, path in ordered)
-    digest = _fingerprint(ordered)
-    if tokenizer is not None:
-        digest = hashlib.sha256(digest.encode() + tokenizer.read_bytes()).hexdigest()
-    return Corpus(
-        source=source,
-        files=tuple(str(path) for _, path in ordered),
-        fingerprint=digest[:16],
-        num_tokens=num_bytes if tokenizer is None else None,
-        num_bytes=num_bytes,
-        heldout_tokens=heldout,
-        dtype="uint8" if tokenizer is None else "uint32",
-        tokenizer=None if tokenizer is None else str(tokenizer),
+def _stdlib_corpus(data: StdlibData) -> Corpus:
+    ordered, fingerprint = by_name(stdlib_files())
+    corpus = _text("python-stdlib", ordered, fingerprint, data.heldout_tokens)
+    note = (
+        f"the standard library of Python {platform.python_version()}: {corpus.num_tokens:,} ids in {len(ordered):,} "
+        "files; that of another version of Python is another corpus"
+    )
+    return replace(corpus, notes=(note,))
+
+
+def _text_corpus(data: TextData, base: Path, vocab_size: int) -> Corpus:
+    ordered, fingerprint = by_content(text_files(data.paths, base))
+    corpus = _text("text", ordered, fingerprint, data.heldout_tokens)
+    if data.tokenizer is None:
+        return replace(corpus, notes=(f"{len(ordered):,} files, {corpus.num_bytes:,} bytes, a byte an id",))
+    tokenizer = base / data.tokenizer
+    facts = read_tokenizer_file(tokenizer, vocab_size)
+    digest = hashlib.sha256(fingerprint.encode() + tokenizer.read_bytes()).hexdigest()
+    notes = [f"{len(ordered):,} files, {corpus.num_bytes:,} bytes, through {tokenizer.name} of {facts.num_ids:,} ids"]
+    if facts.switched_off:
+        notes.append(f"{tokenizer.name} asks for {' and '.join(facts.switched_off)}: switched off, all text is kept")
+    if facts.added_to_each_text:
+        notes.append(f"{tokenizer.name} adds {' '.join(facts.added_to_each_text)} to each of the files: kept")
+    return replace(
+        corpus, fingerprint=digest[:16], num_tokens=None, dtype="uint32", tokenizer=str(tokenizer), notes=tuple(notes)
     )
 
 
-def _stdlib_files() -> list[tuple[str, Path]]:
-    root = Path(sysconfig.get_paths()["stdlib"])
-    found = []
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [name for name in subfolders if name not in _SKIPPED_FOLDERS]
-        found += [Path(folder) / name for name in names if name.endswith(".py")]
-    if not found:
-        raise DataError(f"{root}: the Python standard library has no source here; use data.source: text with own files")
-    return [(str(path.relative_to(root)), path) for path in found]
+def _text(source: Literal["python-stdlib", "text"], files: Sequence[Path], fingerprint: str, heldout: int) -> Corpus:
+    """A corpus of bytes."""
+    num_bytes = sum(path.stat().st_size for path in files)
+    return Corpus(
+        source=source,
+        files=tuple(map(str, files)),
+        fingerprint=fingerprint[:16],
+        num_tokens=num_bytes,
+        num_bytes=num_bytes,
+        heldout_tokens=heldout,
+        dtype="uint8",
+        tokenizer=None,
+    )
 
 
-def _text_files(patterns: Iterable[str], base: Path) -> list[tuple[str, Path]]:
-    found: dict[str, Path] = {}
-    for pattern in patterns:
-        found_names = glob.glob(pattern, root_dir=base, recursive=True)  # noqa: PTH207 (absolute ones too)
-        matches = [base / name for name in found_names]
-        files = [match for match in matches if match.is_file()]
-        for folder in (match for match in matches if match.is_dir()):
-            files += [path for path in folder.rglob("*") if path.is_file()]
-        if not files:
-            raise DataError(f"data.paths: {base / pattern}: no such file or folder")
-        found |= {os.path.relpath(path, base): path for path in files}
-    for path in found.values():
-        if not os.access(path, os.R_OK):
-            raise DataError(f"data.paths: {path}: not readable")
-    return list(found.items())
-
-
-def _token_corpus(path: Path, data: TokenData) -> Corpus:
+def _token_corpus(path: Path, data: TokenData, vocab_size: int) -> Corpus:
     try:
         num_bytes = path.stat().st_size
     except FileNotFoundError:
@@ -139,82 +152,80 @@ def _token_corpus(path: Path, data: TokenData) -> Corpus:
             raise DataError(
                 f"data.path: {path}: no such file; to plan a sweep before it exists, give data.num_tokens"
             ) from None
-        return _absent_token_corpus(path, data, data.num_tokens)
+        return _absent_token_corpus(path, data, data.num_tokens, vocab_size)
     except OSError as error:
         raise DataError(f"data.path: {path}: {error.strerror}") from None
-    if not path.is_file() or not os.access(path, os.R_OK):
-        raise DataError(f"data.path: {path} is no file that can be read; it takes a .bin or .npy file of token ids")
-    dtype, header = data.dtype, 0
-    if path.suffix == ".npy":
-        dtype, count, header = _read_npy_header(path)
-        if dtype != data.dtype:
-            raise DataError(f"data.path: {path} holds {dtype}; the spec says data.dtype: {data.dtype}")
-    else:
-        count, rest = divmod(num_bytes, _BYTES_PER_ID[dtype])
-        if rest:
-            raise DataError(f"data.path: {path} has {num_bytes} bytes, which is no whole number of {dtype} ids")
-    if num_bytes - header < count * _BYTES_PER_ID[dtype] or count <= 0:
-        raise DataError(f"data.path: {path} is empty or cut short: {num_bytes} bytes for {count} ids of {dtype}")
-    if data.num_tokens not in (None, count):
-        raise DataError(f"data.path: {path} holds {count} ids; the spec says data.num_tokens: {data.num_tokens}")
+    layout = read_layout(path, data.dtype, vocab_size)
+    if data.num_tokens not in (None, layout.num_ids):
+        raise DataError(
+            f"data.path: {path} holds {layout.num_ids} ids; the spec says data.num_tokens: {data.num_tokens}"
+        )
+    (digest,) = file_digests([path])
     return Corpus(
         source="tokens",
         files=(str(path),),
-        fingerprint=_fingerprint([(path.name, path)])[:16],
-        num_tokens=count,
+        fingerprint=digest.hex()[:16],
+        num_tokens=layout.num_ids,
         num_bytes=num_bytes,
         heldout_tokens=data.heldout_tokens,
-        dtype=dtype,
+        dtype=layout.dtype,
         tokenizer=None,
+        format=layout.format,
+        offset=layout.offset,
+        notes=(
+            f"{path.name}: {layout.num_ids:,} ids of {layout.dtype}, known by {layout.known_by}",
+            f"{path.name}: compared by {_compared(num_bytes)} when a sweep goes on",
+        ),
     )
 
 
-def _absent_token_corpus(path: Path, data: TokenData, num_tokens: int) -> Corpus:
+def _compared(num_bytes: int) -> str:
+    """How a sweep that goes on sees that a file is still the same, in words."""
+    if num_bytes <= HASHED_WHOLE_BYTES:
+        return "the SHA-256 of the whole"
+    return f"size, time stamp and samples, for it has more than {format_bytes(HASHED_WHOLE_BYTES)},"
+
+
+def _absent_token_corpus(path: Path, data: TokenData, num_tokens: int, vocab_size: int) -> Corpus:
+    dtype = data.dtype or ("uint16" if vocab_size <= 1 << 16 else "int32")
+    check_width(dtype, vocab_size)
     return Corpus(
         source="tokens",
         files=(str(path),),
         fingerprint=ABSENT,
         num_tokens=num_tokens,
-        num_bytes=num_tokens * _BYTES_PER_ID[data.dtype],
+        num_bytes=num_tokens * BYTES_PER_ID[dtype],
         heldout_tokens=data.heldout_tokens,
-        dtype=data.dtype,
+        dtype=dtype,
         tokenizer=None,
+        notes=(f"{path.name}: absent; {num_tokens:,} ids of {dtype} are taken, until it says itself what it holds",),
     )
 
 
-def _read_npy_header(path: Path) -> tuple[str, int, int]:
-    """Type, count and offset of a one-dimensional `.npy` file (format of NEP 1)."""
-    with path.open("rb") as stream:
-        magic = stream.read(8)
-        if magic[:6] != b"\x93NUMPY" or len(magic) < 8:
-            raise DataError(f"data.path: {path} is no .npy file")
-        length_format = "<H" if magic[6] == 1 else "<I"
-        length_bytes = stream.read(struct.calcsize(length_format))
-        try:
-            (length,) = struct.unpack(length_format, length_bytes)
-            header = ast.literal_eval(stream.read(length).decode("latin1"))
-            kind, shape = header["descr"], header["shape"]
-            dimensions = len(shape)
-        except (struct.error, ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError):
-            raise DataError(f"data.path: {path}: its .npy header is damaged") from None
-        offset = stream.tell()
-    known = {"<u2": "uint16", "<u4": "uint32"}
-    if not isinstance(kind, str) or kind not in known or dimensions != 1 or not isinstance(shape[0], int):
-        raise DataError(f"data.path: {path} holds {kind} of shape {shape}; it takes one row of uint16 or uint32 ids")
-    return known[kind], shape[0], offset
+def former_corpus(
+    corpus: Corpus, data: StdlibData | TextData | TokenData | DatasetData, base: Path, vocab_size: int
+) -> FormerCorpus | None:
+    """What an earlier version of this package took a corpus for; None where that is the same.
 
-
-def _fingerprint(files: Sequence[tuple[str, Path]]) -> str:
-    """Hash of names, sizes and content; of a large file 64 evenly spaced blocks of 64 KiB stand for the whole."""
-    digest = hashlib.sha256()
-    for name, path in files:
-        size = path.stat().st_size
-        digest.update(f"{name}\0{size}\0".encode())
-        with path.open("rb") as stream:
-            if size <= _SAMPLES * _SAMPLE_BYTES:
-                digest.update(stream.read())
-            else:
-                for index in range(_SAMPLES):
-                    stream.seek((size - _SAMPLE_BYTES) * index // (_SAMPLES - 1))
-                    digest.update(stream.read(_SAMPLE_BYTES))
-    return digest.hexdigest()
+    It named files by their path from the spec's folder, took ids for uint16 where nothing else was said, trained on
+    llm.c's headers, and let a tokenizer cut and pad texts.
+    """
+    if isinstance(data, TextData):
+        files, fingerprint = by_name(text_files(data.paths, base))
+        fault = None
+        if corpus.tokenizer is not None:
+            tokenizer = Path(corpus.tokenizer)
+            fingerprint = hashlib.sha256(fingerprint.encode() + tokenizer.read_bytes()).hexdigest()
+            switched_off = read_tokenizer_file(tokenizer, vocab_size).switched_off
+            fault = f"{' and '.join(switched_off)} of each text" if switched_off else None
+        return FormerCorpus(replace(corpus, files=tuple(map(str, files)), fingerprint=fingerprint[:16]), fault)
+    if isinstance(data, TokenData) and corpus.fingerprint != ABSENT:
+        path = base / data.path
+        _, fingerprint = by_name([(path.name, path)])
+        former = replace(corpus, fingerprint=fingerprint[:16])
+        read_as = data.dtype or "uint16"
+        if corpus.format == "npy" or (corpus.format != "llm.c" and read_as == corpus.dtype):
+            return FormerCorpus(former, None)
+        wrong = replace(former, dtype=read_as, format="raw", offset=0)
+        return FormerCorpus(wrong, f"{path.name} read as {read_as} from its first byte on")
+    return None

@@ -18,6 +18,7 @@ from flopsfit_ds.data.corpus import ABSENT, Corpus, find_corpus
 from flopsfit_ds.model.architecture import ClassShape, ModelShape
 from flopsfit_ds.model.flops import FlopsSource, conventional_flops
 from flopsfit_ds.model.loss_traits import LossTraits
+from flopsfit_ds.plan.begun import as_begun
 from flopsfit_ds.plan.candidates import Search
 from flopsfit_ds.plan.design import SPEC_WORDS, BatchPlan, BatchWords, DesignedPoint, design_points, plan_points
 from flopsfit_ds.plan.family import DecoderFamily, Family, SizedModel
@@ -211,14 +212,10 @@ def build_plan(
                 f"--allow-import {spec.model.class_path.partition('.')[0].partition(':')[0]}"
             )
         family = DecoderFamily(spec.model, spec.training)
-    corpus = corpus or find_corpus(spec.data, Path(spec_folder))
+    found = corpus or find_corpus(spec.data, Path(spec_folder), spec.model.vocab_size)
     context_length = spec.model.context_length
-    check_corpus(corpus, context_length)
-    runs: dict[str, RunPlan] = {}
-    warnings: list[str] = []
-    if corpus.fingerprint == ABSENT:
-        warnings.append(f"data.path: {corpus.files[0]} does not exist yet; with it, all run ids will be others")
-    words = _DATASET_WORDS if corpus.source == "dataset" else SPEC_WORDS
+    check_corpus(found, context_length)
+    words = _DATASET_WORDS if found.source == "dataset" else SPEC_WORDS
     points = design_points(spec.design, family.nearest)
     held = loss.depends_on_layout
     planned = plan_points(
@@ -226,21 +223,35 @@ def build_plan(
     )
     together = list(zip(points, planned, strict=True))
     placements = place_points(spec, cluster, together, loss)
+
+    def runs_on(corpus: Corpus) -> list[RunPlan]:
+        return [
+            _plan_run(spec, corpus, point, batches, template, learning_rate, seed, loss)
+            for (point, batches), template in zip(together, placements, strict=True)
+            for learning_rate in spec.training.learning_rates
+            for seed in spec.training.seeds
+        ]
+
+    folder = Path(spec.output_root) / spec.name
+    candidates, warnings = runs_on(found), []
+    if corpus is None:
+        found, candidates, warnings = as_begun(spec, found, Path(spec_folder), folder, candidates, runs_on)
+    if found.fingerprint == ABSENT:
+        warnings.append(f"data.path: {found.files[0]} does not exist yet; with it, all run ids will be others")
     if held is not None:
         warnings.append(held_layout_warning(placements[0], held))
-    for (point, batches), template in zip(together, placements, strict=True):
-        for learning_rate in spec.training.learning_rates:
-            for seed in spec.training.seeds:
-                run = _plan_run(spec, corpus, point, batches, template, learning_rate, seed, loss)
-                if run.run_id in runs:
-                    warnings.append(f"{run.label}: stands more than once in the design and is trained once")
-                runs.setdefault(run.run_id, run)
-                warnings += _warnings(run, batches, words)
+    trials = len(spec.training.learning_rates) * len(spec.training.seeds)
+    runs: dict[str, RunPlan] = {}
+    for number, run in enumerate(candidates):
+        if run.run_id in runs:
+            warnings.append(f"{run.label}: stands more than once in the design and is trained once")
+        runs.setdefault(run.run_id, run)
+        warnings += _warnings(run, planned[number // trials], words)
     return SweepPlan(
         spec=spec,
-        folder=Path(spec.output_root) / spec.name,
+        folder=folder,
         cluster=cluster,
-        corpus=corpus,
+        corpus=found,
         runs=tuple(runs.values()),
         warnings=tuple(dict.fromkeys((*family.warnings, *warnings))),
     )
@@ -293,7 +304,7 @@ def _plan_run(
         "context_length": spec.model.context_length,
         "recipe": asdict(recipe),
         "seed": seed,
-        "data": [corpus.source, corpus.fingerprint, corpus.heldout_tokens, corpus.dtype],
+        "data": corpus.identity,
         **loss.identity(),
     }
     if loss.depends_on_layout:

@@ -7,13 +7,14 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import os
 import pickle
 import tempfile
 import threading
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
+
+from flopsfit_ds.base.storage import user_cache_folder
 
 _logger = logging.getLogger(__name__)
 
@@ -28,8 +29,7 @@ def cache_folder() -> Path:
     Raises:
         RuntimeError: XDG_CACHE_HOME is not set and the user has no home.
     """
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "flopsfit-ds" / "memory"
+    return user_cache_folder("memory")
 
 
 def content_key(*parts: Any) -> str:

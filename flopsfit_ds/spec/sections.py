@@ -105,19 +105,25 @@ class TextData(Section):
     paths: Annotated[tuple[str, ...], Field(min_length=1)]
     """Files, folders (every file below) or glob patterns, relative to the spec."""
     tokenizer: str | None = None
-    """A Hugging Face `tokenizer.json`, relative to the spec; without it a token is a byte."""
+    """A Hugging Face `tokenizer.json`, relative to the spec; without it a token is a byte.
+
+    Truncation and padding that it asks for are switched off; special tokens that it adds to each text are kept.
+    """
     heldout_tokens: Count = 65536
     """Tokens kept out of training; the loss of a point is measured on all of them."""
 
 
 class TokenData(Section):
-    """Token ids in a memory-mapped file: `.npy`, or `.bin` of little-endian integers."""
+    """Token ids in a memory-mapped file: `.npy`, Megatron's `.bin` and `.idx`, llm.c's, or bare little-endian integers.
+
+    A file that says its type is taken at its word; of a bare one it is found by evidence, or has to be given.
+    """
 
     source: Literal["tokens"]
     path: str
     """The file, relative to the spec."""
-    dtype: Literal["uint16", "uint32"] = "uint16"
-    """Type of the ids."""
+    dtype: Literal["uint8", "uint16", "int16", "uint32", "int32", "int64"] | None = None
+    """Type of the ids; without it, what the file says or shows. One that contradicts the file is refused."""
     num_tokens: Count | None = None
     """Ids in the file; with it, a sweep can be planned before the file exists."""
     heldout_tokens: Count = 65536

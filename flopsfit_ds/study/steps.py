@@ -16,6 +16,7 @@ from flopsfit_ds.base.storage import write_json
 from flopsfit_ds.base.units import format_count
 from flopsfit_ds.base.usercode import check_allowed
 from flopsfit_ds.data.corpus import ABSENT
+from flopsfit_ds.data.manifest import check_source
 from flopsfit_ds.plan import sweep_plan as _planning
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
@@ -81,7 +82,7 @@ def run_sweep(
     Raises:
         LaunchError: The slots, or the launcher's ranks, differ from what the plan needs.
         SweepFolderError: The folder cannot be written, or another driver holds it.
-        DataError: The data is missing, or holds ids beyond the vocabulary.
+        DataError: The data is missing, changed since the sweep began, or holds ids beyond the vocabulary.
     """
     from flopsfit_ds import engine
 
@@ -96,6 +97,8 @@ def run_sweep(
         raise DataError(
             f"data.path: {plan.corpus.files[0]}: no such file; a sweep can be planned without it, not trained"
         )
+    if plan.corpus.source == "tokens":
+        check_source(plan.corpus, plan.folder.absolute() / "data")
     return engine.run_sweep(
         plan, tasks=tasks or functools.partial(_token_task, plan), executor=executor, slots=slots, progress=progress
     )
@@ -103,7 +106,8 @@ def run_sweep(
 
 def _token_task(plan: SweepPlan, run: RunPlan) -> WorkerTask:
     """What a run of a spec's sweep trains; the corpus is tokenised when the first run asks for it."""
-    from flopsfit_ds.train.data.tokens import TokenWorkload, prepare_tokens
+    from flopsfit_ds.train.data.token_file import prepare_tokens
+    from flopsfit_ds.train.data.tokens import TokenWorkload
     from flopsfit_ds.train.order import WorkerTask
 
     vocab_size = run.model.vocab_size

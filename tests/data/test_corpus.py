@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from pathlib import Path
@@ -12,30 +13,30 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flopsfit_ds.base.errors import DataError
-from flopsfit_ds.data import corpus as corpus_module
+from flopsfit_ds.data.contents import SAMPLE_BYTES, SAMPLES
 from flopsfit_ds.data.corpus import Corpus, find_corpus
 from flopsfit_ds.spec import StdlibData, TextData, TokenData
 from helpers.sweeps import MICRO, plan_of, with_values, write_bytes_corpus
 
 
 def text(base: Path, *paths: str, **options) -> Corpus:
-    return find_corpus(TextData(source="text", paths=paths, **options), base)
+    return find_corpus(TextData(source="text", paths=paths, **options), base, 256)
 
 
-def tokens(path: Path, **options) -> Corpus:
-    return find_corpus(TokenData(source="tokens", path=path.name, **options), path.parent)
+def tokens(path: Path, vocab_size: int = 2**16, **options) -> Corpus:
+    return find_corpus(TokenData(source="tokens", path=path.name, **options), path.parent, vocab_size)
 
 
 class TestStandardLibrary:
     def test_it_is_there_and_large_and_the_same_each_time(self):
-        found = find_corpus(StdlibData(), Path())
-        assert found == find_corpus(StdlibData(), Path("/elsewhere"))
+        found = find_corpus(StdlibData(), Path(), 256)
+        assert found == find_corpus(StdlibData(), Path("/elsewhere"), 256)
         assert found.num_tokens == found.num_bytes > 5_000_000
         assert found.training_tokens == found.num_bytes - found.heldout_tokens
         assert all(name.endswith(".py") for name in found.files)
 
     def test_installed_packages_and_tests_are_no_part_of_it(self):
-        parts = {part for name in find_corpus(StdlibData(), Path()).files for part in Path(name).parts[-4:]}
+        parts = {part for name in find_corpus(StdlibData(), Path(), 256).files for part in Path(name).parts[-4:]}
         assert not parts & {"site-packages", "dist-packages", "__pycache__", "test"}
 
 
@@ -55,13 +56,13 @@ class TestText:
         for path in ("sub", "sub/*.txt"):
             assert [Path(name).name for name in text(folder, path, heldout_tokens=10).files] == ["a.txt"]
 
-    def test_the_order_depends_on_names_alone_so_that_the_heldout_tail_stays(self, tmp_path):
+    def test_the_order_depends_on_content_alone_so_that_the_heldout_tail_stays(self, tmp_path):
         orders = []
         for folder, names in (("one", "abcdef"), ("two", "fedcba")):
             (tmp_path / folder).mkdir()
-            for name in names:
-                (tmp_path / folder / name).write_text(name)
-            orders.append([Path(name).name for name in text(tmp_path / folder, "*").files])
+            for name, content in zip(names, "abcdef", strict=True):
+                (tmp_path / folder / name).write_text(content)
+            orders.append([Path(name).read_text() for name in text(tmp_path / folder, "*").files])
         assert orders[0] == orders[1] != sorted(orders[0])
 
     def test_a_missing_path_is_an_error_that_names_it(self, tmp_path):
@@ -69,7 +70,7 @@ class TestText:
             text(tmp_path, "nothing/*.txt")
 
     def test_a_missing_tokenizer_is_an_error_that_names_it(self, corpus_folder):
-        with pytest.raises(DataError, match=r"data.tokenizer: .*tok.json: no such file"):
+        with pytest.raises(DataError, match=r"data.tokenizer: .*tok.json: No such file"):
             text(corpus_folder, "corpus.txt", tokenizer="tok.json")
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
@@ -80,7 +81,7 @@ class TestText:
 
 
 class TestFingerprint:
-    def test_content_order_and_names_count_and_the_place_does_not(self, tmp_path):
+    def test_a_corpus_is_its_content_wherever_it_lies_and_whatever_it_is_called(self, tmp_path):
         prints = {}
         for folder, content in (("one", "hello"), ("two", "hello"), ("three", "hallo")):
             (tmp_path / folder).mkdir()
@@ -88,7 +89,8 @@ class TestFingerprint:
             prints[folder] = text(tmp_path / folder, "a.txt").fingerprint
         assert prints["one"] == prints["two"] != prints["three"]
         (tmp_path / "two" / "a.txt").rename(tmp_path / "two" / "b.txt")
-        assert text(tmp_path / "two", "b.txt").fingerprint != prints["one"]
+        assert text(tmp_path / "two", "b.txt").fingerprint == prints["one"]
+        assert text(tmp_path, "two").fingerprint == prints["one"]
 
     def test_bytes_cannot_move_from_one_file_to_the_next_unnoticed(self, tmp_path):
         for folder, contents in (("one", ("ab", "c")), ("two", ("a", "bc"))):
@@ -99,14 +101,15 @@ class TestFingerprint:
 
     def test_the_tokenizer_counts(self, corpus_folder):
         found = []
-        for content in ("{}", '{"a": 1}'):
-            (corpus_folder / "tok.json").write_text(content)
+        for added in ([], [{"id": 1, "content": "b"}]):
+            content = {"model": {"vocab": {"a": 0}}, "added_tokens": added}
+            (corpus_folder / "tok.json").write_text(json.dumps(content))
             found.append(text(corpus_folder, "corpus.txt", tokenizer="tok.json"))
         assert found[0].fingerprint != found[1].fingerprint != text(corpus_folder, "corpus.txt").fingerprint
         assert found[0].num_tokens is None  # only tokenising would tell
 
     def test_of_a_large_file_both_ends_and_the_size_are_seen(self, tmp_path):
-        size = corpus_module._SAMPLES * corpus_module._SAMPLE_BYTES + 10_000_000
+        size = SAMPLES * SAMPLE_BYTES + 10_000_000
         path = tmp_path / "large.bin"
         path.write_bytes(random.Random(0).randbytes(size))
         before = tokens(path).fingerprint
@@ -133,16 +136,17 @@ class TestTokenFiles:
 
     def test_another_type_than_stated_is_refused(self, tmp_path):
         np.save(tmp_path / "ids.npy", np.arange(10, dtype=np.uint32))
-        with pytest.raises(DataError, match=r"holds uint32; the spec says data.dtype: uint16"):
-            tokens(tmp_path / "ids.npy")
+        with pytest.raises(DataError, match=r"holds uint32, says its .npy header; the spec says data.dtype: uint16"):
+            tokens(tmp_path / "ids.npy", dtype="uint16")
 
     @pytest.mark.parametrize(
         ("array", "said"),
         [
-            (np.zeros(5, dtype=np.int64), "holds <i8"),
+            (np.zeros(5, dtype=np.float32), "holds <f4"),
+            (np.asfortranarray(np.zeros((5, 5), dtype=np.uint16)), r"shape \(5, 5\)"),
             (np.zeros(5, dtype=">u2"), "holds >u2"),
             (np.zeros((5, 5), dtype=np.uint16), r"shape \(5, 5\)"),
-            (np.zeros(5, dtype=[("a", "<u2")]), "it takes one row of uint16 or uint32"),
+            (np.zeros(5, dtype=[("a", "<u2")]), "it takes one row of little-endian uint16, int32"),
             (np.zeros((), dtype=np.uint16), "it takes one row"),
             (np.zeros(0, dtype=np.uint16), "empty or cut short"),
         ],

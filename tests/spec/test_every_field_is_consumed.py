@@ -100,7 +100,7 @@ PLAN: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     },
     "TokenData": {
         "path": (TOKENS, {"data__path": "other.bin"}),
-        "dtype": (TOKENS, {"data__dtype": "uint32"}),
+        "dtype": (with_values(TOKENS, data__path="no.bin", data__num_tokens=1e6), {"data__dtype": "uint32"}),
         "heldout_tokens": (TOKENS, {"data__heldout_tokens": 2000}),
         "num_tokens": (with_values(TOKENS, data__path="no.bin", data__num_tokens=1e6), {"data__num_tokens": 2e6}),
     },

@@ -76,6 +76,8 @@ def print_plan(sweep: SweepPlan) -> None:
         f"data {sweep.corpus.source}",
         soft_wrap=True,
     )
+    for note in sweep.corpus.notes:
+        console.print(f"data: {note}", highlight=False, markup=False, soft_wrap=True)
     table = Table(box=None, header_style="bold", pad_edge=False)
     rows = [_cells(run) for run in sweep.runs]
     left_out = _left_out(rows, console.width)

@@ -68,6 +68,7 @@ class Recorder:
             device=self.plan.cluster.device_name,
             finished_at=time.time(),
             layout_held=run.layout_held or None,
+            data=self.plan.corpus.notes,
         )
 
 

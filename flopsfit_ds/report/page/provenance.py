@@ -31,6 +31,7 @@ def facts(folder: SweepFolder, findings: Findings, plan: SweepPlan | None) -> li
         found += [(name, _distinct(records, lambda r, n=name: r.versions.get(n, "unknown"))) for name in names]
     if plan is not None:
         found.append(("data", f"{plan.corpus.source}, fingerprint {plan.corpus.fingerprint}"))
+        found += [("data", note) for note in plan.corpus.notes]
     return [*found, *_fit_facts(findings), *_hashes(folder)]
 
 

@@ -17,7 +17,8 @@ import torch.distributed as dist
 from flopsfit_ds.base.storage import read_json
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.records import RunFolder
-from flopsfit_ds.train.data.tokens import TokenWorkload, prepare_tokens
+from flopsfit_ds.train.data.token_file import prepare_tokens
+from flopsfit_ds.train.data.tokens import TokenWorkload
 from flopsfit_ds.train.order import EXIT_OUTCOME_WRITTEN, WorkerOrder, WorkerTask
 from helpers.sweeps import MICRO, plan_of, with_values, write_bytes_corpus
 

@@ -14,15 +14,16 @@ from flopsfit_ds.base.errors import DataError
 from flopsfit_ds.data.corpus import find_corpus
 from flopsfit_ds.model.architecture import ModelShape
 from flopsfit_ds.spec import TextData, TokenData
-from flopsfit_ds.train.data.tokens import TokenFile, TokenWorkload, prepare_tokens
+from flopsfit_ds.train.data.token_file import TokenFile, prepare_tokens
+from flopsfit_ds.train.data.tokens import TokenWorkload
 from helpers.sweeps import MICRO, plan_of, with_values, write_bytes_corpus
 
 
 def prepared(base: Path, vocab_size: int = 256, folder: str = "data", **options) -> TokenFile:
     if "path" in options:
-        corpus = find_corpus(TokenData(source="tokens", **options), base)
+        corpus = find_corpus(TokenData(source="tokens", **options), base, vocab_size)
     else:
-        corpus = find_corpus(TextData(source="text", paths=("corpus.txt",), **options), base)
+        corpus = find_corpus(TextData(source="text", paths=("corpus.txt",), **options), base, vocab_size)
     return prepare_tokens(corpus, base / folder, vocab_size)
 
 
@@ -46,7 +47,8 @@ def test_a_corpus_is_tokenised_once(corpus_folder):
     before = Path(tokens.path).stat().st_mtime_ns
     assert prepared(corpus_folder) == tokens
     assert Path(tokens.path).stat().st_mtime_ns == before
-    assert [path.name for path in (corpus_folder / "data").iterdir()] == [Path(tokens.path).name]
+    name = Path(tokens.path).stem
+    assert sorted(path.name for path in (corpus_folder / "data").iterdir()) == [f"{name}.bin", f"{name}.json"]
 
 
 def test_a_changed_corpus_is_another_file(corpus_folder):
@@ -94,7 +96,7 @@ class TestTokenizer:
 class TestVocabulary:
     @pytest.mark.parametrize("name", ["ids.bin", "ids.npy"])
     def test_an_id_beyond_the_vocabulary_is_refused_with_its_place(self, tmp_path, name):
-        ids = np.arange(5000, dtype=np.uint16) % 100
+        ids = np.arange(400_000, dtype=np.uint32).astype(np.uint16) % 100  # too many for the samples to show it
         ids[3210] = 1000
         np.save(tmp_path / name, ids) if name.endswith("npy") else ids.tofile(tmp_path / name)
         with pytest.raises(DataError) as caught:
@@ -105,7 +107,7 @@ class TestVocabulary:
 
     def test_the_wrong_type_of_a_bin_file_shows_in_its_ids(self, tmp_path):
         (np.arange(5000, dtype=np.uint16) % 100 + 1).tofile(tmp_path / "ids.bin")
-        with pytest.raises(DataError, match=r"or check data.dtype \(uint32\)"):
+        with pytest.raises(DataError, match=r"read as uint32, holds id \d+, .* check data.dtype"):
             prepared(tmp_path, vocab_size=200, path="ids.bin", dtype="uint32")
 
     def test_bytes_beyond_a_small_vocabulary_are_refused(self, corpus_folder):

@@ -1,0 +1,89 @@
+"""Megatron's pair of files: ids in `.bin`, and an `.idx` beside it that says their type and the documents' sizes.
+
+Source: `megatron/core/datasets/indexed_dataset.py`: magic of 9 bytes, version (uint64), code of the type (uint8),
+number of sequences and of document bounds (uint64 each); then sizes (int32), byte offsets (int64), bounds (int64).
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+from flopsfit_ds.base.errors import DataError
+from flopsfit_ds.data.formats.layout import BYTES_PER_ID, Layout
+
+_MAGIC = b"MMIDIDX\x00\x00"
+_HEAD = struct.Struct("<QBQQ")
+_CODES = {1: "uint8", 3: "int16", 4: "int32", 5: "int64", 8: "uint16"}
+_LOOKED_AT = 64
+
+
+def index_of(path: Path) -> Path | None:
+    """The `.idx` beside a `.bin`, or beside the file that a symbolic link leads to; None where there is none."""
+    if path.suffix != ".bin":
+        return None
+    for candidate in (path.with_suffix(".idx"), path.resolve().with_suffix(".idx")):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def read_index(index: Path, path: Path, num_bytes: int) -> Layout:
+    """What an index says of the `.bin` beside it.
+
+    Raises:
+        DataError: It is no index of Megatron's, of another version, damaged, or of another file.
+    """
+    remedy = "write the pair again, or move the index away and give data.dtype"
+    size = index.stat().st_size
+    with index.open("rb") as stream:
+        magic = stream.read(len(_MAGIC))
+        if magic != _MAGIC:
+            raise DataError(
+                f"data.path: {index} beside {path.name} is no Megatron index: it begins {magic!r}; {remedy}"
+            )
+        head = stream.read(_HEAD.size)
+        if len(head) < _HEAD.size:
+            raise DataError(f"data.path: {index} is cut short: {size} bytes; {remedy}")
+        version, code, sequences, bounds = _HEAD.unpack(head)
+        if version != 1:
+            raise DataError(f"data.path: {index} is of version {version}; version 1 can be read: {remedy}")
+        if code not in _CODES:
+            raise DataError(f"data.path: {index} gives code {code} for the type of the ids, no integer; {remedy}")
+        begin = stream.tell()
+        needed = begin + 12 * sequences + 8 * bounds
+        if sequences < 1 or size not in (needed, needed + sequences):  # a byte a sequence more where modes are kept
+            raise DataError(
+                f"data.path: {index} tells of {sequences} sequences and {bounds} bounds, {needed} bytes, and has "
+                f"{size}; {remedy}"
+            )
+        width = BYTES_PER_ID[_CODES[code]]
+        last = sequences - 1
+        previous_end = 0
+        for number in sorted({last * step // _LOOKED_AT for step in range(_LOOKED_AT + 1)}):
+            length, start = _sequence(stream, begin, sequences, number)
+            follows = number == last or _sequence(stream, begin, sequences, number + 1)[1] == start + length * width
+            if length < 0 or start < previous_end or not follows or (number == 0 and start):
+                raise DataError(
+                    f"data.path: {index}: sequence {number} does not lie where the one before ends; {remedy}"
+                )
+            previous_end = start + length * width
+    if previous_end != num_bytes:
+        raise DataError(
+            f"data.path: {index} tells of {previous_end} bytes of {_CODES[code]} ids, and {path.name} has {num_bytes}; "
+            f"it is cut short, or the index is another file's: {remedy}"
+        )
+    if num_bytes == 0:
+        raise DataError(f"data.path: {path} is empty; it takes a file of token ids")
+    documents = f"{sequences} sequences in {max(bounds - 1, 0)} documents"
+    return Layout("megatron", _CODES[code], 0, num_bytes // width, f"{index.name} beside it: {documents}")
+
+
+def _sequence(stream: BinaryIO, begin: int, sequences: int, number: int) -> tuple[int, int]:
+    """Ids and byte offset of a sequence."""
+    stream.seek(begin + 4 * number)
+    (length,) = struct.unpack("<i", stream.read(4))
+    stream.seek(begin + 4 * sequences + 8 * number)
+    (start,) = struct.unpack("<q", stream.read(8))
+    return length, start

@@ -1,0 +1,169 @@
+"""What a file of token ids held when it was written or first trained on, kept beside it, and compared before more is.
+
+A file of up to a GiB is compared by the hash of the whole. A larger one is compared by its size, its time stamp and a
+thousand hashed samples; where its time stamp differs, as after a copy, the whole decides if its hash is known.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from flopsfit_ds.base.errors import DataError, RecordError
+from flopsfit_ds.base.storage import json_converter, read_json, write_json
+from flopsfit_ds.base.units import format_bytes
+from flopsfit_ds.data.contents import HASHED_WHOLE_BYTES
+from flopsfit_ds.data.corpus import Corpus
+
+_SAMPLES = 1024
+_SAMPLE_BYTES = 1 << 14
+_READ_BYTES = 1 << 22
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is known of a file.
+
+    Attributes:
+        path: Where it lay, for people.
+        num_bytes: Its size.
+        dtype: Type of an id.
+        num_tokens: Ids in it.
+        modified_ns: Its time stamp.
+        sha256: Of all of it; None of a large file that somebody else wrote.
+        sampled_sha256: Of evenly spaced samples.
+        made_from: Source and fingerprint of the corpus.
+    """
+
+    path: str
+    num_bytes: int
+    dtype: str
+    num_tokens: int
+    modified_ns: int
+    sha256: str | None
+    sampled_sha256: str
+    made_from: dict[str, Any]
+
+
+def made_from(corpus: Corpus) -> dict[str, Any]:
+    """What a file of ids depends on."""
+    return {"source": corpus.source, "fingerprint": corpus.fingerprint}
+
+
+def describe(path: Path, corpus: Corpus, dtype: str, num_tokens: int, sha256: str | None = None) -> Manifest:
+    """Say what a file holds; it is read whole only where it is small and `sha256` was not taken as it was written."""
+    stat = path.stat()
+    if sha256 is None and stat.st_size <= HASHED_WHOLE_BYTES:
+        sha256 = _whole(path)
+    return Manifest(
+        path=str(path),
+        num_bytes=stat.st_size,
+        dtype=dtype,
+        num_tokens=num_tokens,
+        modified_ns=stat.st_mtime_ns,
+        sha256=sha256,
+        sampled_sha256=_sampled(path, stat.st_size),
+        made_from=made_from(corpus),
+    )
+
+
+def write_manifest(place: Path, manifest: Manifest) -> None:
+    """Write a manifest, atomically.
+
+    Raises:
+        SweepFolderError: The folder cannot be written.
+    """
+    write_json(place, asdict(manifest))
+
+
+def read_manifest(place: Path) -> Manifest | None:
+    """A manifest; None where there is none, or none that can be read, which is said."""
+    try:
+        return json_converter(Manifest).validate_python(read_json(place))
+    except FileNotFoundError:
+        return None
+    except (RecordError, ValidationError) as error:
+        _log.warning("%s: %s; it is written anew", place, str(error).splitlines()[0])
+        return None
+
+
+def difference(path: Path, manifest: Manifest) -> str | None:
+    """In which way a file is not what its manifest says; None where it is. What was compared is logged.
+
+    A file that has not been touched since the last call of this process is not read again.
+    """
+    stat = path.stat()
+    state = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+    known = (manifest.num_bytes, manifest.modified_ns, manifest.sha256, manifest.sampled_sha256)
+    return _difference(path, state, *known)
+
+
+@functools.lru_cache(maxsize=16)
+def _difference(
+    path: Path, state: tuple[int, int, int, int], num_bytes: int, modified_ns: int, sha256: str | None, sampled: str
+) -> str | None:
+    size, modified = state[:2]
+    if size != num_bytes:
+        return f"it has {size} bytes and had {num_bytes}"
+    if sha256 is not None and (size <= HASHED_WHOLE_BYTES or modified != modified_ns):
+        _log.info("%s: %s, compared by the SHA-256 of the whole", path, format_bytes(size))
+        found = _whole(path)
+        return None if found == sha256 else f"its SHA-256 is {found[:12]} and was {sha256[:12]}"
+    _log.info("%s: %s, compared by size, time stamp and %d samples", path, format_bytes(size), _SAMPLES)
+    if _sampled(path, size) != sampled:
+        return "samples of its content changed, at the same size"
+    if modified != modified_ns:
+        _log.warning("%s has another time stamp than when the sweep began; its size and samples are the same", path)
+    return None
+
+
+def _whole(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sampled(path: Path, size: int) -> str:
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as stream:
+        for index in range(_SAMPLES if size > _SAMPLE_BYTES else 1):
+            stream.seek(max(0, size - _SAMPLE_BYTES) * index // (_SAMPLES - 1))
+            digest.update(stream.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def check_source(corpus: Corpus, folder: Path) -> None:
+    """See that a `tokens` file is the one that this sweep began with.
+
+    Args:
+        corpus: The data, as it is planned now.
+        folder: Where the sweep keeps its data.
+
+    Raises:
+        DataError: The file changed since.
+    """
+    path = Path(corpus.files[0])
+    manifest = read_manifest(source_manifest(corpus, folder))
+    changed = None if manifest is None else difference(path, manifest)
+    if changed is not None:
+        raise DataError(
+            f"data.path: {path} changed since this sweep began: {changed}; restore it, or give the study of the new "
+            "file another name (what was trained keeps its records)"
+        )
+
+
+def source_manifest(corpus: Corpus, folder: Path) -> Path:
+    """Where the manifest of a `tokens` file lies, which itself stays where the user has it."""
+    place = os.path.abspath(corpus.files[0])  # noqa: PTH100 (a symbolic link may lead elsewhere tomorrow)
+    return folder / f"source-{hashlib.sha256(place.encode()).hexdigest()[:12]}.json"

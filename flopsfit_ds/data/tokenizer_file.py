@@ -1,0 +1,112 @@
+"""What a `tokenizer.json` says of itself: how many ids, which gaps, and what it does to a text beside cutting it up.
+
+Read as JSON, without the library that applies it: a plan must refuse at once what would train on other ids than meant.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flopsfit_ds.base.errors import DataError
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class TokenizerFacts:
+    """What a plan says of a tokenizer.
+
+    Attributes:
+        num_ids: Largest id, plus one.
+        switched_off: What the file asks for and training data must not have, in words: truncation, padding.
+        added_to_each_text: Special tokens that are put before or after each text.
+    """
+
+    num_ids: int
+    switched_off: tuple[str, ...]
+    added_to_each_text: tuple[str, ...]
+
+
+def read_tokenizer_file(path: Path, vocab_size: int) -> TokenizerFacts:
+    """Read a `tokenizer.json`.
+
+    Args:
+        path: The file.
+        vocab_size: Of the model.
+
+    Raises:
+        DataError: No such file, no tokenizer, more ids than the vocabulary, or added tokens that the library renumbers.
+    """
+    try:
+        saved = json.loads(path.read_bytes())
+        vocab = saved["model"]["vocab"]
+        entries = vocab.items() if isinstance(vocab, dict) else ((entry[0], n) for n, entry in enumerate(vocab))
+        ids = {token: int(number) for token, number in entries}
+        added = [(str(token["content"]), int(token["id"])) for token in saved.get("added_tokens") or ()]
+        largest = max((*ids.values(), *(number for _, number in added)), default=-1)
+    except OSError as error:
+        raise DataError(f"data.tokenizer: {path}: {error.strerror or error}; it takes a tokenizer.json") from None
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        raise DataError(f"data.tokenizer: {path} is no tokenizer.json: {type(error).__name__}: {error}") from None
+    _check_added(path, ids, added)
+    if largest >= vocab_size:
+        raise DataError(
+            f"data.tokenizer: {path} has {largest + 1} ids, more than model.vocab_size {vocab_size}; set that to "
+            f"{largest + 1} or more"
+        )
+    return TokenizerFacts(
+        num_ids=largest + 1,
+        switched_off=tuple(_switched_off(saved)),
+        added_to_each_text=tuple(_specials(saved.get("post_processor"))),
+    )
+
+
+def renumbered(path: Path, tokens: list[tuple[str, int, int | None]]) -> DataError:
+    """What a user is told of added tokens (content, id in the file, id that the library gives)."""
+    shown = ", ".join(f"{content!r} is {stated} and becomes {given}" for content, stated, given in tokens[:_SHOWN])
+    more = f" and {len(tokens) - _SHOWN} more" if len(tokens) > _SHOWN else ""
+    return DataError(
+        f"data.tokenizer: {path}: its added tokens leave a gap in the ids, so that the library renumbers them: {shown}"
+        f"{more}; give the added tokens the ids that follow the vocabulary's, or fill the gap"
+    )
+
+
+def _check_added(path: Path, ids: Mapping[str, int], added: list[tuple[str, int]]) -> None:
+    """The rule of tokenizers' `AddedVocabulary.add_tokens`: a known token keeps its id, another gets the next one."""
+    given: dict[str, int] = {}
+    moved: list[tuple[str, int, int | None]] = []
+    for content, stated in added:
+        highest = max(given.values(), default=-1)
+        free = highest + 1 if highest >= len(ids) else len(ids)
+        given[content] = ids[content] if content in ids else given.get(content, free)
+        if given[content] != stated:
+            moved.append((content, stated, given[content]))
+    if moved:
+        raise renumbered(path, moved)
+
+
+def _switched_off(saved: Mapping[str, Any]) -> Iterator[str]:
+    truncation, padding = saved.get("truncation"), saved.get("padding")
+    if truncation:
+        yield f"truncation to {truncation.get('max_length')} ids"
+    if padding:
+        yield f"padding ({padding.get('strategy')})"
+
+
+def _specials(processor: Any) -> Iterator[str]:
+    """Special tokens of a post-processor, by its kinds in the library."""
+    if not isinstance(processor, dict):
+        return
+    if processor.get("type") == "Sequence":
+        for part in processor.get("processors", ()):
+            yield from _specials(part)
+    elif processor.get("type") == "TemplateProcessing":
+        for piece in processor.get("single", ()):
+            if "SpecialToken" in piece:
+                yield str(piece["SpecialToken"].get("id"))
+    elif processor.get("type") in ("BertProcessing", "RobertaProcessing"):
+        yield from (str(processor[name][0]) for name in ("cls", "sep") if name in processor)

@@ -1,0 +1,201 @@
+"""From a corpus to one memory-mapped file of token ids: made once, and known by a manifest ever after."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flopsfit_ds.base.errors import DataError
+from flopsfit_ds.base.storage import fsync_folder
+from flopsfit_ds.data.corpus import Corpus
+from flopsfit_ds.data.manifest import (
+    Manifest,
+    check_source,
+    describe,
+    difference,
+    made_from,
+    read_manifest,
+    source_manifest,
+    write_manifest,
+)
+from flopsfit_ds.data.tokenizer_file import read_tokenizer_file, renumbered
+
+_CHUNK_IDS = 1 << 24
+_SCANNED_CHUNKS = 32
+_BYTE_ORDER_MARK = "\ufeff"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """Token ids on disk.
+
+    Attributes:
+        path: Of little-endian ids.
+        dtype: Of an id, by numpy's name.
+        num_tokens: All of them.
+        heldout_tokens: At the end, kept out of training.
+        offset: Bytes before the first id.
+    """
+
+    path: str
+    dtype: str
+    num_tokens: int
+    heldout_tokens: int
+    offset: int = 0
+
+    def open(self) -> np.ndarray:
+        """The ids, memory-mapped, [num_tokens]."""
+        little_endian = np.dtype(self.dtype).newbyteorder("<")
+        return np.memmap(self.path, little_endian, mode="r", offset=self.offset, shape=(self.num_tokens,))
+
+
+def prepare_tokens(corpus: Corpus, folder: Path, vocab_size: int) -> TokenFile:
+    """Write a corpus as one file of ids, or find it again, and see that every id is in the vocabulary.
+
+    A file that is there is compared with its manifest; one that differs, or has none, is written anew. A file of the
+    user's own gets a manifest here, and must not change afterwards.
+
+    Args:
+        corpus: What `find_corpus` found.
+        folder: Where the file, or the manifest of the user's own, is written.
+        vocab_size: Of the model.
+
+    Raises:
+        DataError: An id beyond the vocabulary, a text that is no UTF-8, or a user's file that changed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if corpus.source == "tokens":
+        assert corpus.num_tokens is not None
+        tokens = TokenFile(corpus.files[0], corpus.dtype, corpus.num_tokens, corpus.heldout_tokens, corpus.offset)
+        check_source(corpus, folder)
+        _check_ids(tokens, vocab_size)
+        place = source_manifest(corpus, folder)
+        if read_manifest(place) is None:
+            write_manifest(place, describe(Path(tokens.path), corpus, tokens.dtype, tokens.num_tokens))
+        return tokens
+    dtype = corpus.dtype if corpus.tokenizer is None else "uint16" if vocab_size <= 2**16 else "uint32"
+    path = folder / f"tokens-{corpus.fingerprint}-{dtype}.bin"
+    manifest = _trusted(path, corpus, dtype)
+    if manifest is None:
+        sha256 = _write(path, _ids(corpus, dtype, vocab_size))
+        manifest = describe(path, corpus, dtype, path.stat().st_size // np.dtype(dtype).itemsize, sha256)
+        write_manifest(_manifest_of(path), manifest)
+    tokens = TokenFile(str(path), dtype, manifest.num_tokens, corpus.heldout_tokens)
+    _check_ids(tokens, vocab_size)
+    return tokens
+
+
+def _manifest_of(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _trusted(path: Path, corpus: Corpus, dtype: str) -> Manifest | None:
+    """The manifest of a file that is what it says; None where the file has to be written."""
+    if not path.exists():
+        return None
+    manifest = read_manifest(_manifest_of(path))
+    if manifest is None:
+        reason = "it has no manifest that can be read"
+    elif manifest.made_from != made_from(corpus) or manifest.dtype != dtype:
+        reason = "its manifest tells of another corpus"
+    else:
+        reason = difference(path, manifest)
+    if reason is None:
+        return manifest
+    _log.warning("%s is not trusted: %s; it is written anew from the corpus", path, reason)
+    return None
+
+
+def _write(path: Path, chunks: Iterator[np.ndarray]) -> str:
+    """Write ids to a file that is there whole or not at all; returns the SHA-256 of what was written."""
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of a driver that was killed here
+        leftover.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    digest = hashlib.sha256()
+    try:
+        with temporary.open("wb") as stream:
+            for chunk in chunks:
+                content = chunk.tobytes()
+                digest.update(content)
+                stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_folder(path.parent)
+    return digest.hexdigest()
+
+
+def _ids(corpus: Corpus, dtype: str, vocab_size: int) -> Iterator[np.ndarray]:
+    if corpus.tokenizer is None:
+        for name in corpus.files:
+            yield np.fromfile(name, dtype=np.uint8)
+        return
+    from tokenizers import Tokenizer
+
+    read_tokenizer_file(Path(corpus.tokenizer), vocab_size)
+    try:
+        tokenizer = Tokenizer.from_file(corpus.tokenizer)
+    except Exception as error:  # the library raises nothing more special
+        raise DataError(f"data.tokenizer: {corpus.tokenizer} is no tokenizer.json: {error}") from None
+    _see_that_ids_are_kept(Path(corpus.tokenizer), tokenizer)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    marked = 0
+    for name in corpus.files:
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"data.paths: {name}: not UTF-8 ({error.reason} at byte {error.start})") from None
+        marked += text.startswith(_BYTE_ORDER_MARK)
+        yield np.asarray(tokenizer.encode(text).ids, dtype=dtype)
+    if marked:
+        _log.warning("data.paths: %d files begin with a byte-order mark, which is tokenised as text", marked)
+
+
+def _see_that_ids_are_kept(path: Path, tokenizer: Any) -> None:
+    """See that the library gives every added token the id that the file says.
+
+    Raises:
+        DataError: It does not.
+    """
+    saved = json.loads(path.read_bytes())
+    stated = [(token["content"], token["id"]) for token in saved.get("added_tokens") or ()]
+    moved = [(content, number, tokenizer.token_to_id(content)) for content, number in stated]
+    moved = [token for token in moved if token[1] != token[2]]
+    if moved:
+        raise renumbered(path, moved)
+
+
+def _check_ids(tokens: TokenFile, vocab_size: int) -> None:
+    """Look for ids outside the vocabulary: in all of a file of half a billion ids, in even samples of a larger one."""
+    bounds = np.iinfo(tokens.dtype)
+    if bounds.min == 0 and bounds.max < vocab_size:
+        return
+    ids = tokens.open()
+    num_chunks = -(-len(ids) // _CHUNK_IDS)
+    for index in np.unique(np.linspace(0, num_chunks - 1, min(num_chunks, _SCANNED_CHUNKS)).astype(int)):
+        chunk = ids[index * _CHUNK_IDS : (index + 1) * _CHUNK_IDS]
+        smallest, largest = int(chunk.min()), int(chunk.max())
+        if smallest < 0:
+            raise DataError(
+                f"{tokens.path}: id {smallest} at position {int(index) * _CHUNK_IDS + int(chunk.argmin())} is "
+                f"negative; write the file without such marks, or check data.dtype ({tokens.dtype})"
+            )
+        if largest >= vocab_size:
+            position = int(index) * _CHUNK_IDS + int(chunk.argmax())
+            raise DataError(
+                f"{tokens.path}: id {largest} at position {position} is beyond model.vocab_size {vocab_size}; set "
+                f"model.vocab_size to {largest + 1} or more, or check data.dtype ({tokens.dtype})"
+            )

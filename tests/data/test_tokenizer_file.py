@@ -1,0 +1,87 @@
+"""A tokenizer file may cut, pad and renumber: nothing of that reaches the training data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors, trainers
+
+from flopsfit_ds.base.errors import DataError
+from flopsfit_ds.data.corpus import Corpus, find_corpus
+from flopsfit_ds.data.tokenizer_file import read_tokenizer_file
+from flopsfit_ds.spec import TextData
+from flopsfit_ds.train.data.token_file import prepare_tokens
+from helpers.sweeps import write_bytes_corpus
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Tokenizer:
+    write_bytes_corpus(tmp_path / "corpus.txt", 20_000)
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    made.train([str(tmp_path / "corpus.txt")], trainer)
+    return made
+
+
+def found(base: Path, vocab_size: int = 400) -> Corpus:
+    return find_corpus(TextData(source="text", paths=("corpus.txt",), tokenizer="tok.json"), base, vocab_size)
+
+
+def ids_of(base: Path, tokenizer: Tokenizer) -> list[int]:
+    tokenizer.save(str(base / "tok.json"))
+    return prepare_tokens(found(base), base / "data", 400).open().tolist()
+
+
+def test_truncation_and_padding_are_switched_off_and_said(tmp_path, tokenizer):
+    whole = ids_of(tmp_path, tokenizer)
+    assert len(whole) > 1000
+    tokenizer.enable_truncation(512)
+    assert ids_of(tmp_path, tokenizer) == whole
+    assert any("truncation to 512 ids: switched off" in note for note in found(tmp_path).notes)
+    tokenizer.no_truncation()
+    tokenizer.enable_padding(length=30_000)
+    assert ids_of(tmp_path, tokenizer) == whole
+    assert any("padding" in note for note in found(tmp_path).notes)
+
+
+def test_special_tokens_of_each_text_are_kept_and_said(tmp_path, tokenizer):
+    whole = ids_of(tmp_path, tokenizer)
+    tokenizer.add_special_tokens([AddedToken("<s>", special=True)])
+    number = tokenizer.token_to_id("<s>")
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", number)])
+    assert ids_of(tmp_path, tokenizer) == [number, *whole]
+    assert any("adds <s> to each of the files" in note for note in found(tmp_path).notes)
+
+
+def test_a_gap_before_an_added_token_is_refused_with_both_ids(tmp_path, tokenizer):
+    size = tokenizer.get_vocab_size()
+    saved = json.loads(tokenizer.to_str())
+    flags = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
+    for number, kept in ((size, True), (size + 100, False)):
+        saved["added_tokens"] = [{"id": number, "content": "<|end|>", **flags}]
+        (tmp_path / "tok.json").write_text(json.dumps(saved))
+        assert (Tokenizer.from_file(str(tmp_path / "tok.json")).token_to_id("<|end|>") == number) == kept
+        if kept:
+            assert read_tokenizer_file(tmp_path / "tok.json", 1000).num_ids == size + 1
+            continue
+        with pytest.raises(DataError, match=rf"'<\|end\|>' is {number} and becomes {size}"):
+            find_corpus(TextData(source="text", paths=("corpus.txt",), tokenizer="tok.json"), tmp_path, 1000)
+
+
+def test_more_ids_than_the_vocabulary_are_refused_at_planning(tmp_path, tokenizer):
+    tokenizer.save(str(tmp_path / "tok.json"))
+    size = tokenizer.get_vocab_size()
+    with pytest.raises(DataError, match=rf"has {size} ids, more than model.vocab_size {size - 1}; set that to {size}"):
+        found(tmp_path, size - 1)
+    assert found(tmp_path, size).num_tokens is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"model": {"vocab": 3}}', '{"model": {"vocab": {"a": "b"}}}'])
+def test_what_is_no_tokenizer_is_refused_at_planning(tmp_path, content):
+    write_bytes_corpus(tmp_path / "corpus.txt", 2000)
+    (tmp_path / "tok.json").write_text(content)
+    with pytest.raises(DataError, match=r"tok.json is no tokenizer.json"):
+        found(tmp_path)
