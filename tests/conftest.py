@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,22 @@ from helpers.fault_table import faults, pytest_terminal_summary
 from helpers.sweeps import write_bytes_corpus
 
 __all__ = ["faults", "pytest_terminal_summary"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--all`: also what is long by nature."""
+    parser.addoption("--all", action="store_true", help="also run the tests marked `long`")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is long, unless it is asked for; files with most slow tests first, so that none ends alone."""
+    if not config.getoption("--all") and "long" not in config.getoption("markexpr"):
+        left_out = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
+    weights = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -weights[item.path])
+
 
 settings.register_profile("flopsfit-ds", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("flopsfit-ds")

@@ -23,6 +23,7 @@ from helpers.sweeps import MACHINE, MICRO, with_values, write_bytes_corpus
 PROJECT = Path(__file__).resolve().parents[2]
 SPECS = sorted(shipped_specs())
 DEEPSPEED_FILES = sorted(path.name for path in preset_folder().glob("zero*.json"))
+SHORT = [{"num_params": 6e3, "num_tokens": 1280}]
 LAYOUTS = [(0, "none"), (1, "none"), (2, "none"), (3, "none"), (3, "optimizer")]
 
 
@@ -137,7 +138,8 @@ def test_a_launch_file_needs_no_other_file_and_its_command_names_it(path):
 @pytest.mark.slow
 def test_a_launch_file_launches_a_sweep_from_any_folder(tmp_path):
     write_bytes_corpus(tmp_path / "corpus.txt")
-    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(with_values(MICRO, hardware__gpus_per_node=1)))
+    values = with_values(MICRO, hardware__gpus_per_node=1, design__points=SHORT)
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(values))
     launch_file = str(preset_folder() / "accelerate_1gpu.yaml")
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", launch_file]
     result = subprocess.run(

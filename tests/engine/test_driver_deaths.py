@@ -68,8 +68,8 @@ def test_leftovers_of_a_dead_driver_are_ended_and_a_reused_pid_is_left_alone(mak
     [
         signal.SIGTERM,
         signal.SIGINT,
-        pytest.param(signal.SIGUSR1, marks=pytest.mark.slow),
-        pytest.param(signal.SIGUSR2, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, marks=pytest.mark.long),
+        pytest.param(signal.SIGUSR2, marks=pytest.mark.long),
     ],
 )
 def test_a_signal_checkpoints_and_asks_for_a_requeue(tmp_path, faults, number):
@@ -129,10 +129,11 @@ def test_the_lease_of_a_stopped_driver_is_taken_over(tmp_path, faults):
 
 def test_killed_at_random_moments(tmp_path, faults):
     """Everything is killed at once, again and again, from the start of the driver to its end."""
-    kill_at_moments(tmp_path, faults, count=4, seed=0)
+    kill_at_moments(tmp_path, faults, count=5, seed=0)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_killed_at_fifty_moments(tmp_path, faults):
     """Two sweeps at a time, 25 moments each."""
     folders = [tmp_path / name for name in "ab"]

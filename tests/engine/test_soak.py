@@ -1,6 +1,6 @@
 """Many tiny points under a random fault every few seconds: the sweep ends complete, and equal to one left in peace.
 
-python tests/engine/test_soak.py 200 2.0 0     points, seconds between faults, seed: prints a table
+PYTHONPATH=tests python tests/engine/test_soak.py 200 2.0 0     points, seconds between faults, seed: prints a table
 """
 
 from __future__ import annotations
@@ -124,6 +124,7 @@ def check(folder: Path, num_points: int) -> dict[str, int]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_small_soak(tmp_path, faults):
     for fault, times in soak(tmp_path, 25, 1.5, seed=0).items():
         faults.inject(fault, times)

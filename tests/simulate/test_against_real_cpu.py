@@ -152,7 +152,19 @@ def test_the_worlds_of_the_self_test_have_these_bytes_in_a_real_run(context, wor
     assert seen == world.peaks
 
 
+@pytest.mark.long
+def test_every_rank_of_every_stage_has_the_same_bytes(context, capsys):
+    assert_same_bytes(context, CONFIGURATIONS, capsys)
+
+
 def test_every_rank_has_the_same_bytes(context, capsys):
+    """ZeRO-2 with frozen blocks, and ZeRO-3 with its optimizer on the host, of two ranks each."""
+    some = Configuration(2, 2, "bf16", frozen=("blocks.*",)), Configuration(3, 2, "bf16", offload="optimizer")
+    assert set(some) <= set(CONFIGURATIONS)
+    assert_same_bytes(context, some, capsys)
+
+
+def assert_same_bytes(context, configurations, capsys):
     lines, wrong = [], []
     with SimulationServer() as server:
         simulated = {
@@ -160,9 +172,9 @@ def test_every_rank_has_the_same_bytes(context, capsys):
                 server.submit("flopsfit_ds.simulate.rank:simulate_rank", make_job(configuration, rank))
                 for rank in range(configuration.world)
             ]
-            for configuration in CONFIGURATIONS
+            for configuration in configurations
         }
-        for configuration in CONFIGURATIONS:
+        for configuration in configurations:
             jobs = [make_job(configuration, rank) for rank in range(configuration.world)]
             for real, fake in agreeing(context, jobs, simulated[configuration]):
                 line = f"{configuration} rank {real.rank}: real {phases(real)} simulated {phases(fake)}"

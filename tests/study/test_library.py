@@ -147,23 +147,30 @@ def test_bad_input_is_refused_before_training(changes: dict, error: type[Excepti
 
 
 @pytest.mark.slow
+def test_a_study_in_a_plain_script_trains_every_run_and_writes_its_report(tmp_path: Path) -> None:
+    assert len(losses_of("plain", [sys.executable], 1, tmp_path)) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.long
 def test_a_study_gives_the_same_losses_on_one_gpu_each_and_under_deepspeed_on_two(tmp_path: Path) -> None:
-    losses = []
+    alone = losses_of("plain", [sys.executable], 1, tmp_path)
+    deepspeed = [str(Path(sys.executable).parent / "deepspeed"), "--num_gpus", "2"]
+    assert losses_of("launched", deepspeed, 2, tmp_path) == pytest.approx(alone, abs=1e-5)
+
+
+def losses_of(name: str, launcher: list[str], num_gpus: int, tmp_path: Path) -> dict[str, float | None]:
+    """Of the runs of the user's own script, with so many GPUs a run."""
     bin_folder = Path(sys.executable).parent
-    for name, launcher, num_gpus in (
-        ("plain", [sys.executable], 1),
-        ("launched", [str(bin_folder / "deepspeed"), "--num_gpus", "2"], 2),
-    ):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
-        done = subprocess.run(
-            [*launcher, str(SCRIPT), name, str(num_gpus)],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        records = {record.run_id: record for record in SweepFolder(tmp_path / name / "find-optimal").records()}
-        assert len(records) == 6
-        assert all(record.status == "completed" for record in records.values())
-        assert all(record.attempts[-1].world_size == num_gpus for record in records.values())
-        assert (tmp_path / name / "find-optimal" / "report" / "index.html").exists()
-        losses.append({run_id: record.loss for run_id, record in records.items()})
-    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        [*launcher, str(SCRIPT), name, str(num_gpus)],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    records = {record.run_id: record for record in SweepFolder(tmp_path / name / "find-optimal").records()}
+    assert len(records) == 6
+    assert all(record.status == "completed" for record in records.values())
+    assert all(record.attempts[-1].world_size == num_gpus for record in records.values())
+    assert (tmp_path / name / "find-optimal" / "report" / "index.html").exists()
+    return {run_id: record.loss for run_id, record in records.items()}

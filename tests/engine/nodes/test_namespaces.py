@@ -54,6 +54,7 @@ def two_hosts():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_deepspeed_with_a_hostfile_over_two_namespaces(two_hosts, tmp_path):
     (tmp_path / "spec.yaml").write_text(SPEC.format(root=tmp_path))
     hosts = tmp_path / "hostfile"

@@ -49,7 +49,7 @@ def folder(tmp_path):
 
 
 def test_nodes_that_prepare_data_for_longer_than_the_silence_allowed(folder):
-    processes = [start_node(folder, node, task_seconds=5.0) for node in range(2)]
+    processes = [start_node(folder, node, task_seconds=3.5) for node in range(2)]
     assert exit_codes(processes) == [0, 0], logs(folder)
     assert [record.loss for record in sweep_folder(folder).records()] == [undisturbed_loss()]
 
@@ -58,7 +58,7 @@ def test_a_node_waits_for_a_driver_that_is_not_there_yet_as_long_as_is_promised(
     from torch.distributed import TCPStore
 
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    node = start_node(folder, 1, agent_store=store.port, join_seconds=15.0)
+    node = start_node(folder, 1, agent_store=store.port, join_seconds=6.0)
     store.set_timeout(timedelta(seconds=60))
     store.wait(["flopsfit-ds/1/reports/1/0"])
     began = time.monotonic()

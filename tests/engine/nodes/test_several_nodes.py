@@ -92,10 +92,11 @@ def test_waiting_ranks_leave_when_the_working_one_dies(tmp_path):
 @pytest.mark.parametrize(
     "launcher",
     [
-        ("deepspeed", "--num_gpus", "4"),
-        ("accelerate", "launch", "--use_deepspeed", "--num_processes", "4"),
+        pytest.param(("deepspeed", "--num_gpus", "4"), marks=pytest.mark.long),
+        pytest.param(("accelerate", "launch", "--use_deepspeed", "--num_processes", "4"), marks=pytest.mark.long),
         ("torchrun", "--nproc-per-node", "4"),
     ],
+    ids=lambda launcher: launcher[0],
 )
 def test_four_slots_of_a_real_launcher(tmp_path, launcher):
     bin_folder = Path(sys.executable).parent

@@ -129,6 +129,7 @@ class Cluster:
         pytest.fail(self.log)
 
 
+@pytest.mark.slow
 def test_small_points_share_a_job_and_one_goes_on_when_its_submitter_is_killed(cluster):
     process = cluster.start(3, "[1]", 2, 0.3)
     cluster.wait_for_steps(5)
@@ -157,6 +158,7 @@ def test_a_point_on_two_nodes(cluster):
     assert cluster.call("sacct", "-n", "-X", "-P", "-j", cluster.job_ids()[0], "-o", "NodeList").strip() == "n[1-2]"
 
 
+@pytest.mark.slow
 def test_a_job_cancelled_by_an_administrator_is_submitted_again(cluster, faults):
     faults.inject("a SLURM job cancelled")
     process = cluster.start(1, "[1]", 2, 0.4)
@@ -178,14 +180,17 @@ def test_a_partition_that_does_not_exist(cluster):
     assert "the cluster has no partition 'gpu'; it has high, main" in cluster.log
 
 
+@pytest.mark.slow
 def test_no_more_jobs_at_once_than_allowed(cluster):
-    cluster.finish(3, "[1]", 2, 0.3, "execution.slurm_max_jobs=1", "hardware.peak_flops=5e3")
-    assert len(cluster.job_ids()) == 3, "long points have a job each"
+    cluster.finish(2, "[1]", 2, 0.3, "execution.slurm_max_jobs=1", "hardware.peak_flops=5e3")
+    assert len(cluster.job_ids()) == 2, "long points have a job each"
     lines = cluster.call("sacct", "-n", "-X", "-P", "-j", ",".join(cluster.job_ids()), "-o", "Start,End").split()
     times = sorted(line.split("|") for line in lines)
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(times))
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_under_plain_srun_on_two_nodes(cluster):
     """One allocation, one rank a node, no launcher but `srun`, which sets no RANK and no MASTER_ADDR."""
     (cluster.folder / "spec.yaml").write_text(SPEC.format(root=cluster.folder / "outputs"))
@@ -223,6 +228,7 @@ def test_the_readmes_script_is_stopped_before_its_time_limit_and_requeued(cluste
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_preempted_in_the_middle_requeued_and_completed(cluster, faults):
     faults.inject("preemption by SLURM")
     process = cluster.start(1, "[1]", 2, 0.7)

@@ -50,6 +50,7 @@ def test_a_conversion_is_rank_0s_alone_and_takes_the_module_twice():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_deepspeed_takes_what_is_asked_for(tmp_path):
     """The real engine and the real conversion, by the kernel's own high-water mark."""
     environment = {**os.environ, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}

@@ -14,8 +14,18 @@ from flopsfit_ds.records import RunRecord
 from flopsfit_ds.report import write_report
 from helpers.report.report_records import isoflop_sweep
 
+_FITS: dict[str, ScalingFit | FitError] = {}
+
 
 def fit_of(records: Sequence[RunRecord]) -> ScalingFit | FitError:
+    """The fit of these records, or why there is none; made once for records that are the same."""
+    key = repr(records)
+    if key not in _FITS:
+        _FITS[key] = _fit(records)
+    return _FITS[key]
+
+
+def _fit(records: Sequence[RunRecord]) -> ScalingFit | FitError:
     chosen = points_from_records(records)
     try:
         return fit_scaling_law(chosen.points, excluded=chosen.excluded, bootstrap_samples=50, diagnostics=False)

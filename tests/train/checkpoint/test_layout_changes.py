@@ -27,6 +27,20 @@ from helpers.train.ranks import CHANGES, STEPS, Attempt, Layout, bench_of
 ALONE = Layout(0, 1)
 FROZEN = {"training__frozen_parameters": ["blocks.0.*", "norm.weight"]}
 SCALE_ONLY = {"training__frozen_parameters": ["*norm.weight"]}
+LONG_CHANGES = [
+    pytest.param(before, after, marks=pytest.mark.long)
+    for before, after in [
+        (Layout(2, 1), Layout(2, 2)),
+        (Layout(1, 2), Layout(1, 1)),
+        (Layout(3, 2), Layout(3, 1)),
+        (Layout(0, 2), Layout(0, 1)),
+        (Layout(2, 2), Layout(1, 1)),
+        (Layout(3, 2), Layout(2, 1)),
+        (Layout(0, 2), Layout(2, 2)),
+        (Layout(2, 2), Layout(0, 1)),
+        (Layout(3, 2), Layout(0, 2)),
+    ]
+]
 
 
 def go_on(
@@ -57,18 +71,10 @@ def assert_went_on(attempt: Attempt, undisturbed: Attempt) -> None:
     ("before", "after"),
     [
         (Layout(2, 2), Layout(2, 1)),
-        (Layout(2, 1), Layout(2, 2)),
-        (Layout(1, 2), Layout(1, 1)),
-        (Layout(3, 2), Layout(3, 1)),
         (Layout(3, 1), Layout(3, 2)),
-        (Layout(0, 2), Layout(0, 1)),
-        (Layout(2, 2), Layout(1, 1)),
         (Layout(2, 2), Layout(3, 2, offload="optimizer")),
-        (Layout(3, 2), Layout(2, 1)),
-        (Layout(0, 2), Layout(2, 2)),
         (Layout(0, 2), Layout(3, 1)),
-        (Layout(2, 2), Layout(0, 1)),
-        (Layout(3, 2), Layout(0, 2)),
+        *LONG_CHANGES,
     ],
     ids=lambda layout: f"zero{layout.zero_stage}on{layout.world_size}{'' if layout.offload == 'none' else 'offload'}",
 )
