@@ -58,7 +58,7 @@ def test_a_node_waits_for_a_driver_that_is_not_there_yet_as_long_as_is_promised(
     from torch.distributed import TCPStore
 
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    node = start_node(folder, 1, agent_store=store.port, join_seconds=6.0)
+    node = start_node(folder, 1, agent_store=store.port, join_seconds=10.0)
     store.set_timeout(timedelta(seconds=60))
     store.wait(["flopsfit-ds/1/reports/1/0"])
     began = time.monotonic()
