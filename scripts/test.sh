@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Set up and run the tests, a file at a time in each of a few processes: one more than there are cores, for tests wait
-# for trainings and clocks half of their time. Arguments go to pytest, for example: bash scripts/test.sh -m "not slow"
+# for trainings and clocks half of their time. Arguments go to pytest: `bash scripts/test.sh --all` adds what is long by
+# nature, which continuous integration runs in a job of its own; `-m "not slow"` leaves out what takes ten seconds.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh

@@ -91,8 +91,9 @@ def test_malformed_tables_are_not_misread(tmp_path: Path) -> None:
 
 
 def test_formats_agree(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+    from pyarrow import parquet
+
     _, points = sweep()
     rows = [{"N": p.num_params, "D": p.num_tokens, "loss": p.loss, "name": f"run {k}"} for k, p in enumerate(points)]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "runs.parquet")

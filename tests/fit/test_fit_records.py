@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flopsfit_ds.fit import Point, fit_scaling_law, isoflop_minima, load_points, points_from_records
+from flopsfit_ds.fit import Point, fit_scaling_law, points_from_records
 from flopsfit_ds.fit.points.points import cluster_labels
 from flopsfit_ds.records import Observed, Planned, RunRecord, Status, SweepFolder, records_csv
-from helpers.fit.planted_sweeps import PUBLIC_DATA, sweep
+from helpers.fit.planted_sweeps import sweep
 
 
 def record(number: int, point: Point, status: Status = "completed", reason: str | None = None) -> RunRecord:
@@ -131,12 +131,3 @@ def test_clustered_noise_widens_only_the_cluster_bootstrap() -> None:
         for kind in ("clusters", "points")
     )
     assert wide > 1.5 * narrow
-
-
-def test_budgets_of_the_public_points_are_found() -> None:
-    found = isoflop_minima(sorted(load_points(PUBLIC_DATA).points, key=lambda p: p.loss)[:-5])
-    budgets = [b.compute_flops for b in found.budgets]
-    for nominal in (6e18, 1e19, 3e19, 6e19, 1e20, 3e20, 6e20, 1e21, 3e21):
-        assert min(abs(b / nominal - 1) for b in budgets) < 0.12
-    assert found.size_law is not None
-    assert 0.45 < found.size_law.exponent < 0.58

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import jsonschema
 import pydantic
 import pytest
 import yaml
@@ -40,7 +41,6 @@ def test_every_quantity_of_the_schema_takes_numbers_and_texts_so_that_editors_ac
     ],
 )
 def test_numbers_out_of_bounds_are_refused_by_the_schema_as_by_the_spec(section, values):
-    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
     spec = {"name": "a", "design": {"compute_budgets": [1e12]}} | {section: values}
     with pytest.raises(SpecError):
         parse_spec(yaml.safe_dump(spec))
@@ -69,7 +69,6 @@ def test_unknown_keys_are_refused_by_the_schema_too():
 
 @pytest.mark.parametrize("name", sorted(shipped_specs()))
 def test_the_schema_accepts_the_shipped_specs(name):
-    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
     values = yaml.safe_load(shipped_specs()[name].read_text())
     jsonschema.Draft202012Validator(spec_json_schema()).validate(values)
 

@@ -9,8 +9,6 @@ import numpy as np
 from flopsfit_ds.fit.planted import GridDesign, PlantedLaw, planted_points, random_law
 from flopsfit_ds.fit.points.points import Point
 
-PUBLIC_DATA = Path(__file__).parents[4] / "shared" / "data" / "epoch_chinchilla_figure4.csv"
-
 
 def sweep(seed: int = 3, form: str = "chinchilla", **design: object) -> tuple[PlantedLaw, list[Point]]:
     """A random law of this form, and noisy points of it on an isoFLOP grid."""
