@@ -3,12 +3,15 @@
     python scripts/calibrate_fit.py parameters --laws 200
     python scripts/calibrate_fit.py predictions --laws 35
     python scripts/calibrate_fit.py constant --laws 3 --name solve.solver._NEWTON_DAMPING --values 0.03 0.3 3
+    python scripts/calibrate_fit.py warnings --laws 40
+    python scripts/calibrate_fit.py figures --laws 40
 
 The first fits random Chinchilla laws on isoFLOP grids with 0.2% noise and counts how often the 95% interval of each
 parameter holds the true one. The second plants laws of every form, fits each with the default form and with its own,
 and counts how often the 90% prediction interval holds the loss of a run at the optimum that the fit recommends. The
 third gives a constant of `flopsfit_ds.fit` other values and tells what that costs and changes, over planted laws of
-every form, with clean and with spoilt losses.
+every form, with clean and with spoilt losses. The last two count warnings over clean and spoilt sweeps, and print
+figures that thresholds are set beside.
 """
 
 import argparse
@@ -16,12 +19,13 @@ import importlib
 import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit import ScalingFit, fit_scaling_law
+from flopsfit_ds.fit.checks.design import condition_number, tokens_scatter
 from flopsfit_ds.fit.laws.registry import LAWS, get_law
 from flopsfit_ds.fit.losses import make_loss
 from flopsfit_ds.fit.planted import GridDesign, PlantedLaw, planted_points, random_law
@@ -29,6 +33,7 @@ from flopsfit_ds.fit.points.points import Point, PointArrays
 from flopsfit_ds.fit.scaling import make_problem
 from flopsfit_ds.fit.solve.bootstrap import resample_weights
 from flopsfit_ds.fit.solve.certificate import certified_fit
+from flopsfit_ds.fit.solve.covariance import leverage
 from flopsfit_ds.fit.solve.solver import Problem, minimise
 
 PARAMETERS = ("loss_floor", "A", "B", "alpha", "beta", "a", "b")
@@ -216,10 +221,59 @@ def vary_constant(name: str, values: Sequence[float], laws: int, design: GridDes
         )
 
 
+def count_warnings(laws: int, design: GridDesign, samples: int, seed: int) -> None:
+    """Print how often each warning comes for Chinchilla laws: false alarms on clean sweeps, and on spoilt ones.
+
+    Spoilt: a tenth of the losses, at random, is up to 5% too high.
+    """
+    rng = np.random.default_rng(seed)
+    counts: dict[str, list[int]] = {}
+    for _ in range(laws):
+        clean = planted_points(random_law("chinchilla", rng), design, rng)
+        bad = rng.random(len(clean)) < 0.1
+        rise = rng.uniform(0, 0.05, len(clean))
+        spoilt = [replace(p, loss=p.loss * (1 + b * r)) for p, b, r in zip(clean, bad, rise, strict=True)]
+        for kind, points in enumerate((clean, spoilt)):
+            for code in {w.code for w in fit_scaling_law(points, bootstrap_samples=samples).warnings}:
+                counts.setdefault(code, [0, 0])[kind] += 1
+    print(f"{laws} laws; share of fits with each warning")
+    print(f"{'':24s}clean  spoilt")
+    for code, (clean_count, spoilt_count) in sorted(counts.items()):
+        print(f"{code:24s}{clean_count / laws:5.2f}{spoilt_count / laws:8.2f}")
+
+
+def print_figures(laws: int, design: GridDesign, seed: int) -> None:
+    """Print small figures that thresholds are set beside, over planted Chinchilla laws."""
+    rng = np.random.default_rng(seed)
+    found: dict[str, list[float]] = {}
+
+    def note(name: str, value: float) -> None:
+        found.setdefault(name, []).append(value)
+
+    for _ in range(laws):
+        planted = random_law("chinchilla", rng)
+        exact = planted_points(planted, replace(design, noise=0.0), rng)
+        fit = fit_scaling_law(exact, bootstrap_samples=0, other_forms=False, diagnostics=False)
+        note("largest residual of an exact law", float(np.abs(fit.residuals).max()))
+        problem = make_problem(get_law("chinchilla"), make_loss("huber_log", 1e-3), PointArrays.of(exact))
+        best = certified_fit(problem)
+        note("condition number", condition_number(problem, best))
+        hat = leverage(problem.law.evaluate(best.theta[None], problem.inputs).jacobian()[0])
+        note("largest leverage over its mean", float(hat.max()) * len(hat) / len(best.theta))
+        note("scatter of ln D about its line", tokens_scatter(problem))
+        optimum = fit.optima[-1]
+        note("factor of N within 0.1% of loss", optimum.flat_factor)
+        truth = float(np.log(planted.optimal_size(optimum.compute)))
+        note("error of ln N* without noise", abs(math.log(optimum.num_params) - truth))
+    for name, values in found.items():
+        low, middle, high = np.quantile(values, [0.0, 0.5, 1.0])
+        print(f"{name:36s} smallest {low:.3g}, median {middle:.3g}, largest {high:.3g}")
+
+
 def main() -> None:
     """Run one of the studies."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", choices=["parameters", "predictions", "constant"])
+    parser.add_argument("study", choices=["parameters", "predictions", "constant", "warnings", "figures"])
     parser.add_argument("--laws", type=int, default=200, help="laws (for predictions: of each form)")
     parser.add_argument("--budgets", type=float, nargs="+", default=list(GridDesign().budgets))
     parser.add_argument("--sizes", type=int, default=GridDesign().sizes_per_budget, help="sizes on each budget")
@@ -241,6 +295,10 @@ def main() -> None:
         if not given.name or not given.values:
             parser.error("constant needs --name and --values")
         vary_constant(given.name, given.values, given.laws, design, given.samples, given.seed)
+    elif given.study == "warnings":
+        count_warnings(given.laws, design, given.samples, given.seed)
+    elif given.study == "figures":
+        print_figures(given.laws, design, given.seed)
     else:
         print_predictions(cover_predictions(LAWS, given.laws, design, given.samples, 0.9, given.seed), 0.9)
     print(f"{time.perf_counter() - began:.0f} s")

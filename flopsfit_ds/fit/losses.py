@@ -17,7 +17,7 @@ from flopsfit_ds.spec.fit_options import DEFAULTS, LossName
 FloatArray = NDArray[np.float64]
 
 HUBER_NAMES = ("huber_log", "huber")
-_WIDE = 40.0  # sigmas, beyond which a normal density is nought in floating point
+_WIDE = 40.0  # sigmas: exp(-40^2 / 2) is below the smallest double, 5e-324
 LOSS_NAMES: tuple[str, ...] = get_args(LossName)
 
 

@@ -4,7 +4,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit.checks.diagnostics import Diagnostics
@@ -51,6 +51,22 @@ class LawSummary:
     a: float
     b: float
     own: dict[str, float]
+
+
+class ParameterRow(NamedTuple):
+    """One parameter of a law with what is known of it.
+
+    Attributes:
+        name: As the JSON spells it.
+        value: In the units of the data.
+        standard_error: None without resamples.
+        interval: None without resamples.
+    """
+
+    name: str
+    value: float
+    standard_error: float | None
+    interval: Interval | None
 
 
 @dataclass(frozen=True)
@@ -126,6 +142,15 @@ class ScalingFit:
     diagnostics: Diagnostics | None
     audit: Audit
 
+    @property
+    def parameter_rows(self) -> tuple[ParameterRow, ...]:
+        """Every parameter of the law: the table that terminal, page and JSON show."""
+        named = {name: getattr(self.law, name) for name in ("loss_floor", "A", "B", "alpha", "beta", "a", "b")}
+        return tuple(
+            ParameterRow(name, value, self.standard_errors.get(name), self.intervals.get(name))
+            for name, value in {**named, **self.law.own}.items()
+        )
+
     def predict(
         self,
         compute: float | None = None,
@@ -164,14 +189,20 @@ class ScalingFit:
         prediction: all that `predict` needs, see `prediction.PredictionModel`.
         serving_optimum: only from `fit --inference-tokens`, see `optimum.ServingOptimum`.
         """
-        law = {k: v for k, v in asdict(self.law).items() if k != "own"}
+        rows, law = self.parameter_rows, self.law
+        errors = {row.name: row.standard_error for row in rows if row.standard_error is not None}
         return {
             "format": FORMAT,
             "version": VERSION,
-            "law": _plain({**law, **self.law.own}),
+            "law": {
+                "form": law.form,
+                "formula": law.formula,
+                "source": law.source,
+                **{row.name: _finite(row.value) for row in rows},
+            },
             "objective": self.objective,
-            "standard_errors": {k: _finite(v) for k, v in self.standard_errors.items()},
-            "intervals": {k: interval_dict(v) for k, v in self.intervals.items()},
+            "standard_errors": {name: _finite(error) for name, error in errors.items()},
+            "intervals": {row.name: interval_dict(row.interval) for row in rows if row.interval is not None},
             "level": self.level,
             "certificate": asdict(self.certificate),
             "isoflop": isoflop_dict(self.isoflop),

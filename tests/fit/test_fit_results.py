@@ -212,10 +212,10 @@ def test_the_table_for_people_names_what_matters(tmp_path: Path) -> None:
     code, output = invoke("fit", str(data), "--bootstrap-samples", "50", "--inference-tokens", "1T")
     assert code == 0
     named = (
-        "alpha",
+        "exponent of the size term",
         "compute-optimal",
-        "tokens/parameter",
-        "costs less than 0.1%",
+        "tokens per parameter",
+        "N within 0.1% of loss",
         "prediction interval",
         "to serve 1T",
     )
@@ -239,6 +239,7 @@ def test_valleys_are_shown_where_no_law_can_be_fitted(tmp_path: Path) -> None:
     assert code != 0
     assert "isoFLOP minima" in output
     assert "N*" in output
+    assert "by the law" not in output
 
 
 def test_importing_the_package_of_the_fit_imports_no_numpy() -> None:

@@ -12,13 +12,14 @@ import typer
 
 from flopsfit_ds.base.errors import DataError, FitError
 from flopsfit_ds.base.units import format_count, format_flops, parse_quantity
+from flopsfit_ds.cli.fitting.tables import print_table
 from flopsfit_ds.cli.options import AllowImport, AsJson, Overrides, SpecArgument, plan_from
 from flopsfit_ds.spec import Fit
 from flopsfit_ds.spec.fit_options import DEFAULT_COUNT, DEFAULTS, RUN_NOISE, LossName, ParameterCount, Resampling
 
 if TYPE_CHECKING:
     from flopsfit_ds.fit.forecast.isoflop import IsoflopDiagnostics
-    from flopsfit_ds.fit.forecast.optimum import Optimum, ServingOptimum
+    from flopsfit_ds.fit.forecast.optimum import ServingOptimum
     from flopsfit_ds.fit.forecast.prediction import Prediction
     from flopsfit_ds.fit.points.points import Exclusion, Point
     from flopsfit_ds.fit.preview import DesignPreview, PlannedPoint
@@ -122,7 +123,7 @@ def _fit_or_show_valleys(
         return fit_scaling_law(points, excluded=excluded, **options)
     except FitError:
         if not as_json:
-            _print_isoflop(isoflop_minima(points))
+            _print_optima(isoflop_minima(points), None)
         raise
 
 
@@ -309,27 +310,18 @@ def _write(path: Path, text: str) -> None:
 
 
 def _print_fit(fit: ScalingFit, serving: ServingOptimum | None) -> None:
+    from flopsfit_ds.report.law_tables import law_table
+
     law = fit.law
     print(f"{law.form}: {law.formula}   ({len(fit.points)} points, {len(fit.excluded)} left out)")
-    errors, intervals = fit.standard_errors, fit.intervals
-    values = {"E": law.loss_floor, "A": law.A, "B": law.B, "alpha": law.alpha, "beta": law.beta, "a": law.a, "b": law.b}
-    for name, value in {**values, **law.own}.items():
-        key = "loss_floor" if name == "E" else name
-        line = f"  {name:6s} {value:<11.5g}"
-        if key in intervals:
-            span = intervals[key]
-            line += f" +- {errors[key]:<9.3g} {fit.level:.0%} confidence {span.low:.4g} to {span.high:.4g}"
-        print(line)
+    print_table(law_table(fit))
     c = fit.certificate
     print(
         f"  objective {fit.objective:.8g}; {c.best_share:.0%} of {c.starts} starts reached it, "
         f"{c.distinct_minima} distinct minima, gradient {c.gradient_norm:.1e}"
     )
     print(f"  compute: {fit.audit.compute_rule}")
-    if fit.optima:
-        print("compute-optimal:")
-    for optimum in fit.optima:
-        _print_optimum(optimum, fit.level)
+    _print_optima(fit.isoflop, fit)
     if serving is not None:
         print(
             f"to serve {format_count(serving.inference_tokens)} tokens at loss {serving.loss:.4f}: "
@@ -338,24 +330,11 @@ def _print_fit(fit: ScalingFit, serving: ServingOptimum | None) -> None:
         )
     if fit.optima:
         _print_prediction(fit.predict(fit.optima[-1].compute))
-    _print_isoflop(fit.isoflop)
     for exclusion in fit.excluded:
         where = f"row {exclusion.row}" if exclusion.row is not None else "a point"
         print(f"left out: {where}{' ' + exclusion.name if exclusion.name else ''}: {exclusion.reason}")
     for warning in fit.warnings:
         print(f"warning {warning.code}: {warning.message}")
-
-
-def _print_optimum(optimum: Optimum, level: float) -> None:
-    line = (
-        f"  {format_flops(optimum.compute):>8s} FLOPs  N* {format_count(optimum.num_params):>6s}  "
-        f"D* {format_count(optimum.num_tokens):>6s}  L* {optimum.loss:.4f}  "
-        f"{optimum.tokens_per_parameter:.3g} tokens/parameter"
-    )
-    span = optimum.intervals.get("num_params")
-    if span is not None:
-        line += f"  (N* {level:.0%} confidence {format_count(span.low)} to {format_count(span.high)})"
-    print(f"{line}; any N within {optimum.flat_factor:.2f}x costs less than 0.1% of loss")
 
 
 def _print_prediction(prediction: Prediction) -> None:
@@ -374,16 +353,14 @@ def _beyond(extrapolation: float) -> str:
     return f"; {extrapolation:.3g} times the largest compute that was measured"
 
 
-def _print_isoflop(isoflop: IsoflopDiagnostics) -> None:
-    if isoflop.budgets:
-        print("isoFLOP minima:")
-    for budget in isoflop.budgets:
-        head = f"  {format_flops(budget.compute_flops):>8s} FLOPs, {budget.num_points} points: "
-        if budget.num_params is None or budget.num_tokens is None or budget.loss is None:
-            print(f"{head}refused: {budget.refused}")
-        else:
-            sizes = f"N* {format_count(budget.num_params)}, D* {format_count(budget.num_tokens)}"
-            print(f"{head}{sizes}, loss {budget.loss:.4f}")
+def _print_optima(isoflop: IsoflopDiagnostics, fit: ScalingFit | None) -> None:
+    """The optimum at each budget, by its own parabola and by the law, and the powers of C that they follow."""
+    from flopsfit_ds.report.law_tables import optima_table
+
+    table = optima_table(isoflop, fit)
+    if table.rows:
+        print("compute-optimal, by isoFLOP minima" + (" and by the law:" if fit is not None and fit.optima else ":"))
+        print_table(table)
     for name, power in (("isoFLOP parabolas", isoflop.size_law), ("envelope", isoflop.envelope_law)):
         if power is not None:
             error = "" if power.standard_error is None else f" +- {power.standard_error:.3f}"

@@ -14,7 +14,7 @@ from flopsfit_ds.fit.losses import FloatArray
 from flopsfit_ds.fit.points.points import Point, PointArrays
 from flopsfit_ds.fit.points.selection import select_points
 
-MIN_SIZES = 3
+MIN_SIZES = 3  # a parabola has three coefficients
 _BUDGET_WIDTH = 0.25
 _STRAY_SHARE = 0.33
 

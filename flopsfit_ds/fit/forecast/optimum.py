@@ -17,6 +17,7 @@ INFERENCE_FLOPS_PER_PARAMETER_TOKEN = 2.0
 _WIDEST = math.log(1e4)
 _STEPS = 400
 FARTHEST = 600.0
+"""exp() of more than 709 is beyond all doubles; sizes and tokens add up."""
 
 
 @dataclass(frozen=True)

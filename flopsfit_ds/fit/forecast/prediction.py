@@ -15,7 +15,7 @@ from flopsfit_ds.fit.laws.registry import get_law
 from flopsfit_ds.fit.losses import FloatArray
 from flopsfit_ds.fit.solve.intervals import Interval
 
-_BISECTIONS = 60
+_BISECTIONS = 60  # 2^-60 is below the rounding of a double
 _TRUSTED_WEIGHT = 0.02
 _RANGE = (1e-30, 1e60)
 

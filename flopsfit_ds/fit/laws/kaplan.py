@@ -49,6 +49,7 @@ class Kaplan(Law):
         return [self._mixed_term(theta, inputs)]
 
     def _mixed_bounds(self) -> list[tuple[float, float]]:
+        # L^(1/beta) at the smallest beta, 0.01, is e^(100 ln L): 400 holds losses up to e^4
         return [(-400.0, 400.0), (-400.0, 400.0), (0.02, 50.0), (0.01, MAX_EXPONENT)]
 
     def bounds(self, log_loss: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -6,8 +6,11 @@ from flopsfit_ds.fit.laws.base import Linearised, Term
 from flopsfit_ds.fit.losses import FloatArray
 
 MIN_EXPONENT = 1e-3
+"""Over a millionfold a term with this exponent falls by 1.4%: it cannot be told from the floor."""
 MAX_EXPONENT = 3.0
+"""Six times the largest, 0.5, that `planted.random_law` draws; an end on a bound is refused or told."""
 _AMPLITUDE_DEPTH = 12.0
+"""A term of e^-12 = 6e-6 of the loss lies far below the 0.2% by which runs scatter in the studies."""
 COARSE_EXPONENTS = np.geomspace(0.06, 1.2, 8)
 
 

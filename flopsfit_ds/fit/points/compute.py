@@ -13,6 +13,7 @@ from flopsfit_ds.fit.points.points import CONVENTION, PointArrays
 from flopsfit_ds.model.flops import FLOPS_PER_PARAMETER_TOKEN
 
 SAME_RATIO = 0.02
+"""Where N* ~ C^0.5, 2% of compute is 1% of N*."""
 _ENDS_OF_LINES = (2, 3, 4)
 
 

@@ -8,7 +8,9 @@ import numpy as np
 from flopsfit_ds.fit.points.points import Exclusion, Point, Selection
 
 _MAX_DECADES_FROM_MEDIAN = 9.0
+"""A column in billions is nine decades off; smaller mistakes of unit may be a true range of sizes."""
 _FAR_FROM_BUDGET = 100.0
+"""A budget in another unit (k, M, B) is a thousandfold off or more."""
 
 
 def select_points(points: Iterable[Point]) -> Selection:

@@ -13,9 +13,13 @@ from flopsfit_ds.spec.fit_options import Resampling
 
 BOOTSTRAP_KINDS: tuple[str, ...] = get_args(Resampling)
 _AUDITED = 128
+"""A second optimum that 2% of the resamples prefer is met among so many with a probability of 1 - 0.98^128 = 92%."""
 _REDRAWS = 50
+"""Where every second resample is poor, one is still poor after so many draws with a probability of 2^-50 = 1e-15."""
 _BETTER = 1e-6
+"""As the certificate: objectives nearer than this are one optimum."""
 _MOST_LEVERAGE = 0.9
+"""A wild residual is divided by one minus its leverage; so it grows tenfold at most."""
 
 
 @dataclass(frozen=True, eq=False)

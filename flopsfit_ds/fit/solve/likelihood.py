@@ -12,6 +12,7 @@ from flopsfit_ds.fit.solve.solver import Problem, minimise
 
 _STEPS = 12
 _REACH = (0.02, 4.0)
+"""Standard errors: a normal profile crosses the threshold of 90% at 1.64 and that of 99.9% at 3.29."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ import math
 from flopsfit_ds.base.units import format_flops
 from flopsfit_ds.fit.checks.diagnostics import Diagnostics
 from flopsfit_ds.fit.result import ScalingFit
-from flopsfit_ds.report.page.tables import Cell, Heading, Table, absent
+from flopsfit_ds.report.table import Cell, Heading, Table, absent
 from flopsfit_ds.report.values import loss_text
 
 _NO_BACKTEST = "no back-test: it needs three budgets, and enough points below the largest"

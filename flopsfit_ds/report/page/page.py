@@ -14,10 +14,12 @@ from flopsfit_ds.records import SweepFolder
 from flopsfit_ds.report.figures.palette import FIXED, Tone, css_variables
 from flopsfit_ds.report.figures.svg import Svg
 from flopsfit_ds.report.findings import Findings
+from flopsfit_ds.report.law_tables import law_table, optima_table
 from flopsfit_ds.report.page.checks import backtest_table, check_sentences, forms_table
 from flopsfit_ds.report.page.formula import in_numbers, typeset
 from flopsfit_ds.report.page.provenance import facts, spec_text
-from flopsfit_ds.report.page.tables import excluded_table, law_table, optima_table, runs_table, span
+from flopsfit_ds.report.page.tables import excluded_table, runs_table
+from flopsfit_ds.report.table import span
 from flopsfit_ds.report.values import loss_text
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ def render_page(
         has_minima=any(budget.num_params for budget in findings.isoflop.budgets),
         fit=findings.fit,
         warnings=_warnings(findings, notes),
-        optima=optima_table(findings),
+        optima=optima_table(findings.isoflop, findings.fit),
         formula=[] if findings.fit is None else _formulas(findings.fit),
         law=law_table(findings.fit) if findings.fit is not None else None,
         checks=_checks(findings),
