@@ -20,6 +20,7 @@ from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan, build_plan
 from flopsfit_ds.simulate.profile import LOOKED_AT_SAMPLES
 from flopsfit_ds.spec import SweepSpec, validate_spec
 from flopsfit_ds.study.class_family import ClassFamily
+from flopsfit_ds.study.items import check_items
 from flopsfit_ds.study.steps import SweepResult, conclude_sweep, run_sweep
 from flopsfit_ds.train.data.dataset import DatasetWorkload, call_model
 from flopsfit_ds.train.order import WorkerTask
@@ -93,7 +94,7 @@ def find_optimal(
 
     Raises:
         SpecError: The class takes no such parameter or cannot be built, or a key is unknown.
-        DataError: The dataset is empty or its items are no pairs.
+        DataError: The dataset is empty, or an item that was looked at raises, is no pair, or is unlike the others.
         PlanError: The loss is no scalar, FLOPs cannot be counted, or no plan meets the budgets.
     """
     samples, tokens_per_sample = _first_samples(dataset, tokens_per_sample)
@@ -105,6 +106,9 @@ def find_optimal(
             raise DataError("eval_dataset is empty")
     if len(dataset) - num_heldout < 1:
         raise DataError(f"dataset: {len(dataset)} samples leave none to train on after {num_heldout} are held out")
+    notes = [check_items("dataset", dataset, dataset[0])]
+    if eval_dataset is not None:
+        notes.append(check_items("eval_dataset", eval_dataset, dataset[0]))
     fingerprint = _fingerprint(dataset, eval_dataset, loss_fn, sample_loss_fn)
     spec = _spec(
         model_class, size_parameter, size_multiple_of, tokens_per_sample, fingerprint, len(dataset) + heldout_samples,
@@ -135,6 +139,7 @@ def find_optimal(
         heldout_tokens=heldout_samples * tokens_per_sample,
         dtype="object",
         tokenizer=None,
+        notes=tuple(notes),
     )
     plan = build_plan(spec, family=family, corpus=corpus)
     if not train:
@@ -227,7 +232,10 @@ def _first_samples(dataset: Any, tokens_per_sample: int | None) -> tuple[Any, in
         raise DataError(f"dataset: {type(dataset).__name__} is not map-style; it needs __len__ and __getitem__")
     if len(dataset) == 0:
         raise DataError("dataset is empty")
-    item = dataset[0]
+    try:
+        item = dataset[0]
+    except Exception as error:  # whatever the user's code raises
+        raise DataError(f"dataset: item 0 raises {type(error).__name__}: {error}") from error
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         raise DataError(f"dataset: an item is a pair (inputs, targets); the first is a {type(item).__name__}")
     inputs, targets = default_collate([tuple(item)] * LOOKED_AT_SAMPLES)

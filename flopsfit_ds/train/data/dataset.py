@@ -99,7 +99,7 @@ class DatasetWorkload:
     def heldout_batch(self, indices: np.ndarray) -> Any:
         """Samples by number among the held-out samples, collated."""
         if self.heldout is not None:
-            return _collate(self.heldout, indices)
+            return _collate(self.heldout, indices, "eval_dataset")
         return _collate(self.dataset, self._positions(indices + self.num_training_samples))
 
     def _positions(self, numbers: np.ndarray) -> np.ndarray:
@@ -179,6 +179,18 @@ def _map_tensors(function: Callable[[torch.Tensor], torch.Tensor], tree: Any) ->
     return _pytree.tree_map_only(torch.Tensor, function, tree)
 
 
-def _collate(dataset: Any, positions: Sequence[int] | np.ndarray) -> Any:
-    inputs, targets = default_collate([tuple(dataset[int(position)]) for position in positions])
+def _collate(dataset: Any, positions: Sequence[int] | np.ndarray, name: str = "dataset") -> Any:
+    """A batch of items; an error names the item that raises, or those that do not go together."""
+    items = []
+    for position in map(int, positions):
+        try:
+            inputs, targets = dataset[position]
+        except Exception as error:
+            raise DataError(f"{name}: item {position} is no pair or raises {type(error).__name__}: {error}") from error
+        items.append((inputs, targets))
+    try:
+        inputs, targets = default_collate(items)
+    except (RuntimeError, TypeError, KeyError, ValueError) as error:
+        numbers = ", ".join(str(int(position)) for position in positions)
+        raise DataError(f"{name}: items {numbers} do not make one batch: {error}") from error
     return inputs, targets
