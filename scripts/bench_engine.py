@@ -28,10 +28,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from flopsfit_ds.base.storage import write_json
 from flopsfit_ds.engine.executor import Layout
 from flopsfit_ds.engine.fork.server import TRAINING_MODULES, Program
-from flopsfit_ds.engine.jobs import job_of
 from flopsfit_ds.engine.schedule.scheduler import Scheduler, Waiting
 from flopsfit_ds.engine.slots import Slot
 from flopsfit_ds.engine.sweep import run_sweep
+from flopsfit_ds.engine.ways import ways_of
 from flopsfit_ds.memory import Strategy
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan, build_plan
 from flopsfit_ds.records import Attempt, RunFolder, SweepFolder
@@ -179,7 +179,7 @@ def planning() -> None:
         began = time.monotonic()
         plan = build_plan(parse_spec(text))
         plans.append(time.monotonic() - began)
-        waiting = [Waiting(run.run_id, job_of(run).layouts) for run in plan.runs]
+        waiting = [Waiting(run.run_id, ways_of(run).layouts) for run in plan.runs]
         began = time.monotonic()
         Scheduler(slots).forecast(waiting)
         schedules.append(time.monotonic() - began)

@@ -16,12 +16,12 @@ from flopsfit_ds.engine.disk.lease import Right
 from flopsfit_ds.engine.disk.recording import Recorder
 from flopsfit_ds.engine.disk.retry import forgiven_attempts
 from flopsfit_ds.engine.executor import Assignment, Executor, Report
-from flopsfit_ds.engine.jobs import Job, Verdict, decide
 from flopsfit_ds.engine.progress import Progress
 from flopsfit_ds.engine.schedule.scheduler import Chooser, Waiting
 from flopsfit_ds.engine.schedule.suspects import NUM_RUNS
 from flopsfit_ds.engine.signals import Signals, SweepStoppedError
 from flopsfit_ds.engine.slots import Slot
+from flopsfit_ds.engine.ways import Verdict, Ways, decide
 from flopsfit_ds.plan.sweep_plan import RunPlan
 from flopsfit_ds.records import Attempt, RunRecord, SweepFolder
 
@@ -36,7 +36,7 @@ class _Course:
     """A run that has no record yet."""
 
     run: RunPlan
-    job: Job
+    ways: Ways
     attempts: tuple[Attempt, ...]
     verdict: Verdict
     shown_loss: float | None = None
@@ -86,11 +86,11 @@ class Driver:
         self._measured: list[Attempt] = []
         self._began, self._began_cpu = time.monotonic(), time.process_time()
 
-    def drive(self, jobs: Sequence[tuple[RunPlan, Job]], done: Sequence[RunPlan]) -> None:
+    def drive(self, to_do: Sequence[tuple[RunPlan, Ways]], done: Sequence[RunPlan]) -> None:
         """Carry out all runs.
 
         Args:
-            jobs: Runs without a record.
+            to_do: Runs without a record.
             done: Runs with one, for whoever watches.
 
         Raises:
@@ -99,10 +99,10 @@ class Driver:
             LaunchError: No workers can be started.
         """
         records = whole_records(done, self._folder)
-        self._progress.on_sweep([run for run, _ in jobs], records, self._scheduler.slots)
-        for run, job in jobs:
+        self._progress.on_sweep([run for run, _ in to_do], records, self._scheduler.slots)
+        for run, ways in to_do:
             attempts = read_attempts(self._folder.run(run.run_id))
-            self._courses[run.run_id] = _Course(run, job, attempts, self._decide(job, attempts))
+            self._courses[run.run_id] = _Course(run, ways, attempts, self._decide(ways, attempts))
         for course in list(self._courses.values()):
             self._finish_if_over(course)
         self._announce()
@@ -147,7 +147,7 @@ class Driver:
 
     def _waiting(self) -> list[Waiting]:
         return [
-            Waiting(run_id, course.verdict.layouts, course.job.points_per_slot, course.verdict.avoid)
+            Waiting(run_id, course.verdict.layouts, course.ways.points_per_slot, course.verdict.avoid)
             for run_id, course in self._courses.items()
             if run_id not in self._running
         ]
@@ -188,7 +188,7 @@ class Driver:
     def _hear(self, report: Report) -> None:
         course = self._courses[report.run_id]
         if report.step is not None:
-            self._scheduler.note_step(report.run_id, report.step / course.job.num_steps)
+            self._scheduler.note_step(report.run_id, report.step / course.ways.num_steps)
             if time.monotonic() >= course.next_look:
                 metrics = self._folder.run(report.run_id).metrics.last()
                 course.shown_loss = metrics.get("loss") if metrics else None
@@ -230,13 +230,13 @@ class Driver:
                 f"{self._folder.path}: {attempts[-1].reason}; what was written is kept; make room and start again"
             )
         else:
-            course.verdict = self._decide(course.job, course.attempts)
+            course.verdict = self._decide(course.ways, course.attempts)
             self._finish_if_over(course)
 
-    def _decide(self, job: Job, attempts: Sequence[Attempt]) -> Verdict:
+    def _decide(self, ways: Ways, attempts: Sequence[Attempt]) -> Verdict:
         """What becomes of a run; attempts from before a `retry` do not count."""
-        forgiven = forgiven_attempts(self._folder.run(job.run_id))
-        return decide(job, [attempt for attempt in attempts if attempt.number > forgiven], self._max_attempts)
+        forgiven = forgiven_attempts(self._folder.run(ways.run_id))
+        return decide(ways, [attempt for attempt in attempts if attempt.number > forgiven], self._max_attempts)
 
     def _finish_if_over(self, course: _Course) -> None:
         verdict = course.verdict

@@ -15,10 +15,10 @@ from flopsfit_ds.engine.disk.lease import Lease, Right, Rights
 from flopsfit_ds.engine.disk.recording import Recorder, git_commit
 from flopsfit_ds.engine.driver import Driver
 from flopsfit_ds.engine.executor import Executor
-from flopsfit_ds.engine.jobs import Job
 from flopsfit_ds.engine.progress import Progress
 from flopsfit_ds.engine.schedule.scheduler import Chooser
 from flopsfit_ds.engine.signals import Signals
+from flopsfit_ds.engine.ways import Ways
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
 
@@ -30,12 +30,12 @@ class Crew:
     Attributes:
         executor: Starts them.
         chooser: Decides what starts where.
-        job_of: What both know of a run.
+        ways_of: The ways that they have to carry out a run.
     """
 
     executor: Executor
     chooser: Chooser
-    job_of: Callable[[RunPlan], Job]
+    ways_of: Callable[[RunPlan], Ways]
 
 
 class Ground(Protocol):
@@ -137,5 +137,5 @@ class Lifecycle:
                 self.progress,
                 plan.spec.execution.max_attempts,
             )
-            jobs = [(run, crew.job_of(run)) for run in missing]
-            driver.drive(jobs, [run for run in runs if run not in missing])
+            to_do = [(run, crew.ways_of(run)) for run in missing]
+            driver.drive(to_do, [run for run in runs if run not in missing])

@@ -12,7 +12,6 @@ from flopsfit_ds.base.errors import FlopsfitError, SweepFolderError
 from flopsfit_ds.base.storage import JsonLines
 from flopsfit_ds.engine.disk.lease import LeaseSet, Right
 from flopsfit_ds.engine.fork.server import ForkServer, Program, pickle_task
-from flopsfit_ds.engine.jobs import fitting, job_of
 from flopsfit_ds.engine.lifecycle import Crew, Lifecycle
 from flopsfit_ds.engine.nodes.agent import NodeAgent
 from flopsfit_ds.engine.nodes.control import Control, leading, open_control_store
@@ -26,6 +25,7 @@ from flopsfit_ds.engine.progress import Progress
 from flopsfit_ds.engine.schedule.scheduler import Scheduler
 from flopsfit_ds.engine.signals import Signals, SweepStoppedError
 from flopsfit_ds.engine.slots import NodeSlots, Slot, slots_of_this_node
+from flopsfit_ds.engine.ways import fitting, ways_of
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
 from flopsfit_ds.train.order import Tasks
@@ -96,7 +96,7 @@ class SlotSweep:
         try:
             server.wait_until_ready()
             scheduler = Scheduler(slots, plan.spec.placement.points_per_gpu)
-            yield Crew(executor, scheduler, lambda run: fitting(job_of(run), len(slots)))
+            yield Crew(executor, scheduler, lambda run: fitting(ways_of(run), len(slots)))
             code = 0
         except SweepStoppedError as stop:
             code = stop.exit_code

@@ -5,11 +5,9 @@ from __future__ import annotations
 import faulthandler
 import logging
 import math
-import os
 import platform
 import resource
 import signal
-import sys
 import time
 import warnings
 from contextlib import suppress
@@ -218,10 +216,3 @@ def library_versions() -> dict[str, str]:
     modules: dict[str, Any] = {"torch": torch, "deepspeed": deepspeed, "accelerate": accelerate}
     modules |= {"transformers": transformers, "flopsfit_ds": flopsfit_ds}
     return {"python": platform.python_version()} | {name: module.__version__ for name, module in modules.items()}
-
-
-def exit_now(code: int) -> None:
-    """End this process without running destructors: a process group that lost a peer may never finish them."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flopsfit_ds.engine.jobs import fitting, job_of
 from flopsfit_ds.engine.schedule.scheduler import Scheduler, Waiting
 from flopsfit_ds.engine.slots import slots_of_this_node
+from flopsfit_ds.engine.ways import fitting, ways_of
 from flopsfit_ds.plan.sweep_plan import SweepPlan
 
 
@@ -34,11 +34,11 @@ def expected_schedule(plan: SweepPlan, num_slots: int | None) -> ExpectedSchedul
         LaunchError: The slots do not hold the plan.
     """
     slots = slots_of_this_node(plan.cluster, num_slots).slots("")
-    jobs = [fitting(job_of(run), len(slots)) for run in plan.runs]
-    waiting = [Waiting(job.run_id, job.layouts, job.points_per_slot) for job in jobs]
+    ways = [fitting(ways_of(run), len(slots)) for run in plan.runs]
+    waiting = [Waiting(each.run_id, each.layouts, each.points_per_slot) for each in ways]
     scheduler = Scheduler(slots, plan.spec.placement.points_per_gpu)
     packing = scheduler.pack(waiting)
     starts = tuple(
-        (jobs[number].label, jobs[number].layouts[packing.options[number]].strategy.label) for number in packing.order
+        (ways[number].label, ways[number].layouts[packing.options[number]].strategy.label) for number in packing.order
     )
     return ExpectedSchedule(len(slots), starts, packing.makespan_seconds, scheduler.lower_bound(waiting))

@@ -36,7 +36,7 @@ class Use:
     seconds: float
 
 
-class Timeline:
+class FreeSlots:
     """Seconds from now at which each slot becomes free; claims are placed one after another, none is ever moved.
 
     A slot has one lane, or several where small runs may share it; a run of several slots takes whole ones.

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from flopsfit_ds.engine.executor import Assignment, Layout
-from flopsfit_ds.engine.jobs import FAILURES
-from flopsfit_ds.engine.schedule.free_slots import Timeline, Use
+from flopsfit_ds.engine.schedule.free_slots import FreeSlots, Use
 from flopsfit_ds.engine.schedule.packing import Option, Packing, lower_bound, pack
 from flopsfit_ds.engine.schedule.suspects import Suspects
 from flopsfit_ds.engine.slots import Slot
+from flopsfit_ds.engine.ways import FAILURES
 from flopsfit_ds.records import Attempt
 
 _TRUSTED_FRACTION = 0.05
@@ -162,15 +162,15 @@ class Scheduler:
             Use(tuple(slot for slot in run.assignment.slots if slot in self.slots), run.lanes, run.remaining(now))
             for run in self._running.values()
         ]
-        timeline = Timeline(self.slots, self._num_lanes, uses)
-        if not waiting or not timeline.has_room_now:
+        free = FreeSlots(self.slots, self._num_lanes, uses)
+        if not waiting or not free.has_room_now:
             return []
         self._search_if_due(waiting, uses)
         assignments = []
         for run in sorted(waiting, key=lambda each: self._ranks.get(each.run_id, -1)):
-            if not (timeline.has_room_now or timeline.has_gaps):
+            if not (free.has_room_now or free.has_gaps):
                 break
-            assignment = self._place(run, timeline)
+            assignment = self._place(run, free)
             if assignment is not None:
                 assignments.append(assignment)
         for assignment in assignments:
@@ -207,16 +207,16 @@ class Scheduler:
         left = Counter(slot.node for slot in self.slots if slot not in avoid)
         return avoid if max(left.values(), default=0) >= layout.num_slots else frozenset()
 
-    def _place(self, run: Waiting, timeline: Timeline) -> Assignment | None:
+    def _place(self, run: Waiting, free: FreeSlots) -> Assignment | None:
         """Give a run its turn: slots now, slots later (nothing is started, but they are kept), or a gap."""
         layout = self._layout_of(run)
         seconds, lanes = self.predictions.seconds(layout), self._lanes_of(run, layout)
         avoid = self._avoided(run, layout) if run.avoid else frozenset()
-        if timeline.has_room_now:
-            claim = timeline.earliest(layout.num_slots, lanes, avoid)
-            timeline.place(claim, lanes, seconds)
+        if free.has_room_now:
+            claim = free.earliest(layout.num_slots, lanes, avoid)
+            free.place(claim, lanes, seconds)
         else:
-            claim = timeline.gap(layout.num_slots, seconds, avoid)
+            claim = free.gap(layout.num_slots, seconds, avoid)
         return Assignment(run.run_id, layout, claim.slots) if claim is not None and claim.start <= 0 else None
 
     def _lanes_of(self, run: Waiting, layout: Layout) -> int:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from flopsfit_ds.base.hardware import Cluster
 from flopsfit_ds.base.units import GIB
 from flopsfit_ds.engine.executor import Layout
-from flopsfit_ds.engine.jobs import Job, job_of
 from flopsfit_ds.engine.slurm.memory import convert_bytes, load_bytes
+from flopsfit_ds.engine.ways import Ways, ways_of
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 
 _SMALL_SECONDS = 600.0
@@ -67,55 +67,55 @@ def plan_submissions(
         max_minutes: The partition's time limit; None for none.
     """
     wanted = None if run_ids is None else set(run_ids)
-    jobs = [_in_time(job_of(run), max_minutes) for run in plan.runs if wanted is None or run.run_id in wanted]
+    runs_in_time = [_in_time(ways_of(run), max_minutes) for run in plan.runs if wanted is None or run.run_id in wanted]
     runs = {run.run_id: run for run in plan.runs}
-    bins = _bins(sorted(jobs, key=lambda job: -job.planned.predicted_seconds))
+    bins = _bins(sorted(runs_in_time, key=lambda ways: -ways.planned.predicted_seconds))
     return tuple(_submission(plan, members, runs) for members in bins)
 
 
-def _in_time(job: Job, max_minutes: int | None) -> Job:
-    """The job in its planned layout, or in the smallest larger one that ends in time, or in the quickest."""
-    larger = [layout for layout in job.layouts if layout.num_slots > job.planned.num_slots]
-    quickest = min((job.planned, *larger), key=lambda layout: layout.predicted_seconds)
-    for layout in (job.planned, *larger):
+def _in_time(ways: Ways, max_minutes: int | None) -> Ways:
+    """The run in its planned layout, or in the smallest larger one that ends in time, or in the quickest."""
+    larger = [layout for layout in ways.layouts if layout.num_slots > ways.planned.num_slots]
+    quickest = min((ways.planned, *larger), key=lambda layout: layout.predicted_seconds)
+    for layout in (ways.planned, *larger):
         if max_minutes is None or _minutes(layout.predicted_seconds) <= max_minutes:
-            return replace(job, planned=layout)
-    return replace(job, planned=quickest)
+            return replace(ways, planned=layout)
+    return replace(ways, planned=quickest)
 
 
 def _minutes(seconds: float) -> int:
     return math.ceil((_TIME_FACTOR * seconds + _START_SECONDS) / 60)
 
 
-def _bins(jobs: Sequence[Job]) -> list[list[Job]]:
+def _bins(runs: Sequence[Ways]) -> list[list[Ways]]:
     """Long runs alone; short ones of one width together, filled up in turn."""
-    bins: list[list[Job]] = []
-    open_bins: dict[int, list[Job]] = {}
-    for job in jobs:
-        slots, seconds = job.planned.num_slots, job.planned.predicted_seconds
+    bins: list[list[Ways]] = []
+    open_bins: dict[int, list[Ways]] = {}
+    for ways in runs:
+        slots, seconds = ways.planned.num_slots, ways.planned.predicted_seconds
         current = open_bins.get(slots)
         if seconds >= _SMALL_SECONDS or current is None or _length(current) + seconds > _BIN_SECONDS:
-            bins.append([job])
+            bins.append([ways])
             if seconds < _SMALL_SECONDS:
                 open_bins[slots] = bins[-1]
         else:
-            current.append(job)
+            current.append(ways)
     return bins
 
 
-def _length(members: Sequence[Job]) -> float:
-    return sum(job.planned.predicted_seconds for job in members)
+def _length(members: Sequence[Ways]) -> float:
+    return sum(ways.planned.predicted_seconds for ways in members)
 
 
-def _submission(plan: SweepPlan, members: Sequence[Job], runs: Mapping[str, RunPlan]) -> Submission:
+def _submission(plan: SweepPlan, members: Sequence[Ways], runs: Mapping[str, RunPlan]) -> Submission:
     layout = members[0].planned
     nodes, per_node = _shape(layout, plan.cluster)
     is_gpu = plan.cluster.kind == "cuda"
-    node_bytes = max(_node_bytes(runs[job.run_id], job, per_node, is_gpu) for job in members)
+    node_bytes = max(_node_bytes(runs[ways.run_id], ways, per_node, is_gpu) for ways in members)
     return Submission(
         name=f"{plan.name}-{members[0].label}" + (f"+{len(members) - 1}" if len(members) > 1 else ""),
-        run_ids=tuple(job.run_id for job in members),
-        labels=tuple(job.label for job in members),
+        run_ids=tuple(ways.run_id for ways in members),
+        labels=tuple(ways.label for ways in members),
         nodes=nodes,
         slots_per_node=per_node,
         gpus_per_node=per_node if is_gpu else 0,
@@ -126,9 +126,13 @@ def _submission(plan: SweepPlan, members: Sequence[Job], runs: Mapping[str, RunP
     )
 
 
-def _node_bytes(run: RunPlan, job: Job, per_node: int, is_gpu: bool) -> int:
+def _node_bytes(run: RunPlan, ways: Ways, per_node: int, is_gpu: bool) -> int:
     """Host memory of a node for a run's states, in whatever layout of its slots it is carried out or was before."""
-    possible = [job.planned, *job.reductions, *(each for each in job.layouts if each.num_slots < job.planned.num_slots)]
+    possible = [
+        ways.planned,
+        *ways.reductions,
+        *(each for each in ways.layouts if each.num_slots < ways.planned.num_slots),
+    ]
     most = 0
     for layout in possible:
         resident = run.placement.memory.host_bytes + (0 if is_gpu else layout.device_bytes)

@@ -10,7 +10,6 @@ from flopsfit_ds.base.errors import LaunchError
 from flopsfit_ds.engine.disk.lease import Right
 from flopsfit_ds.engine.executor import Assignment
 from flopsfit_ds.engine.fork.server import Program
-from flopsfit_ds.engine.jobs import job_of
 from flopsfit_ds.engine.lifecycle import Crew, Lifecycle
 from flopsfit_ds.engine.progress import Progress
 from flopsfit_ds.engine.schedule.scheduler import Waiting
@@ -19,6 +18,7 @@ from flopsfit_ds.engine.slots import Slot
 from flopsfit_ds.engine.slurm.executor import Partition, SlurmExecutor, find_partition
 from flopsfit_ds.engine.slurm.job import Bin
 from flopsfit_ds.engine.slurm.submissions import Submission, plan_submissions
+from flopsfit_ds.engine.ways import ways_of
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.records import Attempt, RunRecord, SweepFolder
 from flopsfit_ds.train.order import Tasks
@@ -30,11 +30,11 @@ class Everything:
     slots: tuple[Slot, ...] = ()
 
     def __init__(self, plan: SweepPlan) -> None:
-        self._jobs = {run.run_id: job_of(run) for run in plan.runs}
+        self._ways = {run.run_id: ways_of(run) for run in plan.runs}
 
     def choose(self, waiting: Sequence[Waiting]) -> list[Assignment]:
         """See `Chooser`."""
-        return [Assignment(run.run_id, self._jobs[run.run_id].planned, ()) for run in waiting]
+        return [Assignment(run.run_id, self._ways[run.run_id].planned, ()) for run in waiting]
 
     def forecast(self, waiting: Sequence[Waiting]) -> None:
         """None: the cluster's queue is not known here."""
@@ -100,7 +100,7 @@ class JobSweep:
     def crew(self, plan: SweepPlan, runs: Sequence[RunPlan]) -> Iterator[Crew]:
         """The cluster; jobs stay in it when the driver leaves."""
         assert self._executor is not None
-        yield Crew(self._executor, Everything(plan), job_of)
+        yield Crew(self._executor, Everything(plan), ways_of)
 
 
 def lead_jobs(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from flopsfit_ds.engine.jobs import decide
 from flopsfit_ds.engine.schedule.scheduler import Scheduler, Waiting
 from flopsfit_ds.engine.slots import Slot
+from flopsfit_ds.engine.ways import decide
 from flopsfit_ds.plan.sweep_plan import build_plan
 from flopsfit_ds.records import Attempt, SweepFolder
 from flopsfit_ds.spec import parse_spec
-from helpers.engine.jobs import job, layout
 from helpers.engine.toy import SPEC, undisturbed_loss
+from helpers.engine.ways import layout, ways
 
 
 def play(num_slots, widths, fails):
@@ -23,7 +23,7 @@ def play(num_slots, widths, fails):
     clock, in_service = [0.0], []
     scheduler = Scheduler([Slot(0, i, None, str(i)) for i in range(num_slots)], clock=lambda: clock[0])
     histories = {str(number): [] for number in range(len(widths))}
-    jobs = {run_id: job([layout(width) for width in widths[int(run_id)]]) for run_id in histories}
+    jobs = {run_id: ways([layout(width) for width in widths[int(run_id)]]) for run_id in histories}
     running = {}
     while True:
         waiting = []

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
 import pytest
 
-from flopsfit_ds.base.errors import LaunchError
+from flopsfit_ds.base.errors import LaunchError, SweepFolderError
 from flopsfit_ds.engine.disk.attempts import read_attempts
+from flopsfit_ds.engine.disk.lease import Lease
 from flopsfit_ds.engine.slurm.executor import find_partition
 from flopsfit_ds.engine.slurm.states import ENDED, JobStates
 from flopsfit_ds.records import RunFolder, SweepFolder
@@ -119,3 +121,24 @@ def test_a_run_is_not_blamed_for_another_of_its_job(fake_slurm, make_plan, run_t
     blamed = [attempt for attempt in read_attempts(second) if attempt.outcome == "killed"]
     assert len(blamed) == 3, "in jobs of its own, after the other was given up"
     assert len([attempt for attempt in read_attempts(second) if attempt.outcome == "interrupted"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("executor", "blocked"),
+    [("slurm", "slurm"), *itertools.product(("local", "slurm"), ("slurm/jobs.jsonl", "plan.json", "runs"))],
+)
+def test_what_lies_in_the_way_of_the_folder_is_one_line_for_slots_and_jobs(
+    fake_slurm, make_plan, run_toys, executor, blocked
+):
+    """A file where a folder should be, or a folder where a file should be, at any step of a sweep's life."""
+    plan = make_plan(1, slots=1)
+    path = plan.folder / blocked
+    path.parent.mkdir(parents=True)
+    if path.suffix:
+        path.mkdir()
+    else:
+        path.write_text("in the way")
+    with pytest.raises(SweepFolderError, match=rf"^{plan.folder}[^\n]*$"):
+        run_toys(plan, executor=executor)
+    assert fake_slurm.num_submitted == 0
+    Lease.acquire(plan.folder / "leases").release()  # the next driver is not refused

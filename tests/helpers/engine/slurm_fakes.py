@@ -37,7 +37,8 @@ class FakeSlurm:
     @property
     def num_submitted(self) -> int:
         """Jobs that were submitted."""
-        return len((self.folder / "submitted").read_text().splitlines())
+        submitted = self.folder / "submitted"
+        return len(submitted.read_text().splitlines()) if submitted.exists() else 0
 
 
 def begin_attempt(run_folder: str) -> None:

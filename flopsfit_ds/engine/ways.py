@@ -17,8 +17,8 @@ FAILURES = ("failed", "hung", "killed")
 
 
 @dataclass(frozen=True)
-class Job:
-    """A run, as the engine sees it.
+class Ways:
+    """A run, the ways to carry it out, and what to try after a failure.
 
     Attributes:
         run_id: The run.
@@ -76,8 +76,8 @@ class Verdict:
     avoid: frozenset[str] = frozenset()
 
 
-def job_of(run: RunPlan) -> Job:
-    """The engine's view of a planned run."""
+def ways_of(run: RunPlan) -> Ways:
+    """The ways that a plan leaves to carry out a run."""
     placement = run.placement
 
     def layout(candidate: Candidate) -> Layout:
@@ -95,7 +95,7 @@ def job_of(run: RunPlan) -> Job:
         device_bytes=placement.memory.device_total_bytes,
     )
     others = (layout(c) for c in placement.alternatives if c.strategy.num_gpus != planned.num_slots)
-    return Job(
+    return Ways(
         run_id=run.run_id,
         label=run.label,
         num_steps=run.num_steps,
@@ -107,25 +107,25 @@ def job_of(run: RunPlan) -> Job:
     )
 
 
-def fitting(job: Job, num_slots: int) -> Job:
-    """A job with only those layouts that so many slots hold.
+def fitting(ways: Ways, num_slots: int) -> Ways:
+    """A run with only those layouts that so many slots hold.
 
     Raises:
         LaunchError: There is none.
     """
-    layouts = tuple(layout for layout in job.layouts if layout.num_slots <= num_slots)
+    layouts = tuple(layout for layout in ways.layouts if layout.num_slots <= num_slots)
     if not layouts:
-        least = min(layout.num_slots for layout in job.layouts)
+        least = min(layout.num_slots for layout in ways.layouts)
         raise LaunchError(
-            f"{job.label} needs {least} slots or more and there are {num_slots}; start more ranks, give more --slots, "
+            f"{ways.label} needs {least} slots or more and there are {num_slots}; start more ranks, give more --slots, "
             "or plan for this machine (hardware.gpus_per_node)"
         )
-    planned = job.planned if job.planned in layouts else layouts[-1]
-    reductions = job.reductions if planned is job.planned else ()
-    return replace(job, layouts=layouts, planned=planned, reductions=reductions)
+    planned = ways.planned if ways.planned in layouts else layouts[-1]
+    reductions = ways.reductions if planned is ways.planned else ()
+    return replace(ways, layouts=layouts, planned=planned, reductions=reductions)
 
 
-def decide(job: Job, attempts: Sequence[Attempt], max_attempts: int) -> Verdict:
+def decide(ways: Ways, attempts: Sequence[Attempt], max_attempts: int) -> Verdict:
     """Whether, and how, a run without a measured loss is tried again.
 
     Failures count against `max_attempts` only since the run last got further: a run that loses a worker every hour but
@@ -141,10 +141,10 @@ def decide(job: Job, attempts: Sequence[Attempt], max_attempts: int) -> Verdict:
     avoid = frozenset(slot for attempt in stuck for slot in attempt.slots)
     too_large = [attempt.world_size for attempt in attempts if attempt.outcome == "oom"]
     if not too_large:
-        return Verdict(_same_number_first(job, attempts), avoid=avoid)
+        return Verdict(_same_number_first(ways, attempts), avoid=avoid)
     options = {}
-    for layout in job.layouts:
-        ladder = (layout, *job.reduced(layout))[too_large.count(layout.num_slots) :]
+    for layout in ways.layouts:
+        ladder = (layout, *ways.reduced(layout))[too_large.count(layout.num_slots) :]
         if ladder:
             options[layout.num_slots] = ladder[0]
     if too_large[-1] in options:
@@ -162,9 +162,9 @@ def _since_progress(attempts: Sequence[Attempt]) -> Sequence[Attempt]:
     return attempts[steps.index(max(steps)) :] if steps else ()
 
 
-def _same_number_first(job: Job, attempts: Sequence[Attempt]) -> tuple[Layout, ...]:
+def _same_number_first(ways: Ways, attempts: Sequence[Attempt]) -> tuple[Layout, ...]:
     """A run that has a checkpoint goes on with as many ranks as wrote it."""
     if any(attempt.start_step for attempt in attempts):
-        same = tuple(layout for layout in job.layouts if layout.num_slots == attempts[-1].world_size)
-        return same or job.layouts
-    return job.layouts
+        same = tuple(layout for layout in ways.layouts if layout.num_slots == attempts[-1].world_size)
+        return same or ways.layouts
+    return ways.layouts

@@ -1,9 +1,9 @@
-"""Layouts, jobs and their attempts without a sweep around them."""
+"""Layouts, ways and their attempts without a sweep around them."""
 
 from __future__ import annotations
 
 from flopsfit_ds.engine.executor import Layout
-from flopsfit_ds.engine.jobs import Job
+from flopsfit_ds.engine.ways import Ways
 from flopsfit_ds.memory import Strategy
 from flopsfit_ds.records import Attempt
 
@@ -12,8 +12,8 @@ def layout(num_slots, micro_batch=8, accumulation=1):
     return Layout(Strategy(0, num_slots, micro_batch, False, "none", "fp32"), accumulation, 10.0, 0)
 
 
-def job(layouts, planned=0, reductions=()):
-    return Job("r", "r", 100, tuple(layouts), layouts[planned], tuple(reductions), 1)
+def ways(layouts, planned=0, reductions=()):
+    return Ways("r", "r", 100, tuple(layouts), layouts[planned], tuple(reductions), 1)
 
 
 def history(*ends, slots=("0",)):

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from flopsfit_ds.engine.jobs import decide, fitting
-from helpers.engine.jobs import history, job, layout
+from flopsfit_ds.engine.ways import decide, fitting
+from helpers.engine.ways import history, layout, ways
 
 FAILS_TO_START = ("failed", None)
 
@@ -22,23 +22,23 @@ FAILS_TO_START = ("failed", None)
     ],
 )
 def test_failures_to_start_are_bounded_however_often_a_run_was_resumed(before):
-    assert decide(job([layout(1)]), history(*before, *[FAILS_TO_START] * 2), 3).status is None
-    verdict = decide(job([layout(1)]), history(*before, *[FAILS_TO_START] * 3), 3)
+    assert decide(ways([layout(1)]), history(*before, *[FAILS_TO_START] * 2), 3).status is None
+    verdict = decide(ways([layout(1)]), history(*before, *[FAILS_TO_START] * 3), 3)
     assert verdict.status == "failed"
     assert verdict.reason.startswith("3 attempts failed")
 
 
 def test_failures_before_the_run_got_further_do_not_count():
     ends = [("killed", 0), ("killed", 0), ("killed", 10), FAILS_TO_START]
-    assert decide(job([layout(1)]), history(*ends), 3).layouts == (layout(1),)
-    assert decide(job([layout(1)]), history(*ends, ("failed", 10)), 3).status == "failed"
+    assert decide(ways([layout(1)]), history(*ends), 3).layouts == (layout(1),)
+    assert decide(ways([layout(1)]), history(*ends, ("failed", 10)), 3).status == "failed"
 
 
 def test_what_the_program_does_wrong_twice_at_one_place_is_not_tried_a_third_time():
     def after(*faults):
         ends = history(*[FAILS_TO_START] * len(faults))
         attempts = [replace(each, fault=fault) for each, fault in zip(ends, faults, strict=True)]
-        return decide(job([layout(1)]), attempts, 9)
+        return decide(ways([layout(1)]), attempts, 9)
 
     twice = after("TypeError: no at loss.py:3", "TypeError: no at loss.py:3")
     assert twice.status == "failed"
@@ -51,13 +51,13 @@ def test_what_the_program_does_wrong_twice_at_one_place_is_not_tried_a_third_tim
 @pytest.mark.parametrize("outcome", ["interrupted", "preempted"])
 def test_interruptions_and_preemptions_are_no_failures(outcome):
     ends = [(outcome, None)] * 40 + [(outcome, 5)] * 40
-    assert decide(job([layout(1)]), history(*ends), 1).layouts == (layout(1),)
-    assert decide(job([layout(1)]), history(*ends, FAILS_TO_START, *ends, FAILS_TO_START), 2).status == "failed"
+    assert decide(ways([layout(1)]), history(*ends), 1).layouts == (layout(1),)
+    assert decide(ways([layout(1)]), history(*ends, FAILS_TO_START, *ends, FAILS_TO_START), 2).status == "failed"
 
 
 def test_out_of_memory_on_fewer_slots_than_planned_halves_the_micro_batch():
     planned, fallback = layout(8, 8, 8), layout(8, 4, 16)
-    whole = job([layout(4, 16, 8), planned], planned=1, reductions=[fallback])
+    whole = ways([layout(4, 16, 8), planned], planned=1, reductions=[fallback])
     tried = fitting(whole, 4)
     sizes = []
     for count in range(1, 6):
