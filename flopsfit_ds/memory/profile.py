@@ -40,6 +40,7 @@ class ModelProfile:
         input_bytes: Tokens and targets, a sequence.
         block_forward_bytes: Most that a checkpointed block holds in the forward pass, a sequence; 0 for a model that
             checkpoints by itself.
+        uneven_gradients: Whether a batch may pass some parameters by, so that ranks have gradients of different ones.
     """
 
     name: str
@@ -66,6 +67,7 @@ class ModelProfile:
     logits_bytes: int
     input_bytes: int
     block_forward_bytes: int = 0
+    uneven_gradients: bool = False
 
 
 def profile_decoder(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import fnmatch
 import functools
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from flopsfit_ds.base.errors import PlanError
+from flopsfit_ds.base.units import format_count
 from flopsfit_ds.memory import ModelProfile, profile_decoder
 from flopsfit_ds.model.architecture import ClassShape, ModelShape, SizingRule
 from flopsfit_ds.model.flops import FlopsSource, training_flops_per_token
-from flopsfit_ds.spec import DecoderModel, Training
+from flopsfit_ds.spec import DecoderModel, SweepSpec, Training
+from flopsfit_ds.spec.fit_options import COUNT_WORDS
 from flopsfit_ds.spec.sections import Precision
 
 
@@ -132,3 +134,23 @@ def _frozen_blocks_in_front(shape: ModelShape, frozen: set[str]) -> int:
         return 0
     first = min((int(name.split(".")[1]) for name in trained if name.startswith("blocks.")), default=shape.num_layers)
     return first
+
+
+def count_active(spec: SweepSpec, models: Sequence[SizedModel], warnings: list[str]) -> SweepSpec:
+    """The spec whose law counts active parameters, where models hold experts and the user did not say what to count."""
+    for model in models:
+        if model.num_params_active is None and model.flops_source == "counted":
+            warnings.append(
+                f"{model.profile.name}: it holds experts, and how many of its {format_count(model.num_params)} parameters "
+                f"a token makes use of is not known; the law's N counts {COUNT_WORDS[spec.fit.parameters]}"
+            )
+            return spec
+    sparse = [model for model in models if model.num_params_active not in (None, model.num_params)]
+    if not sparse or "parameters" in spec.fit.model_fields_set:
+        return spec
+    warnings.append(
+        f"{sparse[-1].profile.name} holds experts: a token makes use of {format_count(sparse[-1].num_params_active or 0)} "
+        f"of the {format_count(sparse[-1].num_params)} parameters; the law's N counts active parameters (write "
+        "fit.parameters: total for all)"
+    )
+    return spec.model_copy(update={"fit": spec.fit.model_copy(update={"parameters": "active"})})

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.base.hardware import Cluster
+from flopsfit_ds.memory import ModelProfile
 from flopsfit_ds.model.architecture import ClassShape, ModelShape
 from flopsfit_ds.model.loss_traits import LossTraits
 from flopsfit_ds.plan.candidates import Search, divisors
@@ -23,11 +24,29 @@ _Place = Callable[[Point, int, int], Placement]
 """Places a point on so many GPUs with a micro-batch of so many sequences."""
 
 
-def placement_rules(spec: SweepSpec, shape: ModelShape | ClassShape) -> PlacementRules:
-    """The spec's rules, for a model."""
+def placement_rules(spec: SweepSpec, shape: ModelShape | ClassShape, profile: ModelProfile) -> PlacementRules:
+    """The spec's rules, for a model.
+
+    Where a batch may pass parameters by, ranks would reduce gradients of different ones at ZeRO-1 to 3, and hang or
+    abort; ZeRO-0 reduces a zero for what has none.
+
+    Raises:
+        PlanError: Such a model, and neither ZeRO-0 nor a single GPU is allowed.
+    """
+    rules = spec.placement
     if isinstance(shape, ClassShape):  # a user's class checkpoints by itself
-        return spec.placement.model_copy(update={"activation_checkpointing": "never"})
-    return spec.placement
+        rules = rules.model_copy(update={"activation_checkpointing": "never"})
+    if not profile.uneven_gradients:
+        return rules
+    if 0 in rules.zero_stages:
+        return rules.model_copy(update={"zero_stages": (0,)})
+    if rules.num_gpus is None or 1 in rules.num_gpus:
+        return rules.model_copy(update={"num_gpus": (1,)})
+    raise PlanError(
+        f"placement: {profile.name} has parameters that a batch may pass by, so that several GPUs cannot train it at "
+        f"ZeRO-{', '.join(map(str, rules.zero_stages))}: their gradients are of different parameters; allow "
+        "zero_stages: [0] or num_gpus: [1]"
+    )
 
 
 def place_points(spec: SweepSpec, cluster: Cluster, points: Sequence[Point], loss: LossTraits) -> list[Placement]:
@@ -45,7 +64,7 @@ def _alike(spec: SweepSpec, cluster: Cluster, points: Sequence[Point], loss: Los
     """One layout for all points, since their loss depends on it."""
     (first, batches), why = points[0], loss.depends_on_layout
     assert why is not None
-    rules = placement_rules(spec, first.model.shape)
+    rules = placement_rules(spec, first.model.shape, first.model.profile)
     search = Search(first.model.profile, 1.0, batches.global_batch_sequences, spec.training.precision, cluster, rules)
     counts = [count for count in search.gpu_counts() if count == 1 or not loss.needs_one_gpu]
     if loss.needs_one_gpu and not counts:
@@ -78,7 +97,7 @@ def _place(
     rules: PlacementRules | None = None,
     micro_batch: int | None = None,
 ) -> Placement:
-    rules = rules or placement_rules(spec, point.model.shape)
+    rules = rules or placement_rules(spec, point.model.shape, point.model.profile)
     flops = point.model.flops_per_token * batches.num_tokens
     placement = place_run(
         point.model.profile,

@@ -21,7 +21,7 @@ from flopsfit_ds.model.loss_traits import LossTraits
 from flopsfit_ds.plan.begun import as_begun
 from flopsfit_ds.plan.candidates import Search
 from flopsfit_ds.plan.design import SPEC_WORDS, BatchPlan, BatchWords, DesignedPoint, design_points, plan_points
-from flopsfit_ds.plan.family import DecoderFamily, Family, SizedModel
+from flopsfit_ds.plan.family import DecoderFamily, Family, SizedModel, count_active
 from flopsfit_ds.plan.placement import Placement, shared_search
 from flopsfit_ds.plan.placing import held_layout_warning, place_points, placement_rules
 from flopsfit_ds.spec import DecoderModel, SweepSpec, Training
@@ -78,7 +78,7 @@ class RunPlan:
         context_length: Tokens a sequence.
         compute_budget_flops: The isoFLOP budget; None for other designs.
         flops: Exact training FLOPs of `num_tokens`.
-        conventional_flops: 6 N D.
+        conventional_flops: 6 N D, N the active parameters.
         recipe: Optimiser and schedule.
         seed: Of weights and order of data.
         unique_tokens: Training tokens there are; None until tokenised.
@@ -161,7 +161,7 @@ class SweepPlan:
             run.global_batch_sequences,
             self.spec.training.precision,
             self.cluster,
-            placement_rules(self.spec, run.model),
+            placement_rules(self.spec, run.model, run.placement.profile),
             run.placement.strategy.micro_batch_size_per_gpu if run.layout_held else None,
         )
         return shared_search(search)
@@ -247,6 +247,7 @@ def build_plan(
             warnings.append(f"{run.label}: stands more than once in the design and is trained once")
         runs.setdefault(run.run_id, run)
         warnings += _warnings(run, planned[number // trials], words)
+    spec = count_active(spec, [point.model for point in points], warnings)
     return SweepPlan(
         spec=spec,
         folder=folder,
@@ -331,7 +332,7 @@ def _plan_run(
         context_length=spec.model.context_length,
         compute_budget_flops=budget,
         flops=model.flops_per_token * batches.num_tokens,
-        conventional_flops=conventional_flops(model.num_params, batches.num_tokens),
+        conventional_flops=conventional_flops(model.num_params_active or model.num_params, batches.num_tokens),
         recipe=recipe,
         seed=seed,
         unique_tokens=corpus.training_tokens,

@@ -57,13 +57,14 @@ class LanguageModelCase:
         """The model, with what is frozen."""
         from flopsfit_ds.base.usercode import import_class
         from flopsfit_ds.train.model import Decoder
-        from flopsfit_ds.train.session import freeze
+        from flopsfit_ds.train.session import freeze, give_scalars_a_dimension
 
         if isinstance(self.shape, ModelShape):
             model: torch.nn.Module = Decoder(self.shape, activation_checkpointing)
         else:
             model = import_class(self.shape.class_path)(**dict(self.shape.arguments))
         freeze(model, self.frozen_parameters)
+        give_scalars_a_dimension(model)
         return model
 
     def batch(self, num_sequences: int) -> Any:

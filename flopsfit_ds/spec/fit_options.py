@@ -8,10 +8,25 @@ from typing import Literal
 LawName = Literal["chinchilla", "chinchilla-tied", "kaplan", "overtraining", "data-constrained", "interaction"]
 LossName = Literal["huber_log", "squared_log", "huber", "squared"]
 Resampling = Literal["points", "clusters", "wild"]
-ParameterCount = Literal["total", "non-embedding"]
+ParameterCount = Literal["total", "non-embedding", "active", "matrices"]
 
 DEFAULT_COUNT: ParameterCount = "total"
 """What N of a record counts: Hoffmann et al. 2022 count all parameters, Kaplan et al. 2020 leave out embeddings."""
+COUNT_WORDS: dict[ParameterCount, str] = {
+    "total": "parameters",
+    "non-embedding": "non-embedding parameters",
+    "active": "active parameters",
+    "matrices": "parameters in matrices",
+}
+"""What N counts, for people: active ones leave out the experts that a token is not sent to; matrices are those that are
+multiplied by, the output head among them."""
+COUNT_FIELDS: dict[ParameterCount, str] = {
+    "total": "num_params_total",
+    "non-embedding": "num_params_non_embedding",
+    "active": "num_params_active",
+    "matrices": "num_params_matrices",
+}
+"""Where a plan and the planned part of a record hold them."""
 LEAST_RESAMPLES = 20
 """Fewer leave no resample outside a 90% interval on either side: one in twenty lies beyond each end."""
 TARGET_FACTOR = 10.0

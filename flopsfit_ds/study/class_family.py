@@ -148,6 +148,14 @@ class ClassFamily:
                 f"{self._class.__name__}: an attention mask has values that are not known without weights: attention "
                 "is counted over the full context, windows included"
             )
+        profile = measured.profile
+        if measured.uneven:
+            profile = replace(profile, uneven_gradients=True)
+            self.warnings.append(
+                f"{self._class.__name__}: a batch may pass parameters by ({', '.join(measured.uneven[:2])}, ...; "
+                f"{len(measured.uneven)} in all), so that GPUs would have gradients of different ones: its points are "
+                "planned at ZeRO-0, or on one GPU"
+            )
         if measured.batch_norms:
             self.warnings.append(
                 f"{self._class.__name__} normalises over the batch ({', '.join(measured.batch_norms)}): its loss "
@@ -171,7 +179,7 @@ class ClassFamily:
             num_params_matrices=measured.num_params_matrices,
             flops_per_token=(flops or 0) / self._tokens_per_sample,
             flops_source="counted" if measured.problem is None else "6nd",
-            profile=measured.profile,
+            profile=profile,
         )
 
     def _conventional_flops(self, measured: ClassMeasurement) -> int:

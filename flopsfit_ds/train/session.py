@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import functools
 import logging
 from dataclasses import dataclass
 from datetime import timedelta
@@ -89,6 +90,7 @@ def open_session(order: WorkerOrder, run: RunPlan, workload: Workload, *, load_u
     seed_everything(run.seed)
     model = build_model(workload, order, config, accelerator.device)
     freeze(model, run.recipe.frozen_parameters)
+    give_scalars_a_dimension(model)
     sizes = [(_num_elements(parameter), parameter.requires_grad) for parameter in model.parameters()]
     optimizer = build_optimizer(model, run.recipe)
     engine, prepared_optimizer = accelerator.prepare(model, optimizer)
@@ -131,6 +133,32 @@ def freeze(model: nn.Module, patterns: tuple[str, ...]) -> None:
     for name, parameter in model.named_parameters():
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
             parameter.requires_grad_(False)
+
+
+def give_scalars_a_dimension(model: nn.Module) -> None:
+    """Let parameters without a dimension be vectors of one element, which the module still reads as they were.
+
+    DeepSpeed flattens, partitions and norms parameters by their dimensions, and fails on those that have none.
+    """
+    for module in list(model.modules()):
+        scalars = [
+            name for name, parameter in module._parameters.items() if parameter is not None and not parameter.ndim
+        ]
+        scalars = [name for name in scalars if not hasattr(module._parameters[name], "ds_shape")]
+        if not scalars:
+            continue
+        for name in scalars:
+            scalar = module._parameters[name]
+            assert scalar is not None
+            module._parameters[name] = nn.Parameter(scalar.detach().reshape(1), requires_grad=scalar.requires_grad)
+        views = {name: property(functools.partial(_without_dimension, name)) for name in scalars}
+        module.__class__ = type(type(module).__name__, (type(module),), views)
+
+
+def _without_dimension(name: str, module: nn.Module) -> torch.Tensor:
+    parameter = module._parameters[name]
+    assert parameter is not None
+    return parameter.reshape(())
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:

@@ -15,7 +15,16 @@ from flopsfit_ds.base.units import format_count, format_flops, parse_quantity
 from flopsfit_ds.cli.fitting.tables import print_table
 from flopsfit_ds.cli.options import AllowImport, AsJson, Overrides, SpecArgument, plan_from
 from flopsfit_ds.spec import Fit
-from flopsfit_ds.spec.fit_options import DEFAULT_COUNT, DEFAULTS, RUN_NOISE, LossName, ParameterCount, Resampling
+from flopsfit_ds.spec.fit_options import (
+    COUNT_FIELDS,
+    COUNT_WORDS,
+    DEFAULT_COUNT,
+    DEFAULTS,
+    RUN_NOISE,
+    LossName,
+    ParameterCount,
+    Resampling,
+)
 
 if TYPE_CHECKING:
     from flopsfit_ds.fit.forecast.isoflop import IsoflopDiagnostics
@@ -212,11 +221,10 @@ def planned_points(plan: SweepPlan) -> list[PlannedPoint]:
     from flopsfit_ds.fit import PlannedPoint
 
     found: dict[tuple[int, int, int], PlannedPoint] = {}
-    non_embedding = plan.spec.fit.parameters == "non-embedding"
     for run in plan.runs:
         place = run.placement
         hours = place.predicted_seconds * place.strategy.num_gpus / 3600.0
-        size = run.num_params_non_embedding if non_embedding else run.num_params_total
+        size = getattr(run, COUNT_FIELDS[plan.spec.fit.parameters]) or run.num_params_total
         key = (run.num_params_total, run.num_tokens, run.seed)
         if key in found:
             hours += found[key].gpu_hours or 0.0
@@ -273,18 +281,19 @@ def _read(
     from flopsfit_ds.records import SweepFolder
 
     if not path.is_dir():
-        if plan is None and parameters == "non-embedding":
+        if plan is None and parameters != DEFAULT_COUNT:
             raise FitError("--parameters is for sweep folders; of a table, name the column with --num-params-column")
         table = load_points(path, named)
         return list(table.points), list(table.excluded)
-    if parameters not in ("total", "non-embedding"):
-        raise FitError(f"--parameters is total or non-embedding, got {parameters!r}")
+    counts: list[ParameterCount] = [count for count in COUNT_WORDS if count == parameters]
+    if not counts:
+        raise FitError(f"--parameters is one of {', '.join(COUNT_WORDS)}; got {parameters!r}")
     folder = SweepFolder(path)
     records = list(folder.records()) if plan is None else planned_records(folder, plan)
     others = folder.other_runs([record.run_id for record in records])
     if not records:
         raise DataError(f"{path} holds no finished run (runs/*/record.json)" + (" of its plan.json" if others else ""))
-    chosen = points_from_records(records, parameter_count="total" if parameters == "total" else "non-embedding")
+    chosen = points_from_records(records, parameter_count=counts[0])
     foreign = [Exclusion(None, run_id, "of another spec: not in this folder's plan.json") for run_id in others]
     return list(chosen.points), [*chosen.excluded, *foreign]
 

@@ -11,6 +11,7 @@ import typer
 
 from flopsfit_ds.base.errors import DataError, FitError
 from flopsfit_ds.base.units import format_count, format_flops
+from flopsfit_ds.spec.fit_options import ParameterCount
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -90,7 +91,7 @@ def print_summary(
     records: Sequence[RunRecord],
     report_path: Path,
     *,
-    parameter_count: str = "total",
+    parameter_count: ParameterCount = "total",
 ) -> None:
     """Print what a sweep found: minima, law, prediction, warnings, exclusions and where the report lies.
 
@@ -99,13 +100,13 @@ def print_summary(
         fit: The fit, or the error that says why there is none.
         records: The runs, in the order in which they were given to the fit.
         report_path: The page.
-        parameter_count: What N counts: `total` or `non-embedding`.
+        parameter_count: What N counts.
     """
     from rich.text import Text
 
     from flopsfit_ds.report import gather
 
-    findings = gather(records, fit, "non-embedding" if parameter_count == "non-embedding" else "total")
+    findings = gather(records, fit, parameter_count)
     if findings.isoflop.budgets:
         console.print(_minima_table(findings))
     for line in (*_law_lines(findings), *_prediction_lines(findings)):

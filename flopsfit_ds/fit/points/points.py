@@ -8,7 +8,7 @@ import numpy as np
 
 from flopsfit_ds.fit.losses import FloatArray
 from flopsfit_ds.model.flops import FLOPS_PER_PARAMETER_TOKEN, conventional_flops
-from flopsfit_ds.spec.fit_options import DEFAULT_COUNT, ParameterCount
+from flopsfit_ds.spec.fit_options import COUNT_FIELDS, COUNT_WORDS, DEFAULT_COUNT, ParameterCount
 
 if TYPE_CHECKING:
     from flopsfit_ds.records import RunRecord
@@ -123,9 +123,14 @@ def points_from_records(
             excluded.append(Exclusion(number, record.label or record.run_id, reason or "no loss"))
             continue
         planned = record.planned
+        size = getattr(planned, COUNT_FIELDS[parameter_count])
+        if size is None:
+            why = f"its {COUNT_WORDS[parameter_count]} are not known: not counted when it was planned"
+            excluded.append(Exclusion(number, record.label or record.run_id, why))
+            continue
         points.append(
             Point(
-                num_params=planned.num_params_total if parameter_count == "total" else planned.num_params_non_embedding,
+                num_params=size,
                 num_tokens=record.observed.num_tokens,
                 loss=record.loss,
                 flops=record.observed.flops,

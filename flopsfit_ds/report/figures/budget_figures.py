@@ -16,6 +16,7 @@ from flopsfit_ds.report.figures.palette import INK, MARKERS, MUTED, PAPER, Tone,
 from flopsfit_ds.report.figures.svg import Drawing
 from flopsfit_ds.report.findings import Findings
 from flopsfit_ds.report.values import log_error_text
+from flopsfit_ds.spec.fit_options import COUNT_FIELDS, COUNT_WORDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,7 +73,7 @@ def point_style(findings: Findings) -> tuple[tuple[Tone, ...], dict[int, tuple[T
 
 def parameters_name(findings: Findings) -> str:
     """Name of the N axis."""
-    return "Parameters N" if findings.parameter_count == "total" else "Non-embedding parameters N"
+    return f"{COUNT_WORDS[findings.parameter_count].capitalize()} N"
 
 
 def isoflop_figure(findings: Findings) -> Drawing:
@@ -211,7 +212,9 @@ def _left_out(drawing: Drawing, ax: Axes, findings: Findings) -> None:
         if run.record is None or run.record.loss is None or not low <= run.record.loss <= high:
             continue
         planned = run.record.planned
-        size = planned.num_params_total if findings.parameter_count == "total" else planned.num_params_non_embedding
+        size = getattr(planned, COUNT_FIELDS[findings.parameter_count])
+        if size is None:
+            continue
         ax.plot(
             [size],
             [run.record.loss],

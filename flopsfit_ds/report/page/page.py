@@ -21,6 +21,7 @@ from flopsfit_ds.report.page.provenance import facts, spec_text
 from flopsfit_ds.report.page.tables import excluded_table, runs_table
 from flopsfit_ds.report.table import span
 from flopsfit_ds.report.values import loss_text
+from flopsfit_ds.spec.fit_options import COUNT_WORDS
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -100,7 +101,7 @@ def _headline(findings: Findings) -> dict[str, Any] | None:
     level = f"{fit.level:.0%}"
     largest = max(point.compute_flops for point in findings.points)
     low, high = target.flat_band
-    size = "parameters" if findings.parameter_count == "total" else "non-embedding parameters"
+    size = COUNT_WORDS[findings.parameter_count]
     return {
         "compute": format_flops(target.compute),
         "size": size,

@@ -11,6 +11,7 @@ from flopsfit_ds import __version__
 from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
 from flopsfit_ds.report.findings import Findings
+from flopsfit_ds.spec.fit_options import COUNT_WORDS
 
 
 def facts(folder: SweepFolder, findings: Findings, plan: SweepPlan | None) -> list[tuple[str, str]]:
@@ -40,7 +41,7 @@ def _distinct(records: Sequence[RunRecord], value: Callable[[RunRecord], str]) -
 
 
 def _fit_facts(findings: Findings) -> list[tuple[str, str]]:
-    counted = "all parameters" if findings.parameter_count == "total" else "parameters outside the embeddings"
+    counted = "all parameters" if findings.parameter_count == "total" else COUNT_WORDS[findings.parameter_count]
     found = [("N counts", counted)]
     if findings.fit is None:
         return found
