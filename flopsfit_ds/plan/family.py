@@ -141,16 +141,17 @@ def count_active(spec: SweepSpec, models: Sequence[SizedModel], warnings: list[s
     for model in models:
         if model.num_params_active is None and model.flops_source == "counted":
             warnings.append(
-                f"{model.profile.name}: it holds experts, and how many of its {format_count(model.num_params)} parameters "
-                f"a token makes use of is not known; the law's N counts {COUNT_WORDS[spec.fit.parameters]}"
+                f"{model.profile.name} holds experts, and how many of its {format_count(model.num_params)} parameters a "
+                f"token makes use of is not known; the law's N counts {COUNT_WORDS[spec.fit.parameters]}"
             )
             return spec
     sparse = [model for model in models if model.num_params_active not in (None, model.num_params)]
     if not sparse or "parameters" in spec.fit.model_fields_set:
         return spec
+    largest = sparse[-1]
     warnings.append(
-        f"{sparse[-1].profile.name} holds experts: a token makes use of {format_count(sparse[-1].num_params_active or 0)} "
-        f"of the {format_count(sparse[-1].num_params)} parameters; the law's N counts active parameters (write "
-        "fit.parameters: total for all)"
+        f"{largest.profile.name} holds experts: a token makes use of {format_count(largest.num_params_active or 0)} of "
+        f"{format_count(largest.num_params)} parameters; the law's N counts active parameters (write fit.parameters: "
+        "total for all)"
     )
     return spec.model_copy(update={"fit": spec.fit.model_copy(update={"parameters": "active"})})

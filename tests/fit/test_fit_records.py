@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,6 +77,12 @@ def test_a_refuted_form_has_a_report_although_its_loss_lies_outside_its_interval
 def test_parameters_are_counted_as_asked(records: list[RunRecord]) -> None:
     total, inner = points_from_records(records), points_from_records(records, parameter_count="non-embedding")
     assert [p.num_params // 2 for p in total.points] == [p.num_params for p in inner.points]
+    planned = dataclasses.replace(records[0].planned, num_params_active=123)
+    known = [dataclasses.replace(records[0], planned=planned), *records[1:]]
+    active = points_from_records(known, parameter_count="active")
+    assert [p.num_params for p in active.points] == [123]
+    assert len(active.excluded) == len(records) - 1
+    assert "active parameters are not known" in active.excluded[0].reason
 
 
 def test_the_sweep_folder_and_its_table_give_the_same_fit(records: list[RunRecord], tmp_path: Path) -> None:
