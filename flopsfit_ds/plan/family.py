@@ -141,7 +141,7 @@ def count_active(spec: SweepSpec, models: Sequence[SizedModel], warnings: list[s
     for model in models:
         if model.num_params_active is None and model.flops_source == "counted":
             warnings.append(
-                f"{model.profile.name} holds experts, and how many of its {format_count(model.num_params)} parameters a "
+                f"{model.profile.name} holds experts; how many of its {format_count(model.num_params)} parameters a "
                 f"token makes use of is not known; the law's N counts {COUNT_WORDS[spec.fit.parameters]}"
             )
             return spec
