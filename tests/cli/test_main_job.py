@@ -75,6 +75,7 @@ def assert_same_losses(names: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_killed_in_the_middle_goes_on_to_the_same_losses(tmp_path: Path) -> None:
     command = [str(BIN / "flopsfit-ds"), "sweep", "quickstart", "design.compute_budgets=[8e9]",
                "design.sizes_per_budget=3", "design.tokens_per_parameter=20", "data.heldout_tokens=8192",

@@ -40,6 +40,7 @@ def test_one_ctrl_c_that_reaches_every_rank_leaves_checkpoints(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_one_ctrl_c_in_the_terminal_of_a_real_launcher(tmp_path):
     torchrun = (str(Path(sys.executable).parent / "torchrun"), "--nproc-per-node", "2")
     process = start(tmp_path, 2, "[1]", 2, 3, "execution.hang_timeout=600", launcher=torchrun)

@@ -271,7 +271,7 @@ def test_parameter_intervals_cover() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["chinchilla", "overtraining", "interaction"])
+@pytest.mark.parametrize("form", ["chinchilla", pytest.param("overtraining", marks=pytest.mark.long), "interaction"])
 def test_predictions_with_the_default_form_cover_laws_of_other_forms(form: str) -> None:
     inside, plain = [], []
     rng = np.random.default_rng(4)

@@ -185,6 +185,8 @@ class TestAccelerateWithDeepSpeed:
         assert all(norm is None for norm in norms[0])
         assert all(norm > 0 for norm in norms[2])
 
+    @pytest.mark.slow
+    @pytest.mark.long
     def test_trap_torch_warns_of_deepspeeds_collectives_at_every_step(self, trained):
         log = trained(Layout(3, 2, 2)).folder.attempt(1) / "log.0.txt"
         assert len(log.read_text().splitlines()) < 20, "the log of a long run would fill a disk"

@@ -159,6 +159,7 @@ def test_a_point_on_two_nodes(cluster):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_job_cancelled_by_an_administrator_is_submitted_again(cluster, faults):
     faults.inject("a SLURM job cancelled")
     process = cluster.start(1, "[1]", 2, 0.4)
@@ -181,6 +182,7 @@ def test_a_partition_that_does_not_exist(cluster):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_no_more_jobs_at_once_than_allowed(cluster):
     cluster.finish(2, "[1]", 2, 0.3, "execution.slurm_max_jobs=1", "hardware.peak_flops=5e3")
     assert len(cluster.job_ids()) == 2, "long points have a job each"
@@ -211,6 +213,7 @@ def test_a_sweep_under_plain_srun_on_two_nodes(cluster):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_readmes_script_is_stopped_before_its_time_limit_and_requeued(cluster):
     """Its lines on a real SLURM, with smaller numbers; the ranks see the signal, and the shell outlives it."""
     (script,) = [block for block in (ROOT / "README.md").read_text().split("```") if "#SBATCH" in block]

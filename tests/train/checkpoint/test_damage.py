@@ -70,7 +70,11 @@ def test_damage_to_any_file_of_a_checkpoint_is_found_and_named(stopped, tmp_path
     assert newest_checkpoint(run / "checkpoint", run_id).path == newest
 
 
-@pytest.mark.parametrize(("layout", "kind"), [(Layout(0, 1), "model"), (Layout(3, 2), "optim")], ids=["zero0", "zero3"])
+@pytest.mark.parametrize(
+    ("layout", "kind"),
+    [(Layout(0, 1), "model"), pytest.param(Layout(3, 2), "optim", marks=pytest.mark.long)],
+    ids=["zero0", "zero3"],
+)
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     server, stopped, trained, tmp_path, faults, layout, kind
 ):

@@ -13,7 +13,9 @@ from helpers.train.broken_models import FailingEvaluationWorkload, FailingWorklo
 from helpers.train.ranks import CHANGES, SHORT, STEPS, Bench, Layout, assert_same
 
 
-@pytest.mark.parametrize("layout", [Layout(0, 1), Layout(2, 2, accumulation=2), Layout(3, 2)], ids=str)
+@pytest.mark.parametrize(
+    "layout", [Layout(0, 1), pytest.param(Layout(2, 2, accumulation=2), marks=pytest.mark.long), Layout(3, 2)], ids=str
+)
 def test_a_run_that_was_killed_ends_exactly_as_one_that_was_not(server, trained, tmp_path, layout):
     bench = Bench(server, tmp_path, layout)
     killed = bench.stop_at(10, signal.SIGKILL)
@@ -38,7 +40,13 @@ def test_a_run_that_was_asked_to_stop_saves_and_goes_on(server, trained, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "layout", [Layout(0, 1), Layout(0, 2), Layout(1, 2), Layout(2, 1), Layout(3, 2)], ids=lambda layout: str(layout)
+    "layout",
+    [
+        Layout(0, 1),
+        *(pytest.param(Layout(*each), marks=pytest.mark.long) for each in ((0, 2), (1, 2), (2, 1))),
+        Layout(3, 2),
+    ],
+    ids=str,
 )
 def test_a_learning_rate_beyond_reason_ends_as_diverged(server, tmp_path, layout):
     bench = Bench(server, tmp_path, layout, with_values(SHORT, training__learning_rates=[1e30]))
@@ -58,7 +66,9 @@ def test_a_loss_that_leaves_without_becoming_infinite_ends_as_diverged(server, t
     assert len(attempt.losses) == attempt.outcome["observed"]["num_tokens"] / 128  # one a step, to the last
 
 
-@pytest.mark.parametrize("layout", [Layout(0, 1), Layout(2, 1), Layout(3, 2)], ids=str)
+@pytest.mark.parametrize(
+    "layout", [Layout(0, 1), pytest.param(Layout(2, 1), marks=pytest.mark.long), Layout(3, 2)], ids=str
+)
 @pytest.mark.parametrize("workload", [NanWorkload, NanGradientWorkload])
 def test_what_is_not_a_number_from_the_first_step_on_ends_as_diverged(server, tmp_path, workload, layout):
     bench = Bench(server, tmp_path, layout)

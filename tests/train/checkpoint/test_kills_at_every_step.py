@@ -149,7 +149,7 @@ def test_deepspeeds_own_save_in_a_real_run(server, trained, tmp_path, faults):
     """At moments spread over a whole checkpoint: making the folder, each shard, hashing, manifest, rename, removal."""
     bench = Bench(server, tmp_path, Layout(2, 1))
     bench.folder.mkdir()
-    moments, twice, done = (1, 3, 5, 8, 11, 14, 35), 0, 0
+    moments, twice, done = (1, 5, 11, 35), 0, 0
     for step in moments:
         (bench.folder / "die_at").write_text(f"{step} /checkpoint/")
         attempt = bench.start(checkpoint_every_seconds=0.0, target="helpers.train.kill_targets:run_worker_that_dies")
