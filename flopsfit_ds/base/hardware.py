@@ -176,7 +176,7 @@ def read_machine(environment: Mapping[str, str] | None = None) -> Machine:
     launched = launched_world(environment)
     num_nodes = launched[0] // launched[1] if launched else 1
     listed = _listed_gpus()
-    gpus, unknown = _visible_gpus(listed, environment.get("CUDA_VISIBLE_DEVICES"))
+    gpus, unknown = _visible_gpus(listed, visible_entries(environment))
     if gpus and not unknown:
         name, memory = _table_name(gpus[0].name), gpus[0].memory
         cuda_memory = _cuda_memory_bytes(name, memory)
@@ -208,14 +208,20 @@ def _listed_gpus() -> list[_ListedGpu]:
     return [_ListedGpu(*(cell.strip() for cell in line.split(","))) for line in lines]
 
 
-def _visible_gpus(listed: list[_ListedGpu], visible: str | None) -> tuple[list[_ListedGpu], str | None]:
+def visible_entries(environment: Mapping[str, str]) -> tuple[str, ...] | None:
+    """The entries of CUDA_VISIBLE_DEVICES (numbers, UUIDs or their beginnings); None where it is not set."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    return None if visible is None else tuple(entry.strip() for entry in visible.split(","))
+
+
+def _visible_gpus(listed: list[_ListedGpu], visible: tuple[str, ...] | None) -> tuple[list[_ListedGpu], str | None]:
     """GPUs that CUDA_VISIBLE_DEVICES (numbers or UUIDs) leaves visible, and what of it is no GPU of the list."""
     chosen = listed if visible is None else []
-    for entry in [] if visible is None else [part.strip() for part in visible.split(",")]:
+    for entry in visible or ():
         match = next((gpu for gpu in listed if entry == gpu.index or (entry and gpu.uuid.startswith(entry))), None)
         if match is None:
             if entry.startswith("MIG-") or (listed and not chosen and entry.lower() not in _NO_GPU):
-                return chosen, f"CUDA_VISIBLE_DEVICES={visible}"
+                return chosen, f"CUDA_VISIBLE_DEVICES={','.join(visible or ())}"
             break  # CUDA ignores everything from the first entry that it does not know
         chosen.append(match)
     sliced = [gpu.index for gpu in chosen if gpu.mig == "Enabled"]

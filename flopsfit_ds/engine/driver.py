@@ -27,6 +27,7 @@ from flopsfit_ds.records import Attempt, RunRecord, SweepFolder
 
 _log = logging.getLogger(__name__)
 _TICK_SECONDS = 0.5
+"""Longest wait for a report: as often as an executor looks at its workers' heartbeats."""
 _LOSS_SECONDS = 2.0
 """How often the loss that is shown of a run is read."""
 

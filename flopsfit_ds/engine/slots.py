@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flopsfit_ds.base.errors import LaunchError
-from flopsfit_ds.base.hardware import Cluster, launched_world
+from flopsfit_ds.base.hardware import Cluster, launched_world, visible_entries
 
 _logger = logging.getLogger(__name__)
 
@@ -110,11 +110,11 @@ def visible_devices(environment: Mapping[str, str]) -> list[str]:
     if answer.returncode:
         return []
     rows = [[cell.strip() for cell in line.split(",")] for line in answer.stdout.splitlines() if line.strip()]
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    visible = visible_entries(environment)
     if visible is None:
         return [index for index, _ in rows]
     entries = []
-    for entry in (part.strip() for part in visible.split(",")):
+    for entry in visible:
         number = next((index for index, uuid in rows if entry == index or (entry and uuid.startswith(entry))), None)
         if number is None and not entry.startswith("MIG-"):
             break  # CUDA ignores everything from the first entry that it does not know

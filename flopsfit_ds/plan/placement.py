@@ -20,7 +20,9 @@ from flopsfit_ds.plan.candidates import CLEARLY_FITS, Candidate, Search, bytes_o
 from flopsfit_ds.spec import PlacementRules
 
 _MAX_RUNNERS_UP = 4
+"""For people to see; nothing is decided by them."""
 _LARGEST_SEARCH_GPUS = 8192
+"""Where the search for hardware that an error could advise ends."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from flopsfit_ds.train.seeding import seed_everything
 from flopsfit_ds.train.session import Session
 
 _SEED = 0x5EED
+"""Arbitrary, and the same for all runs."""
 
 
 @dataclass(frozen=True)

@@ -34,10 +34,12 @@ from flopsfit_ds.train.session import Session
 
 _log = logging.getLogger(__name__)
 _CHECKPOINT_MARGIN_BYTES = 2**20
+"""For what lies in a checkpoint beside the states: names, shapes, the manifest."""
 _LAST_PATIENCE = 0.1
 """Of the time between checkpoints: so much work is worth one before the evaluation."""
 _SMOOTHING_STEPS = 20
 _DIVERGED_FACTOR = 2.0
+"""Over the first step's loss: random weights are about as good as chance, and twice that is far worse than chance."""
 
 
 class DivergedError(Exception):

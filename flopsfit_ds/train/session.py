@@ -25,6 +25,7 @@ from flopsfit_ds.train.order import WorkerOrder, Workload
 from flopsfit_ds.train.seeding import seed_everything
 
 _COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+"""PyTorch's own default for gloo; the default hang_timeout ends a silent run before."""
 
 
 @dataclass(frozen=True)

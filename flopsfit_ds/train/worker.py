@@ -42,6 +42,7 @@ from flopsfit_ds.train.session import Session, open_session
 
 _log = logging.getLogger(__name__)
 _HEARTBEAT_EVERY_SECONDS = 0.2
+"""More often than the engine looks (`slot_executor.HEARTBEAT_SECONDS`), so that no look finds an old step."""
 _PULSE_EVERY_SECONDS = 1.0
 
 

@@ -22,6 +22,7 @@ from flopsfit_ds.train.order import EXIT_OUT_OF_MEMORY, EXIT_OUTCOME_WRITTEN, EX
 AttemptOutcome = Literal["completed", "diverged", "oom", "failed", "hung", "killed", "preempted", "interrupted"]
 _FILE = "attempt.json"
 _MESSAGE_LENGTH = 600
+"""Characters of an error that a record keeps; the whole of it is in the attempt's log."""
 _EXIT_UNKNOWN = 255
 """What multiprocessing says of a process whose fork server is gone."""
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.EIO)

@@ -25,6 +25,7 @@ from flopsfit_ds.records import SweepFolder
 
 _log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 2.0
+"""Between two counts: fifteen must be missed before a lease is stale."""
 STALE_SECONDS = 30.0
 """A holder on another machine that does not move its counter for so long has lost its lease."""
 

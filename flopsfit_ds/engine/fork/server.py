@@ -47,7 +47,9 @@ class Program:
 
 TRAINING = Program("flopsfit_ds.train.worker:run_worker", TRAINING_MODULES)
 _PROBE_PATIENCE_SECONDS = 300.0
+"""To import torch and DeepSpeed from a network file system that others read from too; chosen, not measured."""
 _TRIES = 5
+"""With their pauses 1.5 s."""
 _PAUSE_SECONDS = 0.3
 """Between two tries: a server that was killed may already refuse connections and not yet be seen to have ended."""
 

@@ -18,6 +18,7 @@ from flopsfit_ds.train.order import WorkerOrder
 if TYPE_CHECKING:
     from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 _TICK_SECONDS = 0.05
+"""Longest wait before the driver's next order is read: it adds so much to the start of a run."""
 EXIT_DRIVER_LOST = 1
 
 

@@ -28,7 +28,9 @@ JOIN_PATIENCE_SECONDS = 600.0
 SILENCE_SECONDS = 60.0
 """A node, or the driver, that was heard and then not for so long is lost."""
 _BEAT_SECONDS = 1.0
+"""Between two signs of life: sixty must be missed before a node is lost."""
 _LEAVE_SECONDS = 5.0
+"""For the other nodes to read that the sweep is over, before the store goes with this process."""
 _num_sweeps = 0
 
 

@@ -23,6 +23,7 @@ from flopsfit_ds.engine.signals import Signals
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _PARENT, _START_TIME = 1, 19  # fields of /proc/<pid>/stat after the command's name
 _AGENT_PATIENCE_SECONDS = 300.0
+"""For the working rank to be there: it imports what the waiting ranks import, on the same machine. Chosen."""
 _EXIT_AGENT_LOST = 1
 _CODE = struct.Struct("i")
 

@@ -13,6 +13,7 @@ from flopsfit_ds.engine.slots import NodeSlots
 from flopsfit_ds.records import SweepFolder
 
 _TICK_SECONDS = 0.05
+"""Longest wait before the other nodes' words are read: it adds so much to the end of a run."""
 
 
 class LaunchedExecutor(SlotExecutor):

@@ -14,9 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 _TARGETS = 12
+"""Target lengths that are tried..."""
 _GROWTH = 1.12
+"""...each so much longer than the last: from the lower bound to 3.5 times it."""
 _GOOD_ENOUGH = 1.002
+"""Over the lower bound: no predicted time is known to 0.2%."""
 _CHANGE_OPTION = 0.2
+"""Share of the other moves that give the run another number of slots as well. Chosen: where the search looks, not
+what it accepts."""
 
 
 @dataclass(frozen=True)

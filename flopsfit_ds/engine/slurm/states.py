@@ -11,9 +11,11 @@ from flopsfit_ds.base.errors import LaunchError
 
 _log = logging.getLogger(__name__)
 _TIMEOUT_SECONDS = 60.0
+"""Of one call of a program of SLURM's; a call that hangs must not hold up the driver's look at signals for long."""
 _PATIENCE_SECONDS = 900.0
 """For a controller that does not answer: restarts and failovers take minutes."""
 _TAIL_CHARACTERS = 400
+"""Of a program's complaint, as much as a line of an error bears."""
 GONE = "GONE"
 """Neither the controller nor the accounting knows the job: it has ended, nobody knows how."""
 NOT_BY_THE_RUN = frozenset(

@@ -26,6 +26,7 @@ TAG = "state"
 
 _log = logging.getLogger(__name__)
 _KEPT = 2
+"""The newest, and the one before it should the newest turn out to be damaged."""
 _HASHING_THREADS = 4
 _BLOCK_BYTES = 1 << 22
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _KEY = "resume"
 _DECISION_TIMEOUT = timedelta(hours=2)
+"""For rank 0 to convert the checkpoint of another layout, while the others wait and it says that it lives. Chosen."""
 _CANNOT_CONVERT = (AssertionError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
 """How DeepSpeed says that it does not know a checkpoint's form; what lacks memory or a disk is tried again."""
 _CONVERSION_FACTOR = 2  # shards of every parameter, and then the whole of it

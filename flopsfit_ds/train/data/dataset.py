@@ -16,6 +16,7 @@ from flopsfit_ds.base.errors import DataError
 from flopsfit_ds.train.data.sampling import permute
 
 _SPLIT_KEY = 0x5EED
+"""Arbitrary; another one would hold other samples out, and change every run's identity."""
 _HALF = (torch.bfloat16, torch.float16)
 _TOLERANCE = 2e-5
 """Between the loss of a batch and the mean of its samples' losses, which differ in the order of their sums."""
