@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
@@ -126,3 +128,60 @@ def test_the_same_masks_are_known_as_the_classes_grow() -> None:
     for foreign, model_class in ((FOREIGN["Mixtral"], Mixtral), (FOREIGN["looped experts"], LoopedExperts)):
         assert foreign.model_class is model_class
         assert measured(foreign, 128).flops_per_sample == pytest.approx(3 * foreign.forward(128), rel=0.01)
+
+
+class Drawn(nn.Module):
+    """A decoder of drawn shape: grouped heads, a window, experts, a frozen layer, a head that may be the table."""
+
+    def __init__(self, width: int, heads: int, groups: int, window: int, experts: int, chosen: int, tied: bool) -> None:
+        super().__init__()
+        self.heads, self.groups, self.chosen, inner = heads, groups, chosen, width // heads * groups
+        self.embedding, self.head = nn.Embedding(VOCAB, width), nn.Linear(width, VOCAB, bias=False)
+        if tied:
+            self.head.weight = self.embedding.weight
+        self.query, self.key, self.value = nn.Linear(width, width), nn.Linear(width, inner), nn.Linear(width, inner)
+        self.frozen, self.router = nn.Linear(width, width), nn.Linear(width, experts)
+        self.experts = nn.Parameter(torch.randn(experts, width, width))
+        self.frozen.requires_grad_(False)
+        self.register_buffer("mask", torch.ones(CONTEXT, CONTEXT, dtype=torch.bool).tril().triu(1 - window))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.frozen(self.embedding(tokens))
+        query, key, value = (
+            layer(x).unflatten(-1, (count, -1)).transpose(1, 2)
+            for layer, count in ((self.query, self.heads), (self.key, self.groups), (self.value, self.groups))
+        )
+        x = F.scaled_dot_product_attention(query, key, value, attn_mask=self.mask, enable_gqa=True)
+        rows = x.transpose(1, 2).flatten(0, 1).flatten(1)
+        weights, places = self.router(rows).softmax(-1).topk(self.chosen)
+        order = places.flatten().argsort()
+        ends = torch.bincount(places.flatten(), minlength=self.experts.shape[0]).cumsum(0).int()
+        out = F.grouped_mm(rows[order // self.chosen], self.experts, offs=ends)
+        mixed = torch.zeros_like(rows).index_add(0, order // self.chosen, out * weights.flatten()[order][:, None])
+        return self.head(mixed).view(*tokens.shape, VOCAB)
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    st.sampled_from([1, 2, 4]), st.sampled_from([1, 2]), st.sampled_from([5, 40, CONTEXT]), st.sampled_from([4, 8]),
+    st.sampled_from([1, 2]), st.booleans(),
+)  # fmt: skip
+def test_drawn_models_are_counted_as_by_hand(
+    share: int, groups: int, window: int, experts: int, chosen: int, tied: bool
+) -> None:
+    arguments: dict[str, Any] = {
+        "width": WIDTH, "heads": share * groups, "groups": groups, "window": window, "experts": experts,
+        "chosen": chosen, "tied": tied,
+    }  # fmt: skip
+    found = profile_class(
+        Drawn, arguments, samples=TOKENS, precision="fp32", tokens_per_sample=CONTEXT,
+        loss=lambda model, batch: token_loss(model(batch[0]), batch[1]),
+    )  # fmt: skip
+    matrices = 2 * WIDTH**2 + 2 * WIDTH**2 // share + WIDTH * experts + chosen * WIDTH**2 + WIDTH * VOCAB
+    forward = CONTEXT * (2 * matrices + 4 * window * WIDTH)
+    assert found.flops_per_sample == pytest.approx(3 * forward - CONTEXT * 2 * WIDTH**2, rel=0.01)
+    module = Drawn(**arguments)
+    assert found.num_params == sum(parameter.numel() for parameter in module.parameters())
+    assert found.num_params_trainable == found.num_params - WIDTH**2 - WIDTH
+    assert found.num_params_active == found.num_params - (experts - chosen) * WIDTH**2
+    assert not found.uneven
