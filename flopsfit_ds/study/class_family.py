@@ -18,6 +18,7 @@ from flopsfit_ds.model.flops import conventional_flops
 from flopsfit_ds.plan.family import SizedModel
 from flopsfit_ds.simulate.profile import LOOKED_AT_SAMPLES, ClassMeasurement, count_parameters, profile_class
 from flopsfit_ds.spec import ClassModel, Training
+from flopsfit_ds.train.data.outputs import logits_of
 from flopsfit_ds.train.model import next_token_losses
 
 _LARGEST_SIZE = 1 << 24
@@ -156,13 +157,6 @@ class ClassFamily:
                 f"{len(measured.uneven)} in all), so that GPUs would have gradients of different ones: its points are "
                 "planned at ZeRO-0, or on one GPU"
             )
-        if measured.batch_norms:
-            self.warnings.append(
-                f"{self._class.__name__} normalises over the batch ({', '.join(measured.batch_norms)}): its loss "
-                "depends on the micro-batch and on the number of GPUs, each of which is measured with its own "
-                "statistics, and a resume loses those of all GPUs but the first; use a norm of single samples "
-                "(LayerNorm, GroupNorm), or hold placement.num_gpus at [1] and the micro-batch small"
-            )
         return SizedModel(
             shape=ClassShape(
                 class_path=self._class_path,
@@ -226,7 +220,7 @@ def spec_class_family(model: ClassModel, training: Training) -> ClassFamily:
 
     def loss(module: nn.Module, batch: Any) -> torch.Tensor:
         inputs, targets = batch
-        return next_token_losses(module(inputs), targets).mean()
+        return next_token_losses(logits_of(module(inputs)), targets).mean()
 
     return ClassFamily(
         import_class(model.class_path),

@@ -16,13 +16,16 @@ from torch.utils.data import default_collate
 from flopsfit_ds.base.errors import DataError, SpecError
 from flopsfit_ds.base.usercode import source_hash
 from flopsfit_ds.data.corpus import Corpus
+from flopsfit_ds.model.loss_traits import LossTraits
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan, build_plan
 from flopsfit_ds.simulate.profile import LOOKED_AT_SAMPLES
 from flopsfit_ds.spec import SweepSpec, validate_spec
 from flopsfit_ds.study.class_family import ClassFamily
 from flopsfit_ds.study.items import check_items
+from flopsfit_ds.study.loss_probe import look_at_loss
 from flopsfit_ds.study.steps import SweepResult, conclude_sweep, run_sweep
-from flopsfit_ds.train.data.dataset import DatasetWorkload, call_model
+from flopsfit_ds.train.data.dataset import DatasetWorkload, telling_batch
+from flopsfit_ds.train.data.outputs import outputs_of
 from flopsfit_ds.train.order import WorkerTask
 from flopsfit_ds.train.seeding import seeded
 
@@ -61,14 +64,16 @@ def find_optimal(
     class, dataset and loss function must be importable (or picklable).
 
     Args:
-        model_class: A module class; planning builds it on the meta device, never with weights.
+        model_class: A module class; planning builds it on the meta device, and one small model of it with weights, on
+            which it sees what the loss depends on.
         size_parameter: The constructor's integer argument that grows it.
         dataset: Map-style; every item is a pair (inputs, targets). A dictionary of inputs is passed as keywords.
-        loss_fn: `loss_fn(model(inputs), targets)`, a scalar: the mean over the batch.
+        loss_fn: `loss_fn(model(inputs), targets)`, a scalar: the mean over the batch, or over its targets that are not
+            -100. Where it fails on what the model returns, it is handed the `.logits` of that.
         compute_budgets: Training FLOPs a point.
         sample_loss_fn: `sample_loss_fn(model(inputs), targets)`, the loss of each sample, [batch]. Held-out losses are
-            its mean. Needed where `loss_fn` of a batch is not the mean of `loss_fn` over its samples (contrastive
-            losses, means over unmasked targets); runs of such a function without it fail before their first step.
+            its mean. Needed where `loss_fn` of a batch is no mean over its samples or its unmasked targets (contrastive
+            losses): planning refuses such a function without it, and with it holds GPUs and micro-batch equal.
         model_arguments: The constructor's other arguments: numbers, strings, booleans, None.
         eval_dataset: What the loss of a point is measured on; without it, a fixed share of `dataset` is held out.
         heldout_fraction: That share.
@@ -98,6 +103,10 @@ def find_optimal(
         PlanError: The loss is no scalar, FLOPs cannot be counted, or no plan meets the budgets.
     """
     samples, tokens_per_sample = _first_samples(dataset, tokens_per_sample)
+    probe = look_at_loss(
+        model_class, model_arguments or {}, size_parameter, size_multiple_of, telling_batch(dataset), loss_fn,
+        sample_loss_fn,
+    )  # fmt: skip
     if eval_dataset is None:
         heldout_samples = num_heldout = max(1, round(heldout_fraction * len(dataset)))
     else:
@@ -124,7 +133,7 @@ def find_optimal(
         size_multiple_of=size_multiple_of,
         arguments=model_arguments or {},
         samples=samples,
-        loss=lambda model, batch: loss_fn(call_model(model, batch[0]), batch[1]),
+        loss=lambda model, batch: loss_fn(outputs_of(model, batch[0], probe.traits), batch[1]),
         training=spec.training,
         tokens_per_sample=tokens_per_sample,
         vocab_size=None,
@@ -141,10 +150,13 @@ def find_optimal(
         tokenizer=None,
         notes=tuple(notes),
     )
-    plan = build_plan(spec, family=family, corpus=corpus)
+    family.warnings += probe.warnings
+    plan = build_plan(spec, family=family, corpus=corpus, loss=probe.traits)
     if not train:
         return plan
-    workloads = _Workloads(model_class, dataset, eval_dataset, num_heldout, loss_fn, sample_loss_fn, tokens_per_sample)
+    workloads = _Workloads(
+        model_class, dataset, eval_dataset, num_heldout, loss_fn, sample_loss_fn, tokens_per_sample, probe.traits
+    )
     records = run_sweep(plan, tasks=functools.partial(_task, plan, workloads), slots=slots)
     return conclude_sweep(plan, records)
 
@@ -160,6 +172,7 @@ class _Workloads:
     loss_fn: Callable[[Any, Any], torch.Tensor]
     sample_loss_fn: Callable[[Any, Any], torch.Tensor] | None
     tokens_per_sample: int
+    traits: LossTraits
 
 
 def _task(plan: SweepPlan, shared: _Workloads, run: RunPlan) -> WorkerTask:
@@ -173,6 +186,7 @@ def _task(plan: SweepPlan, shared: _Workloads, run: RunPlan) -> WorkerTask:
         loss_fn=shared.loss_fn,
         sample_loss_fn=shared.sample_loss_fn,
         tokens_per_sample=shared.tokens_per_sample,
+        traits=shared.traits,
     )
     return WorkerTask(run, workload, plan.spec.training.checkpoint_every, plan.cluster.peak_flops)
 

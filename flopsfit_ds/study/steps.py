@@ -17,6 +17,7 @@ from flopsfit_ds.base.units import format_count
 from flopsfit_ds.base.usercode import check_allowed
 from flopsfit_ds.data.corpus import ABSENT
 from flopsfit_ds.data.manifest import check_source
+from flopsfit_ds.model.loss_traits import LossTraits
 from flopsfit_ds.plan import sweep_plan as _planning
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
@@ -50,13 +51,16 @@ def build_plan(
         PlanError: A point fits nowhere, or a budget does not fill one batch.
         DataError: The data is missing, damaged or shorter than one sequence.
     """
-    family = None
+    family, loss = None, LossTraits()
     if isinstance(spec.model, ClassModel):
         check_allowed(spec.model.class_path, allow_import)
         from flopsfit_ds.study.class_family import spec_class_family
+        from flopsfit_ds.study.loss_probe import look_at_language_model
 
-        family = spec_class_family(spec.model, spec.training)
-    return _planning.build_plan(spec, spec_folder=spec_folder, family=family, machine=machine)
+        family, probe = spec_class_family(spec.model, spec.training), look_at_language_model(spec.model)
+        family.warnings += probe.warnings
+        loss = probe.traits
+    return _planning.build_plan(spec, spec_folder=spec_folder, family=family, machine=machine, loss=loss)
 
 
 def run_sweep(

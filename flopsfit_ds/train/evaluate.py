@@ -25,8 +25,8 @@ class HeldoutLoss:
 
     Attributes:
         mean: Nats a prediction.
-        standard_error: Standard deviation over samples, over the root of their number; None for a single sample.
-        num_predictions: Predictions it was measured on.
+        standard_error: Of that mean, by the scatter of samples; None for a single sample.
+        num_predictions: Predictions it was measured on; masked targets are none.
     """
 
     mean: float
@@ -53,12 +53,18 @@ def heldout_loss(session: Session, workload: Workload, batch_size: int, pulse: P
     """Measure the loss over all held-out samples, split over the ranks and reduced as sums in double precision.
 
     All ranks go through the same number of batches (a forward pass at ZeRO-3 is a collective); where samples run out, a
-    rank repeats the first one with weight zero. `pulse` is told at each batch that the evaluation goes on.
+    rank repeats the first one with weight zero. Where the loss of a sample depends on the others of its batch, only
+    whole batches count, and the rest is left out. `pulse` is told at each batch that the evaluation goes on.
+
+    The standard error is that of a ratio of means (Cochran, 1977, equation 6.9): samples may count differently.
     """
     rank, world_size = session.accelerator.process_index, session.accelerator.num_processes
     total = workload.num_heldout_samples
+    if workload.needs_whole_batches:
+        batch_size = min(batch_size, total)
+        total -= total % batch_size
     num_batches = math.ceil(total / (world_size * batch_size))
-    sums = torch.zeros(3, dtype=torch.float64, device=session.device)
+    sums = torch.zeros(7, dtype=torch.float64, device=session.device)
     seed_everything(_SEED, rank)  # of a dataset that draws: the same samples whenever it is measured
     session.engine.eval()
     with torch.no_grad():
@@ -66,17 +72,23 @@ def heldout_loss(session: Session, workload: Workload, batch_size: int, pulse: P
             pulse("eval")
             first = (number * world_size + rank) * batch_size
             indices = np.arange(first, first + batch_size)
-            weights = torch.from_numpy((indices < total).astype(np.float64)).to(session.device)
+            real = torch.from_numpy((indices < total).astype(np.float64)).to(session.device)
             batch = to_device(workload.heldout_batch(np.where(indices < total, indices, 0)), session.device)
+            weights = real * workload.heldout_weights(batch)
             losses = workload.sample_losses(session.engine, batch).double()
-            sums += torch.stack((weights.sum(), (weights * losses).sum(), (weights * losses**2).sum()))
+            losses = torch.where(weights > 0, losses, 0.0)  # that of a sample without a target is no number
+            weighted, targets = weights * losses, real * workload.num_targets(batch)
+            terms = (weights, weighted, weighted**2, weights * weighted, weights**2, weights > 0, targets)
+            sums += torch.stack([term.sum() for term in terms])
     session.engine.train()
     if world_size > 1:
         dist.all_reduce(sums)
-    count, first_moment, second_moment = sums.tolist()
-    mean = first_moment / count
+    weight, first_moment, squares, crossed, squared_weights, count, targets = sums.tolist()
+    if not weight:
+        return HeldoutLoss(math.nan, None, 0)
+    mean = first_moment / weight
     standard_error = None
     if count > 1 and math.isfinite(mean):
-        variance = max(0.0, (second_moment - count * mean**2) / (count - 1))
-        standard_error = math.sqrt(variance / count)
-    return HeldoutLoss(mean, standard_error, round(count) * workload.tokens_per_heldout_sample)
+        scatter = max(0.0, squares - 2 * mean * crossed + mean**2 * squared_weights)
+        standard_error = math.sqrt(scatter * count / (count - 1)) / weight
+    return HeldoutLoss(mean, standard_error, round(targets))

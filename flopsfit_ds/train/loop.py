@@ -26,6 +26,7 @@ from flopsfit_ds.train.checkpoint.resume import ResumePoint, load
 from flopsfit_ds.train.checkpoint.universal import client_state
 from flopsfit_ds.train.data.batches import to_device
 from flopsfit_ds.train.data.sampling import samples_of_step, share_of_rank
+from flopsfit_ds.train.data.weighting import weighted_batches, weighted_loss
 from flopsfit_ds.train.metrics import MetricsLog
 from flopsfit_ds.train.order import WorkerOrder, WorkerTask
 from flopsfit_ds.train.schedule import learning_rate_at
@@ -94,8 +95,9 @@ def train(
     """Train a run to its last step, from a checkpoint or from the start.
 
     The loss does not depend on stage, GPUs or micro-batch: a step's samples are a function of (seed, step), every
-    window of gradient accumulation is full, and gradients are averaged over the global batch. It does where a user's
-    class draws random numbers, as for dropout, or normalises over the batch, or where the loss is no mean over samples.
+    window of gradient accumulation is full, and gradients are averaged over the global batch, or over its targets. It
+    does where a user's class draws random numbers, as for dropout; where it normalises over the batch, or the loss is
+    no mean over samples, all points of a study have one layout.
 
     Args:
         session: The engine.
@@ -130,10 +132,10 @@ def train(
         micro_batches = share_of_rank(samples, order.rank, order.world_size, order.gradient_accumulation_steps)
         agreed = None
         step_loss = torch.zeros((), dtype=torch.float64, device=session.device)
-        for number, indices in enumerate(micro_batches):
+        for number, (batch, weight) in enumerate(weighted_batches(workload, micro_batches, session, pulse, str(step))):
             pulse(str(step))
             with session.accelerator.accumulate(engine):
-                loss = workload.loss(engine, to_device(workload.training_batch(indices), session.device))
+                loss = weighted_loss(workload, engine, to_device(batch, session.device), weight)
                 step_loss += loss.detach().double() / len(micro_batches)
                 if number == len(micro_batches) - 1:
                     # before the backward pass that ends in an update: a NaN must not reach the weights

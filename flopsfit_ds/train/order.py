@@ -78,11 +78,6 @@ class Workload(Protocol):
         ...
 
     @property
-    def tokens_per_heldout_sample(self) -> int:
-        """Predictions that one held-out sample's loss is the mean of."""
-        ...
-
-    @property
     def draws_weights_in_constructors(self) -> bool:
         """Whether every layer draws its weights in its own constructor, as partitioned construction needs."""
         ...
@@ -90,6 +85,16 @@ class Workload(Protocol):
     @property
     def uses_every_parameter(self) -> bool:
         """Whether every trained parameter has a gradient after each backward pass."""
+        ...
+
+    @property
+    def counts_targets(self) -> bool:
+        """Whether the loss is a mean over targets of which batches hold different numbers."""
+        ...
+
+    @property
+    def needs_whole_batches(self) -> bool:
+        """Whether the loss of a sample depends on the others of its batch."""
         ...
 
     def build_model(self, activation_checkpointing: bool) -> torch.nn.Module:
@@ -104,12 +109,24 @@ class Workload(Protocol):
         """The held-out samples of these numbers, collated."""
         ...
 
+    def num_targets(self, batch: Any) -> torch.Tensor:
+        """Targets of each sample of a batch that its loss is a mean over, [batch]."""
+        ...
+
     def loss(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
         """Mean loss of a batch, a scalar."""
         ...
 
+    def empty_loss(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
+        """Zero, with gradients of zero, for a batch without a target: its mean would be no number."""
+        ...
+
     def sample_losses(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
         """Mean loss of each sample of a batch, [batch]."""
+        ...
+
+    def heldout_weights(self, batch: Any) -> torch.Tensor:
+        """What each sample counts in the held-out loss, [batch]."""
         ...
 
     def check_losses(self, model: torch.nn.Module, batch: Any) -> None:

@@ -38,9 +38,16 @@ def test_the_plan_counts_the_class_exactly_and_meets_the_budgets() -> None:
         assert run.flops == pytest.approx(run.compute_budget_flops, rel=0.005)
 
 
-def test_a_class_that_normalises_over_the_batch_is_warned_of() -> None:
-    assert any("BatchNorm1d" in warning and "number of GPUs" in warning for warning in plan(Convolution).warnings)
+def test_a_class_that_normalises_over_the_batch_has_one_layout_on_one_gpu() -> None:
+    held = plan(Convolution)
+    assert {run.placement.strategy.num_gpus for run in held.runs} == {1}
+    assert len({run.placement.strategy.micro_batch_size_per_gpu for run in held.runs}) == 1
+    assert any("Convolution normalises over the batch (BatchNorm1d)" in warning for warning in held.warnings)
     assert not any("normalises" in warning for warning in plan().warnings)
+    smaller = plan(Convolution, placement={"max_micro_batch_size_per_gpu": 32})
+    assert {run.run_id for run in held.runs}.isdisjoint(run.run_id for run in smaller.runs)
+    with pytest.raises(PlanError, match=r"placement.num_gpus: \[2\] must hold 1, since Convolution normalises"):
+        plan(Convolution, placement={"num_gpus": [2]})
 
 
 def test_flops_of_a_class_that_normalises_over_the_batch_are_counted() -> None:
@@ -90,16 +97,20 @@ def test_every_rank_can_take_a_dataset_that_holds_tensors() -> None:
         assert float(received.stdout) == float(Waves(8).x.sum())
 
 
-def test_planning_never_builds_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planning_builds_weights_of_one_small_model_only(monkeypatch: pytest.MonkeyPatch) -> None:
     built = set()
     original = nn.Linear.reset_parameters
-    monkeypatch.setattr(
-        nn.Linear,
-        "reset_parameters",
-        lambda self: (built.add(self.weight.is_meta or type(self.weight).__name__), original(self)),
-    )
-    plan()
-    assert built == {True, "FakeTensor"}
+
+    def note(layer: nn.Linear) -> None:
+        if not layer.weight.is_meta and type(layer.weight) is nn.Parameter:
+            built.add(layer.weight.shape)
+        original(layer)
+
+    monkeypatch.setattr(nn.Linear, "reset_parameters", note)
+    runs = plan().runs
+    smallest = min(dict(run.model.arguments)["width"] for run in runs)
+    assert built
+    assert all(shape[0] < smallest for shape in built)
 
 
 def test_a_change_of_data_or_arguments_is_a_new_run() -> None:

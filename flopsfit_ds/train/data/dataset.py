@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils import _pytree
 from torch.utils.data import default_collate
 
 from flopsfit_ds.base.errors import DataError
+from flopsfit_ds.model.loss_traits import LossTraits
+from flopsfit_ds.train.data.means import IGNORED, SAMPLE_LOSS_FN, close, count_entries, no_mean, weighted_mean
+from flopsfit_ds.train.data.outputs import call_model, num_samples, outputs_of, rows_of, tensors_of
 from flopsfit_ds.train.data.sampling import permute
+from flopsfit_ds.train.seeding import seeded
 
 _SPLIT_KEY = 0x5EED
 """Arbitrary; another one would hold other samples out, and change every run's identity."""
-_HALF = (torch.bfloat16, torch.float16)
-_TOLERANCE = 2e-5
-"""Between the loss of a batch and the mean of its samples' losses, which differ in the order of their sums."""
-_SAMPLE_LOSS_FN = "sample_loss_fn(outputs, targets), the loss of each sample, [batch]"
-
-
-def call_model(model: Any, inputs: Any) -> Any:
-    """`model(inputs)`; a dictionary is passed as keyword arguments, a tuple or list as positional ones.
-
-    Outputs in half precision are handed on in fp32: autocast ends with the forward pass, and in bf16 a user's loss
-    would have three digits.
-    """
-    if isinstance(inputs, dict):
-        outputs = model(**inputs)
-    elif isinstance(inputs, (tuple, list)):
-        outputs = model(*inputs)
-    else:
-        outputs = model(inputs)
-    return _map_tensors(lambda tensor: tensor.float() if tensor.dtype in _HALF else tensor, outputs)
+_LOOKED_AT = 256
+_TELLING_SAMPLES = 4
 
 
 @dataclass(frozen=True)
@@ -52,6 +37,7 @@ class DatasetWorkload:
         sample_loss_fn: `sample_loss_fn(outputs, targets)`, the loss of each sample, [batch]; None where `loss_fn` of a
             batch of one sample says it.
         tokens_per_sample: Predictions that a sample counts as.
+        traits: What was seen of the loss on a small model.
     """
 
     model_class: type[torch.nn.Module]
@@ -62,6 +48,7 @@ class DatasetWorkload:
     loss_fn: Callable[[Any, Any], torch.Tensor]
     sample_loss_fn: Callable[[Any, Any], torch.Tensor] | None
     tokens_per_sample: int
+    traits: LossTraits = LossTraits()  # noqa: RUF009
 
     @property
     def num_training_samples(self) -> int:
@@ -74,11 +61,6 @@ class DatasetWorkload:
         return self.num_heldout if self.heldout is None else len(self.heldout)
 
     @property
-    def tokens_per_heldout_sample(self) -> int:
-        """Predictions that a sample counts as."""
-        return self.tokens_per_sample
-
-    @property
     def draws_weights_in_constructors(self) -> bool:
         """Unknown of a user's class, hence False: it is built whole before it is partitioned."""
         return False
@@ -87,6 +69,16 @@ class DatasetWorkload:
     def uses_every_parameter(self) -> bool:
         """Unknown of a user's class, hence False."""
         return False
+
+    @property
+    def counts_targets(self) -> bool:
+        """Whether the loss is a mean over real targets."""
+        return self.traits.counted is not None
+
+    @property
+    def needs_whole_batches(self) -> bool:
+        """Whether the loss of a sample depends on the others of its batch."""
+        return self.traits.needs_whole_batches
 
     def build_model(self, activation_checkpointing: bool) -> torch.nn.Module:
         """The user's class; checkpointing is the class's own business, and the planner does not ask it for any."""
@@ -109,15 +101,49 @@ class DatasetWorkload:
             return numbers
         return permute(numbers, len(self.dataset), _SPLIT_KEY)
 
+    def num_targets(self, batch: Any) -> torch.Tensor:
+        """Targets of each sample, [batch]: those that the loss is a mean over, else those that are not masked."""
+        counted = self.traits.counted
+        if counted is not None:
+            return count_entries(batch, counted)
+        size = num_samples(batch[1])
+        targets = tensors_of(batch[1])[0]
+        if not targets.is_floating_point() and targets[0].numel() == self.tokens_per_sample:
+            return (targets != IGNORED).view(size, -1).sum(1)
+        return torch.full((size,), self.tokens_per_sample, device=targets.device)
+
     def loss(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
         """The user's loss of a batch."""
         inputs, targets = batch
-        return self.loss_fn(call_model(model, inputs), targets)
+        return self.loss_fn(self._outputs(model, inputs), targets)
+
+    def empty_loss(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
+        """Zero, by way of the outputs: every rank goes through a backward pass.
+
+        Raises:
+            DataError: The model returns nothing but its own loss.
+        """
+        outputs = [tensor for tensor in tensors_of(call_model(model, batch[0])) if tensor.requires_grad and tensor.ndim]
+        if not outputs:
+            raise DataError(
+                "dataset: no sample of a micro-batch has a target, and the model returns no outputs beside its loss; "
+                "leave out samples without a target"
+            )
+        return torch.stack([0.0 * tensor.sum() for tensor in outputs]).sum()
 
     def sample_losses(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
         """The user's loss of each sample, [batch]."""
         inputs, targets = batch
-        return self._losses_of_samples(call_model(model, inputs), targets)
+        if self.traits.sample_by_sample and self.sample_loss_fn is None:
+            size = num_samples(targets)
+            rows = [slice(index, index + 1) for index in range(size)]
+            return torch.stack([self.loss(model, rows_of(batch, row, size)) for row in rows])
+        return self._losses_of_samples(self._outputs(model, inputs), targets)
+
+    def heldout_weights(self, batch: Any) -> torch.Tensor:
+        """What each sample counts in the held-out loss, [batch]: its targets, where the loss is a mean over them."""
+        counts = self.num_targets(batch).double()
+        return counts if self.traits.counts_in_heldout else torch.ones_like(counts)
 
     def check_losses(self, model: torch.nn.Module, batch: Any) -> None:
         """See that the loss of a batch is the mean of its samples' losses, as the held-out loss takes it to be.
@@ -127,8 +153,10 @@ class DatasetWorkload:
                 not one number a sample.
         """
         inputs, targets = batch
-        outputs = call_model(model, inputs)
-        size = _num_samples(targets)
+        size = num_samples(targets)
+        if self.traits.sample_by_sample and self.sample_loss_fn is None:
+            return  # planning compared them, on a device where a batch of one has the sums of a larger one
+        outputs = self._outputs(model, inputs)
         try:
             losses = self._losses_of_samples(outputs, targets)
         except Exception as error:
@@ -136,7 +164,7 @@ class DatasetWorkload:
                 raise
             raise DataError(
                 f"loss_fn: it fails on one sample of a batch of {size} ({type(error).__name__}: {error}); the model's "
-                f"outputs need a row a sample, or give find_optimal a sample_loss_fn: {_SAMPLE_LOSS_FN}"
+                f"outputs need a row a sample, or give find_optimal a sample_loss_fn: {SAMPLE_LOSS_FN}"
             ) from error
         if self.sample_loss_fn is not None:
             if losses.shape != (size,):
@@ -144,40 +172,22 @@ class DatasetWorkload:
                     f"sample_loss_fn: it must return one loss a sample, [{size}]; it returned {list(losses.shape)}"
                 )
             return
-        whole, mean = self.loss_fn(outputs, targets).item(), losses.double().mean().item()
-        if not abs(whole - mean) <= _TOLERANCE * losses.double().abs().mean().item():
-            raise DataError(
-                f"loss_fn: the loss of a batch of {size} is {whole:.6g} and the mean over its samples, each alone, is "
-                f"{mean:.6g}; the held-out loss would not be what is trained: it must be a mean over samples (no sum, "
-                f"no mean over unmasked targets only), or give find_optimal a sample_loss_fn: {_SAMPLE_LOSS_FN}"
-            )
+        weights = self.heldout_weights(batch)
+        if not weights.sum():
+            return
+        whole, mean = self.loss_fn(outputs, targets).item(), weighted_mean(losses, weights)
+        if not close(whole, mean, weighted_mean(losses.abs(), weights)):
+            raise DataError(no_mean(size, whole, mean))
+
+    def _outputs(self, model: torch.nn.Module, inputs: Any) -> Any:
+        return outputs_of(model, inputs, self.traits)
 
     def _losses_of_samples(self, outputs: Any, targets: Any) -> torch.Tensor:
         if self.sample_loss_fn is not None:
             return self.sample_loss_fn(outputs, targets)
-        size = _num_samples(targets)
-        return torch.stack(
-            [self.loss_fn(_one(outputs, index, size), _one(targets, index, size)) for index in range(size)]
-        )
-
-
-def _num_samples(targets: Any) -> int:
-    return len(_pytree.tree_leaves(targets)[0])
-
-
-def _one(tree: Any, index: int, size: int) -> Any:
-    """One sample of a collated tree; a tensor that has no row a sample belongs to the whole batch and is kept."""
-
-    def row(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor[index : index + 1] if tensor.ndim > 0 and len(tensor) == size else tensor
-
-    return _map_tensors(row, tree)
-
-
-def _map_tensors(function: Callable[[torch.Tensor], torch.Tensor], tree: Any) -> Any:
-    if dataclasses.is_dataclass(tree) and type(tree) not in _pytree.SUPPORTED_NODES:
-        _pytree.register_dataclass(type(tree))
-    return _pytree.tree_map_only(torch.Tensor, function, tree)
+        size = num_samples(targets)
+        rows = [slice(index, index + 1) for index in range(size)]
+        return torch.stack([self.loss_fn(rows_of(outputs, row, size), rows_of(targets, row, size)) for row in rows])
 
 
 def _collate(dataset: Any, positions: Sequence[int] | np.ndarray, name: str = "dataset") -> Any:
@@ -195,3 +205,23 @@ def _collate(dataset: Any, positions: Sequence[int] | np.ndarray, name: str = "d
         numbers = ", ".join(str(int(position)) for position in positions)
         raise DataError(f"{name}: items {numbers} do not make one batch: {error}") from error
     return inputs, targets
+
+
+def _num_masked(item: Any) -> int:
+    whole = (leaf for leaf in tensors_of(tuple(item)) if not leaf.is_floating_point())
+    return sum(int((leaf == IGNORED).sum()) for leaf in whole)
+
+
+def telling_batch(dataset: Any) -> Any:
+    """A batch to look at a loss with: of evenly spaced samples those that differ most in how much of them is masked.
+
+    Raises:
+        DataError: They cannot be made a batch.
+    """
+    count = min(len(dataset), _LOOKED_AT)
+    positions = [number * (len(dataset) - 1) // max(count - 1, 1) for number in range(count)]
+    with seeded(0):  # for a dataset that draws at random
+        masked = {position: _num_masked(dataset[position]) for position in dict.fromkeys(positions)}
+        ranked = sorted(masked, key=lambda position: masked[position])
+        chosen = [ranked[number * (len(ranked) - 1) // (_TELLING_SAMPLES - 1)] for number in range(_TELLING_SAMPLES)]
+        return _collate(dataset, chosen)

@@ -12,6 +12,7 @@ import torch
 from flopsfit_ds.base.errors import DataError
 from flopsfit_ds.base.usercode import import_class
 from flopsfit_ds.model.architecture import ClassShape, ModelShape
+from flopsfit_ds.train.data.outputs import logits_of
 from flopsfit_ds.train.data.token_file import TokenFile
 from flopsfit_ds.train.model import Decoder, next_token_losses
 
@@ -46,11 +47,6 @@ class TokenWorkload:
         return (self.tokens.heldout_tokens - 1) // self.shape.context_length
 
     @property
-    def tokens_per_heldout_sample(self) -> int:
-        """Tokens of a window."""
-        return self.shape.context_length
-
-    @property
     def draws_weights_in_constructors(self) -> bool:
         """True of the built-in decoder; unknown, hence False, of a user's class."""
         return isinstance(self.shape, ModelShape)
@@ -59,6 +55,16 @@ class TokenWorkload:
     def uses_every_parameter(self) -> bool:
         """True of the built-in decoder; unknown, hence False, of a user's class."""
         return isinstance(self.shape, ModelShape)
+
+    @property
+    def counts_targets(self) -> bool:
+        """False: every window has equally many."""
+        return False
+
+    @property
+    def needs_whole_batches(self) -> bool:
+        """False: each token has a loss of its own."""
+        return False
 
     def build_model(self, activation_checkpointing: bool) -> torch.nn.Module:
         """The decoder, or the user's class with its arguments."""
@@ -80,15 +86,27 @@ class TokenWorkload:
         windows = torch.from_numpy(_open(self.tokens)[starts[:, None] + offsets].astype(np.int64))
         return windows[:, :-1], windows[:, 1:]
 
+    def num_targets(self, batch: Any) -> torch.Tensor:
+        """Tokens of each window, [batch]."""
+        return torch.full((len(batch[1]),), self.shape.context_length, device=batch[1].device)
+
+    def heldout_weights(self, batch: Any) -> torch.Tensor:
+        """Every window counts alike, [batch]."""
+        return torch.ones(len(batch[1]), dtype=torch.float64, device=batch[1].device)
+
+    def empty_loss(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
+        """No window is without a target."""
+        raise AssertionError
+
     def loss(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
         """Cross-entropy in nats a token, over all tokens of the batch."""
         inputs, targets = batch
-        return next_token_losses(model(inputs), targets).mean()
+        return next_token_losses(logits_of(model(inputs)), targets).mean()
 
     def sample_losses(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
         """Cross-entropy in nats a token of each window, [batch]."""
         inputs, targets = batch
-        return next_token_losses(model(inputs), targets).mean(dim=1)
+        return next_token_losses(logits_of(model(inputs)), targets).mean(dim=1)
 
     def check_losses(self, model: torch.nn.Module, batch: Any) -> None:
         """Nothing to see: both are means of the same losses of tokens, and every window has equally many."""
