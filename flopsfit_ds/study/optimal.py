@@ -103,10 +103,6 @@ def find_optimal(
         PlanError: The loss is no scalar, FLOPs cannot be counted, or no plan meets the budgets.
     """
     samples, tokens_per_sample = _first_samples(dataset, tokens_per_sample)
-    probe = look_at_loss(
-        model_class, model_arguments or {}, size_parameter, size_multiple_of, telling_batch(dataset), loss_fn,
-        sample_loss_fn,
-    )  # fmt: skip
     if eval_dataset is None:
         heldout_samples = num_heldout = max(1, round(heldout_fraction * len(dataset)))
     else:
@@ -118,6 +114,10 @@ def find_optimal(
     notes = [check_items("dataset", dataset, dataset[0])]
     if eval_dataset is not None:
         notes.append(check_items("eval_dataset", eval_dataset, dataset[0]))
+    probe = look_at_loss(
+        model_class, model_arguments or {}, size_parameter, size_multiple_of, telling_batch(dataset), loss_fn,
+        sample_loss_fn,
+    )  # fmt: skip
     fingerprint = _fingerprint(dataset, eval_dataset, loss_fn, sample_loss_fn)
     spec = _spec(
         model_class, size_parameter, size_multiple_of, tokens_per_sample, fingerprint, len(dataset) + heldout_samples,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 
 from flopsfit_ds.base.errors import DataError
-from flopsfit_ds.train.checkpoint.files import Pulse
 from flopsfit_ds.train.order import Workload
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def weighted_batches(
-    workload: Workload, micro_batches: np.ndarray, session: Session, pulse: Pulse, phase: str
+    workload: Workload, micro_batches: np.ndarray, session: Session, pulse: Callable[[str], None], phase: str
 ) -> Iterator[tuple[Any, float]]:
     """The micro-batches of a step, in host memory, each with the factor of its loss.
 
