@@ -39,7 +39,7 @@ def imported_by(*folders: str) -> set[str]:
                 modules.add(node.module.partition(".")[0])
     own = {"flopsfit_ds", "helpers", *(path.stem for folder in folders for path in (PROJECT / folder).rglob("*.py"))}
     known = packages_distributions()
-    others = modules - own - set(sys.stdlib_module_names)
+    others = modules - own - set(sys.stdlib_module_names) - {"tomllib"}  # which Python has from 3.11 on
     return {DISTRIBUTIONS.get(module, known.get(module, [module])[0]).lower().replace("_", "-") for module in others}
 
 
