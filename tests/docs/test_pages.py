@@ -17,7 +17,7 @@ import pytest
 import typer
 
 import flopsfit_ds
-from flopsfit_ds.cli.main import build_app
+from flopsfit_ds.cli.main import build_app, run
 from flopsfit_ds.spec import parse_spec, spec_json_schema
 
 if sys.version_info >= (3, 11):
@@ -84,16 +84,23 @@ def test_yaml_is_a_valid_spec(block: Block):
 
 @pytest.mark.parametrize("block", list(blocks("bash")), ids=str)
 @pytest.mark.usefixtures("in_the_clone")
-def test_commands_are_those_that_there_are(block: Block, capsys: pytest.CaptureFixture[str]):
+def test_commands_are_those_that_there_are(block: Block, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    spec = next((other for other in blocks("yaml") if other.page == block.page), None)
+    if spec is not None:
+        (tmp_path / "spec.yaml").write_text(spec.body)
     lines = [line for line in block.body.splitlines() if line.split("#")[0].strip()]
     assert lines
     for line in lines:
         words = [word for word in shlex.split(line, comments=True) if not re.match(r"[A-Z_]+=", word)]
-        check_command(words, capsys)
+        check_command(words, tmp_path, capsys)
 
 
-def check_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def check_command(words: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     match words:
+        case ["flopsfit-ds", "plan" | "preview" as name, "spec.yaml"]:
+            absent = ["data.num_tokens=100B"] if "path: " in (folder / "spec.yaml").read_text() else []
+            assert run([name, str(folder / "spec.yaml"), *absent]) == 0, words
+            assert "FLOPs" in capsys.readouterr().out
         case ["flopsfit-ds", name, *rest]:
             subcommand = typer.main.get_command(build_app()).commands[name]  # pyright: ignore[reportAttributeAccessIssue]
             known = {option for parameter in subcommand.params for option in parameter.opts}
