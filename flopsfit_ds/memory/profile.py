@@ -69,6 +69,11 @@ class ModelProfile:
     block_forward_bytes: int = 0
     uneven_gradients: bool = False
 
+    @property
+    def knows_activations(self) -> bool:
+        """Whether what the backward pass needs was measured: every model that is trained saves something."""
+        return self.block_saved_bytes > 0
+
 
 def profile_decoder(
     shape: ModelShape,

@@ -13,6 +13,7 @@ from typing import Literal
 
 from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.base.hardware import DEVICES, Cluster, resolve_cluster
+from flopsfit_ds.base.presets import Offload
 from flopsfit_ds.base.units import format_bytes, format_count
 from flopsfit_ds.memory import MemoryEstimate, ModelProfile, Strategy
 from flopsfit_ds.memory.closed_form import estimate_memory
@@ -146,14 +147,15 @@ def place_run(
         rules,
         micro_batch_size_per_gpu,
     )
-    choice = _choose(shared_search(search))
+    choice = choose_layout(shared_search(search))
     best, memory = choice.ranked[0], choice.memory
     chosen = best.strategy
     seconds = best.predicted_step_seconds * num_steps
     gpu_hours = seconds * chosen.num_gpus / 3600
     price = cluster.price_per_gpu_hour
     per_gpu = {c.strategy.num_gpus: c for c in reversed(choice.others)} | {chosen.num_gpus: best}
-    sharing = cluster.device_memory_bytes // max(1, memory.device_total_bytes) if chosen.num_gpus == 1 else 1
+    alone = chosen.num_gpus > 1 or not profile.knows_activations
+    sharing = 1 if alone else cluster.device_memory_bytes // max(1, memory.device_total_bytes)
     return Placement(
         strategy=chosen,
         gradient_accumulation_steps=best.gradient_accumulation_steps,
@@ -173,7 +175,7 @@ def place_run(
 
 
 @dataclass(frozen=True)
-class _Choice:
+class Choice:
     """What does not depend on how long a run is.
 
     Attributes:
@@ -192,7 +194,7 @@ class _Choice:
 
 
 @functools.lru_cache(maxsize=1024)
-def _choose(search: Search) -> _Choice:
+def choose_layout(search: Search) -> Choice:
     """Points of a sweep share models: of 1,000 in 50 budgets about 100 differ.
 
     Raises:
@@ -209,23 +211,81 @@ def _choose(search: Search) -> _Choice:
     )
     share = CLEARLY_FITS if search.cluster.kind == "cuda" else 1.0
     others = tuple(rank_candidates(search.best_of_each_layout(share)))
-    return _Choice(ranked, others, memory, _explain(search, best), search.fallbacks(best))
+    return Choice(ranked, others, memory, _explain(search, best, [*ranked]), search.fallbacks(best))
 
 
-def _explain(search: Search, chosen: Candidate) -> str:
-    """One sentence: why this stage on so many GPUs."""
-    strategy = chosen.strategy
+def _explain(search: Search, chosen: Candidate, fitting: list[Candidate]) -> str:
+    """One sentence: what it takes, and what the nearest others would take or how fast they would be."""
     available = search.cluster.device_memory_bytes
-    head = f"{strategy.label}: "
-    simpler = _simpler(search, strategy)
-    if simpler is None:
-        return f"{head}fits in {bytes_of(chosen.device_total_bytes, available)}"
-    best = search.layout(simpler.zero_stage, simpler.offload, simpler.num_gpus, simpler.activation_checkpointing)
-    if not search.device_fits(best.device_total_bytes):
-        return f"{head}{_short(simpler, strategy)} needs {bytes_of(best.device_total_bytes, available)}"
-    return (
-        f"{head}fewer GPU-seconds than {_short(simpler, strategy)}, at {bytes_of(chosen.device_total_bytes, available)}"
-    )
+    head = f"{chosen.strategy.label}: "
+    if not search.profile.knows_activations:
+        return (
+            f"{head}{bytes_of(chosen.device_total_bytes, available)} without activations, which are not known: a "
+            "simulation measures them before it is trained, else it keeps the smallest micro-batch"
+        )
+    told = [
+        f"{rival.name}: {_compared(search, chosen, rival, fitting)}"
+        for rival in _nearest_rivals(search, chosen.strategy)
+    ]
+    return "; ".join([f"{head}{bytes_of(chosen.device_total_bytes, available)}", *([", ".join(told)] if told else [])])
+
+
+@dataclass(frozen=True)
+class _Rival:
+    """Layouts that differ in one thing from the chosen one, which takes its best in everything else that is None."""
+
+    name: str
+    num_gpus: int
+    stage: int | None = None
+    checkpointing: bool | None = None
+    offload: Offload = "none"
+
+    def is_one(self, strategy: Strategy) -> bool:
+        """Whether a strategy is among them."""
+        return (
+            strategy.num_gpus == self.num_gpus
+            and self.stage in (None, strategy.zero_stage)
+            and self.checkpointing in (None, strategy.activation_checkpointing)
+            and strategy.offload == self.offload
+        )
+
+
+def _nearest_rivals(search: Search, chosen: Strategy) -> list[_Rival]:
+    """The next lower stage, the next fewer and more GPUs, and the same without offload or checkpointing."""
+    stages = [stage for stage, offload in search.stages() if offload == "none"]
+    counts = search.gpu_counts()
+    rivals: list[_Rival] = []
+    if chosen.offload != "none":
+        rivals += [_Rival("without offload", chosen.num_gpus, stage=3)] if 3 in stages else []
+    else:
+        lower = [stage for stage in stages if stage < chosen.zero_stage]
+        rivals += [_Rival(f"ZeRO-{stage}", chosen.num_gpus, stage=stage) for stage in lower[-1:]]
+    if chosen.activation_checkpointing and False in search.checkpointing():
+        rivals.append(
+            _Rival(
+                "without checkpointing", chosen.num_gpus, chosen.zero_stage, checkpointing=False, offload=chosen.offload
+            )
+        )
+    fewer, more = [n for n in counts if n < chosen.num_gpus], [n for n in counts if n > chosen.num_gpus]
+    for count in (*fewer[-1:], *more[:1]):
+        rivals.append(_Rival(f"{count} GPU{'s' if count > 1 else ''}", count, offload=chosen.offload))
+    return rivals
+
+
+def _compared(search: Search, chosen: Candidate, rival: _Rival, fitting: list[Candidate]) -> str:
+    """The speed of each GPU in the best of these layouts, or what the smallest of them lacks."""
+    found = [candidate for candidate in fitting if rival.is_one(candidate.strategy)]
+    if found:
+        return f"{chosen.gpu_seconds / min(each.gpu_seconds for each in found):.0%} of the speed a GPU"
+    needs = [
+        search.layout(stage, offload, rival.num_gpus, checkpointing)
+        for stage, offload in search.stages()
+        for checkpointing in search.checkpointing()
+        if rival.is_one(search.layout(stage, offload, rival.num_gpus, checkpointing).strategy)
+    ]
+    if not needs:
+        return "not allowed"
+    return f"would need {search.need(min(needs, key=lambda each: each.device_total_bytes))}"
 
 
 def _explain_nothing_fits(search: Search) -> str:
@@ -250,25 +310,6 @@ def _explain_nothing_fits(search: Search) -> str:
         f"{search.cluster.num_gpus} x {search.cluster.device_name}: {least.strategy.label} with a micro-batch of 1 "
         f"needs {search.need(least)}; {_smallest_hardware(search)}"
     )
-
-
-def _simpler(search: Search, chosen: Strategy) -> Strategy | None:
-    """The layout one would rather have: without offload, or at the lowest stage, or on fewer GPUs, or without
-    checkpointing.
-    """
-    stages = [stage for stage, offload in search.stages() if offload == "none"]
-    fewer = [count for count in search.gpu_counts() if count < chosen.num_gpus]
-    checkpointing = search.checkpointing()[-1]
-    if chosen.offload != "none" and 3 in stages:
-        return replace(chosen, offload="none", activation_checkpointing=checkpointing)
-    lower = [stage for stage in stages if stage < chosen.zero_stage]
-    if lower:
-        return replace(chosen, zero_stage=lower[0], activation_checkpointing=checkpointing)  # pyright: ignore[reportArgumentType]
-    if fewer:
-        return replace(chosen, num_gpus=fewer[-1], activation_checkpointing=checkpointing)
-    if chosen.activation_checkpointing and False in search.checkpointing():
-        return replace(chosen, activation_checkpointing=False)
-    return None
 
 
 def _smallest_hardware(search: Search) -> str:
@@ -309,12 +350,3 @@ def _smallest_hardware(search: Search) -> str:
     ]
     need = min(candidate.device_total_bytes for candidate in layouts)
     return f"it needs devices of {format_bytes(need)}, or a shorter context"
-
-
-def _short(simpler: Strategy, chosen: Strategy) -> str:
-    """Names only that in which the simpler layout differs."""
-    if simpler.num_gpus != chosen.num_gpus:
-        return f"{simpler.num_gpus} GPU{'s' if simpler.num_gpus > 1 else ''}"
-    if simpler.zero_stage != chosen.zero_stage:
-        return f"ZeRO-{simpler.zero_stage}"
-    return "without offload it" if simpler.offload != chosen.offload else "without checkpointing it"

@@ -55,9 +55,25 @@ def place_points(spec: SweepSpec, cluster: Cluster, points: Sequence[Point], los
     Raises:
         PlanError: A point fits nowhere, or no layout holds all where all need the same one.
     """
-    if loss.depends_on_layout is None:
-        return [_place(spec, cluster, *point) for point in points]
-    return _alike(spec, cluster, points, loss)
+    if loss.depends_on_layout is not None:
+        return _alike(spec, cluster, points, loss)
+    placed: list[Placement] = []
+    refusals: list[str] = []
+    for point in points:
+        try:
+            placed.append(_place(spec, cluster, *point))
+        except PlanError as error:
+            refusals.append(str(error))
+    if refusals:
+        raise PlanError(_say_nowhere(refusals, len(points)))
+    return placed
+
+
+def _say_nowhere(refusals: list[str], num_points: int) -> str:
+    """All points of a sweep that fit nowhere, in one line; what is said of several of them once."""
+    if num_points == 1:
+        return refusals[0]
+    return f"{len(refusals)} of {num_points} points cannot be placed: {'; '.join(dict.fromkeys(refusals))}"
 
 
 def _alike(spec: SweepSpec, cluster: Cluster, points: Sequence[Point], loss: LossTraits) -> list[Placement]:
@@ -74,7 +90,8 @@ def _alike(spec: SweepSpec, cluster: Cluster, points: Sequence[Point], loss: Los
         only = rules.model_copy(update={"num_gpus": (count,)})
         return _place(spec, cluster, *point, rules=only, micro_batch=micro_batch)
 
-    largest = rules.max_micro_batch_size_per_gpu
+    known = all(point.model.profile.knows_activations for point, _ in points)
+    largest = rules.max_micro_batch_size_per_gpu if known else 1
     return _place_alike(points, place, counts, batches.global_batch_sequences, largest, why)
 
 
@@ -97,10 +114,36 @@ def _place(
     rules: PlacementRules | None = None,
     micro_batch: int | None = None,
 ) -> Placement:
-    rules = rules or placement_rules(spec, point.model.shape, point.model.profile)
     flops = point.model.flops_per_token * batches.num_tokens
+    rules = rules or placement_rules(spec, point.model.shape, point.model.profile)
+    return place_model(spec, cluster, point.model.profile, flops, batches, rules, micro_batch)
+
+
+def place_model(
+    spec: SweepSpec,
+    cluster: Cluster,
+    profile: ModelProfile,
+    flops: float,
+    batches: BatchPlan,
+    rules: PlacementRules,
+    micro_batch: int | None = None,
+) -> Placement:
+    """Place one run.
+
+    Args:
+        spec: Of the sweep.
+        cluster: The hardware.
+        profile: Of the model.
+        flops: Of the whole training.
+        batches: Steps and global batch.
+        rules: What may be chosen from.
+        micro_batch: The only one that may be chosen; None for any.
+
+    Raises:
+        PlanError: It fits nowhere.
+    """
     placement = place_run(
-        point.model.profile,
+        profile,
         training_flops_per_sequence=flops / (batches.num_steps * batches.global_batch_sequences),
         num_steps=batches.num_steps,
         global_batch_sequences=batches.global_batch_sequences,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +22,7 @@ from flopsfit_ds.plan.begun import as_begun
 from flopsfit_ds.plan.candidates import Search
 from flopsfit_ds.plan.design import SPEC_WORDS, BatchPlan, BatchWords, DesignedPoint, design_points, plan_points
 from flopsfit_ds.plan.family import DecoderFamily, Family, SizedModel, count_active
+from flopsfit_ds.plan.packing.sweep import Makespan, expected_makespan, spread_long_runs
 from flopsfit_ds.plan.placement import Placement, shared_search
 from flopsfit_ds.plan.placing import held_layout_warning, place_points, placement_rules
 from flopsfit_ds.spec import DecoderModel, SweepSpec, Training
@@ -166,6 +167,19 @@ class SweepPlan:
         )
         return shared_search(search)
 
+    def makespan(self) -> Makespan:
+        """How long the sweep takes on all of its devices."""
+        placements = [run.placement for run in self.runs]
+        return expected_makespan(placements, self.cluster, self.spec.placement.points_per_gpu)
+
+    def without_waiting(self) -> SweepPlan:
+        """The plan with more GPUs for runs that all of the sweep would wait for."""
+        placements = [run.placement for run in self.runs]
+        searches = [self.layouts_of(run) for run in self.runs]
+        spread = spread_long_runs(placements, searches, self.cluster, self.spec.placement.points_per_gpu)
+        runs = (replace(run, placement=place) for run, place in zip(self.runs, spread, strict=True))
+        return replace(self, runs=tuple(runs))
+
     def to_json_dict(self) -> dict:
         """Plain JSON values; `from_json_dict` reads them back."""
         return json_converter(SweepPlan).dump_python(self, mode="json")
@@ -248,7 +262,7 @@ def build_plan(
         runs.setdefault(run.run_id, run)
         warnings += _warnings(run, planned[number // trials], words)
     spec = count_active(spec, [point.model for point in points], warnings)
-    return SweepPlan(
+    plan = SweepPlan(
         spec=spec,
         folder=folder,
         cluster=cluster,
@@ -256,6 +270,7 @@ def build_plan(
         runs=tuple(runs.values()),
         warnings=tuple(dict.fromkeys((*family.warnings, *warnings))),
     )
+    return plan.without_waiting()
 
 
 def check_corpus(corpus: Corpus, context_length: int) -> None:

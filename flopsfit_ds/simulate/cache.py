@@ -78,6 +78,8 @@ def _warn_once(reason: str) -> None:
 
 
 def _text(part: Any) -> str:
+    if hasattr(part, "identity"):  # a user's own class, which has no content that shows
+        return f"{type(part).__name__} {part.identity}"
     if is_dataclass(part) and not isinstance(part, type):
         return (
             f"{type(part).__module__}.{type(part).__qualname__}{json.dumps(asdict(part), sort_keys=True, default=repr)}"

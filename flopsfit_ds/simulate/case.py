@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -80,6 +81,62 @@ class LanguageModelCase:
 
         inputs, targets = batch
         return next_token_losses(model(inputs), targets).mean()
+
+    def build_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
+        """Fused AdamW, as every run."""
+        return fused_adamw(model)
+
+
+@dataclass(frozen=True)
+class ClassCase:
+    """A class with samples and a loss of the user's own, as `find_optimal` trains them.
+
+    Attributes:
+        model_class: Built with `arguments`.
+        arguments: The constructor's arguments, sorted by name.
+        samples: A collated batch of pairs (inputs, targets); its first sample is repeated.
+        loss_fn: `loss_fn(outputs, targets)`, a scalar.
+        frozen_parameters: Glob patterns of parameters that are not trained.
+        identity: What a result depends on of all these: class, samples and loss are known by their content.
+    """
+
+    model_class: type[torch.nn.Module]
+    arguments: tuple[tuple[str, Any], ...]
+    samples: Any
+    loss_fn: Callable[[Any, Any], torch.Tensor]
+    frozen_parameters: tuple[str, ...]
+    identity: str
+
+    @property
+    def draws_weights_in_constructors(self) -> bool:
+        """Unknown of a user's class, hence False."""
+        return False
+
+    def build_model(self, activation_checkpointing: bool) -> torch.nn.Module:
+        """The user's class, with what is frozen; checkpointing is its own business."""
+        from flopsfit_ds.train.session import freeze
+
+        assert not activation_checkpointing
+        model = self.model_class(**dict(self.arguments))
+        freeze(model, self.frozen_parameters)
+        return model
+
+    def batch(self, num_sequences: int) -> Any:
+        """So many copies of the first sample."""
+        import torch
+        from torch.utils import _pytree
+
+        def repeated(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor[:1].repeat(num_sequences, *[1] * (tensor.ndim - 1))
+
+        return _pytree.tree_map_only(torch.Tensor, repeated, self.samples)
+
+    def loss(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
+        """The user's loss of a batch."""
+        from flopsfit_ds.train.data.dataset import call_model
+
+        inputs, targets = batch
+        return self.loss_fn(call_model(model, inputs), targets)
 
     def build_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """Fused AdamW, as every run."""

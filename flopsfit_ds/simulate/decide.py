@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.base.hardware import Cluster
 from flopsfit_ds.base.units import format_bytes
-from flopsfit_ds.memory import MemoryEstimate, ModelProfile
+from flopsfit_ds.memory import MemoryEstimate, ModelProfile, Strategy
 from flopsfit_ds.plan.candidates import CLEARLY_FITS, Candidate
+from flopsfit_ds.plan.design import BatchPlan
+from flopsfit_ds.plan.placing import place_model, placement_rules
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.simulate.estimate import Simulator
 from flopsfit_ds.simulate.results import RankMemory
@@ -62,7 +64,7 @@ def decide_layout(
         memory_margin: Share of the device kept for fragmentation.
 
     Raises:
-        SimulationError: The model does not run on fake tensors, or versions are unknown.
+        SimulationError: The model does not run on fake tensors, or the installed versions fail the self-test.
     """
     first: Decision | None = None
     passed_over: list[str] = []
@@ -87,13 +89,120 @@ def decide_layout(
     return replace(first, passed_over=tuple(passed_over))
 
 
+def learn_activations(simulator: Simulator, case: Case, profile: ModelProfile, cluster: Cluster) -> ModelProfile:
+    """The profile of a model whose activations nothing else could measure, with what a simulation finds them to be.
+
+    One sequence and two are simulated on one GPU at ZeRO-0: what the second adds to the higher of the peaks of the
+    forward and the backward pass is what a sequence holds there, saved or passing.
+
+    Args:
+        simulator: Runs the engine.
+        case: What is trained.
+        profile: Of its model.
+        cluster: The hardware.
+
+    Raises:
+        SimulationError: The model does not run on fake tensors, or the installed versions fail the self-test.
+    """
+    peaks = []
+    for sequences in (1, 2):
+        strategy = Strategy(0, 1, sequences, False, "none", profile.precision)
+        params, trainable = profile.num_params, profile.num_params_trainable
+        _, rank = simulator.estimate(case, params, trainable, strategy, 1, cluster)
+        peaks.append(max(phase.peak_bytes for phase in rank.phases if phase.phase in ("forward", "backward")))
+    share = max(1, -((peaks[0] - peaks[1]) // profile.num_blocks))
+    return replace(
+        profile,
+        block_saved_bytes=share,
+        block_saved_bytes_zero3=share,
+        block_input_bytes=share,
+        block_transient_bytes=0,
+        outside_saved_bytes=0,
+    )
+
+
+def measure_unknown(
+    plan: SweepPlan,
+    runs: Sequence[RunPlan],
+    progress: Callable[[int, int], None],
+    simulator: Simulator,
+    case_of: Callable[[RunPlan], Case] | None = None,
+) -> SweepPlan:
+    """The plan with those runs placed anew whose activations were not known, by what a simulation finds.
+
+    A model that does not run on fake tensors either keeps the smallest micro-batch, and so does what is not reached
+    within some minutes; the plan gets a warning of it.
+
+    Args:
+        plan: The plan.
+        runs: Those of its runs that are to be trained.
+        progress: Told how many runs are measured, of how many.
+        simulator: Runs the engine.
+        case_of: What a run trains; without it, a language model.
+
+    Raises:
+        PlanError: A run fits nowhere.
+    """
+    unknown = [run for run in runs if not run.placement.profile.knows_activations]
+    placed: dict[str, RunPlan] = {}
+    warnings: list[str] = []
+    began = time.monotonic()
+    for number, run in enumerate(unknown):
+        progress(number, len(unknown))
+        try:
+            if time.monotonic() - began > _PATIENCE_SECONDS:
+                raise SimulationError(f"the {_PATIENCE_SECONDS:.0f} s that a start waits for it")
+            case = (case_of or language_model)(run)
+            profile = learn_activations(simulator, case, run.placement.profile, plan.cluster)
+        except SimulationError as error:
+            warnings.append(
+                f"{run.label}: the memory of its activations is not known, for the simulation stopped at {error}; it "
+                "keeps the smallest micro-batch, and whether that fits is not known"
+            )
+        else:
+            placed[run.run_id] = placed_with(plan, run, profile)
+    if unknown:
+        progress(len(unknown), len(unknown))
+    return _with_runs(plan, placed, warnings)
+
+
+def placed_with(plan: SweepPlan, run: RunPlan, profile: ModelProfile) -> RunPlan:
+    """A run of a plan placed anew, where more is known of its model than before.
+
+    Raises:
+        PlanError: It fits nowhere.
+    """
+    rules, held = placement_rules(plan.spec, run.model, profile), None
+    if run.layout_held:
+        strategy = run.placement.strategy
+        rules, held = rules.model_copy(update={"num_gpus": (strategy.num_gpus,)}), strategy.micro_batch_size_per_gpu
+    batches = BatchPlan(run.num_steps, run.global_batch_sequences, run.num_tokens, made_smaller=False)
+    return replace(run, placement=place_model(plan.spec, plan.cluster, profile, run.flops, batches, rules, held))
+
+
+def language_model(run: RunPlan) -> Case:
+    """What a run of a spec trains."""
+    from flopsfit_ds.simulate.case import LanguageModelCase
+
+    return LanguageModelCase(run.model, run.recipe.frozen_parameters)
+
+
+def _with_runs(plan: SweepPlan, changed: Mapping[str, RunPlan], warnings: Sequence[str]) -> SweepPlan:
+    return replace(
+        plan,
+        runs=tuple(changed.get(run.run_id, run) for run in plan.runs),
+        warnings=tuple(dict.fromkeys((*plan.warnings, *warnings))),
+    )
+
+
 def review_placements(
     plan: SweepPlan, runs: Sequence[RunPlan], progress: Callable[[int, int], None], simulator: Simulator | None = None
 ) -> SweepPlan:
     """The plan with the placements of some runs checked by simulation, and moved where they do not fit.
 
-    Looked at is what comes near to filling a GPU. A model that does not run on fake tensors keeps its closed-form
-    placement, and so does what is not reached within some minutes; the plan gets a warning of it.
+    Looked at is what comes near to filling a GPU, and every model whose activations are not known (`measure_unknown`).
+    A model that does not run on fake tensors keeps its closed-form placement, and so does what is not reached within
+    some minutes; the plan gets a warning of it.
 
     Args:
         plan: The plan.
@@ -104,14 +213,30 @@ def review_placements(
     Raises:
         PlanError: Nothing that was planned for a run fits.
     """
-    if plan.cluster.kind == "cpu" or plan.corpus.source == "dataset":
-        return plan  # a CPU slot has no memory of its own to run out of; a study's class is only known in its process
+    if plan.corpus.source == "dataset":
+        return plan  # a study's class is only known in its process, which has measured it
+    with simulator or Simulator() as simulator:
+        plan = measure_unknown(plan, runs, progress, simulator)
+        if plan.cluster.kind == "cpu":
+            return plan  # a CPU slot has no memory of its own to run out of
+        wanted = {run.run_id for run in runs}
+        return _review_near(plan, [run for run in plan.runs if run.run_id in wanted], progress, simulator)
+
+
+def _review_near(
+    plan: SweepPlan, runs: Sequence[RunPlan], progress: Callable[[int, int], None], simulator: Simulator
+) -> SweepPlan:
+    """The plan with the placements of what nearly fills a GPU checked."""
     limit = CLEARLY_FITS * plan.cluster.device_memory_bytes
-    near = [run for run in runs if run.placement.memory.device_total_bytes > limit]
+    near = [
+        run
+        for run in runs
+        if run.placement.memory.device_total_bytes > limit and run.placement.profile.knows_activations
+    ]
     reviewed: dict[str, RunPlan] = {}
     warnings: list[str] = []
     began = time.monotonic()
-    with simulator or Simulator() as simulator:
+    if near:
         for number, run in enumerate(near):
             progress(number, len(near))
             if time.monotonic() - began > _PATIENCE_SECONDS:
@@ -124,24 +249,17 @@ def review_placements(
                 reviewed[run.run_id] = _review(simulator, plan, run)
             except SimulationError as error:
                 warnings.append(f"{run.label}: placed by closed forms alone, for the simulation stopped at {error}")
-        if near:
-            progress(len(near), len(near))
-    return replace(
-        plan,
-        runs=tuple(reviewed.get(run.run_id, run) for run in plan.runs),
-        warnings=tuple(dict.fromkeys((*plan.warnings, *warnings))),
-    )
+        progress(len(near), len(near))
+    return _with_runs(plan, reviewed, warnings)
 
 
 def _review(simulator: Simulator, plan: SweepPlan, run: RunPlan) -> RunPlan:
-    from flopsfit_ds.simulate.case import LanguageModelCase
-
     placement = run.placement
     chosen = placement.candidate
     larger = [c for c in placement.alternatives if c.strategy.num_gpus > chosen.strategy.num_gpus]
     decision = decide_layout(
         simulator,
-        LanguageModelCase(run.model, run.recipe.frozen_parameters),
+        language_model(run),
         placement.profile,
         (chosen, *placement.fallbacks, *larger),
         plan.cluster,

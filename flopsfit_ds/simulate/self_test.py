@@ -1,7 +1,8 @@
 """Whether the simulation knows the installed PyTorch and DeepSpeed: small worlds whose bytes real engines have shown.
 
 No list of versions says which ones the patches and the counting hold for. Instead, some small worlds are simulated with
-whatever is installed, and their peaks must be, to the byte, those of real engines.
+whatever is installed, and their peaks must be those of real engines, to two
+blocks of the allocator.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from flopsfit_ds.simulate.server import SimulationError, SimulationServer
 _SHAPE = ModelShape(2, 64, 4, 4, intermediate_size=168, vocab_size=256, context_length=64)
 _PASSED = {"passed": True}
 _NUM_RANKS = 2
+_TOLERANCE_BYTES = 1024
+"""Two blocks of the allocator: at ZeRO-3 real engines under builds of PyTorch differ by one small tensor."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,10 @@ class World:
         recompute = self.device == "cuda"
         return SimulationJob(LanguageModelCase(_SHAPE), config, rank, _NUM_RANKS, recompute, self.device, 2**40)
 
+    def has(self, seen: tuple[int, ...]) -> bool:
+        """Whether peaks are those of this world."""
+        return all(abs(here - known) <= _TOLERANCE_BYTES for here, known in zip(seen, self.peaks, strict=True))
+
     def seen(self, memory: RankMemory) -> tuple[int, ...]:
         """The peaks of a rank, in the order of `peaks`."""
         by_phase = {phase.phase: phase.peak_bytes for phase in memory.phases}
@@ -97,7 +104,7 @@ def check_installed(server: SimulationServer, use_cache: bool) -> None:
             found = world.seen(future.result())
         except SimulationError as error:
             raise _refusal(f"{world} stopped at {error}") from None
-        if found != world.peaks:
+        if not world.has(found):
             raise _refusal(f"{world} peaks at {list(found)} bytes where a real engine has {list(world.peaks)}")
     if use_cache:
         store_result(key, _PASSED)

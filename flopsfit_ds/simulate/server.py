@@ -11,6 +11,7 @@ import contextlib
 import gc
 import io
 import itertools
+import multiprocessing
 import os
 import pickle
 import selectors
@@ -23,6 +24,7 @@ import time
 import traceback
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from multiprocessing import spawn
 from types import TracebackType
 from typing import IO, Any
 
@@ -41,6 +43,10 @@ class SimulationServer:
     """Runs jobs, each in a child of a preloaded process; a context manager, which any thread may use."""
 
     def __init__(self) -> None:
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise SimulationError(
+                'the script starts a study when it is imported; put the call under `if __name__ == "__main__":`'
+            )
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "SLURM_"))}
         # the simulation needs no device, and must leave the ones of a training run alone
         environment.update(DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1")
@@ -87,7 +93,7 @@ class SimulationServer:
         with self._lock:
             number = next(self._numbers)
             try:
-                payload = pickle.dumps((number, pickle.dumps((function, argument))))
+                payload = pickle.dumps((number, pickle.dumps((_main_path(), pickle.dumps((function, argument))))))
             except (pickle.PicklingError, AttributeError, TypeError) as error:
                 raise SimulationError(f"the model cannot be handed to the simulation: {error}") from None
             if self._ended is not None:
@@ -250,10 +256,16 @@ class _Forker:
 
 
 def _preload() -> None:
-    import torch
+    """Load what a simulation needs: PyTorch and DeepSpeed import their compilers at first use, which takes seconds."""
+    import deepspeed.ops
+    import deepspeed.runtime.zero.muon.original_muon
+    import torch._dynamo
 
-    import flopsfit_ds.simulate.preloaded  # noqa: F401
+    import flopsfit_ds.simulate.rank
+    import flopsfit_ds.train.model
+    import flopsfit_ds.train.session  # noqa: F401
 
+    _ = deepspeed.ops.__compatible_ops__  # the first access asks the C++ compiler which operators could be built
     torch.set_num_threads(1)
     gc.collect()
     gc.freeze()  # children share these objects, and need not look through them
@@ -261,12 +273,33 @@ def _preload() -> None:
 
 def _answer(payload: bytes) -> bytes:
     try:
-        name, argument = pickle.loads(payload)
+        main_path, call = pickle.loads(payload)
+        try:
+            name, argument = pickle.loads(call)
+        except AttributeError:  # what the user's script defines
+            if main_path is None:
+                raise
+            _import_main(main_path)
+            name, argument = pickle.loads(call)
         module, _, function = name.partition(":")
         __import__(module)
         return pickle.dumps((True, getattr(sys.modules[module], function)(argument)))
     except BaseException as error:  # whatever stops a model is reported, also an exit of its own
         return pickle.dumps((False, _told(error)))
+
+
+def _main_path() -> str | None:
+    return spawn.get_preparation_data("simulation").get("init_main_from_path")
+
+
+def _import_main(path: str) -> None:
+    """Import the caller's script, as multiprocessing would in a child, so that a study that it starts is refused."""
+    current = multiprocessing.current_process()
+    current._inheriting = True  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        spawn.import_main_path(path)
+    finally:
+        del current._inheriting  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _told(error: BaseException) -> str:

@@ -18,6 +18,9 @@ from flopsfit_ds.base.usercode import source_hash
 from flopsfit_ds.data.corpus import Corpus
 from flopsfit_ds.model.loss_traits import LossTraits
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan, build_plan
+from flopsfit_ds.simulate import Simulator
+from flopsfit_ds.simulate.case import ClassCase
+from flopsfit_ds.simulate.decide import measure_unknown
 from flopsfit_ds.simulate.profile import LOOKED_AT_SAMPLES
 from flopsfit_ds.spec import SweepSpec, validate_spec
 from flopsfit_ds.study.class_family import ClassFamily
@@ -152,6 +155,10 @@ def find_optimal(
     )
     family.warnings += probe.warnings
     plan = build_plan(spec, family=family, corpus=corpus, loss=probe.traits)
+    if spec.execution.simulate_memory:
+        with Simulator() as simulator:
+            case_of = functools.partial(_case, model_class, samples, loss_fn, fingerprint)
+            plan = measure_unknown(plan, plan.runs, lambda done, total: None, simulator, case_of)
     if not train:
         return plan
     workloads = _Workloads(
@@ -173,6 +180,20 @@ class _Workloads:
     sample_loss_fn: Callable[[Any, Any], torch.Tensor] | None
     tokens_per_sample: int
     traits: LossTraits
+
+
+def _case(
+    model_class: type[nn.Module],
+    samples: Any,
+    loss_fn: Callable[[Any, Any], torch.Tensor],
+    fingerprint: str,
+    run: RunPlan,
+) -> ClassCase:
+    """What a simulation trains in the place of a run."""
+    assert run.model.family == "class"
+    frozen = run.recipe.frozen_parameters
+    identity = f"{run.model.source_hash} {run.model.arguments} {fingerprint} {frozen}"
+    return ClassCase(model_class, run.model.arguments, samples, loss_fn, frozen, identity)
 
 
 def _task(plan: SweepPlan, shared: _Workloads, run: RunPlan) -> WorkerTask:

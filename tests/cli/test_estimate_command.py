@@ -64,6 +64,14 @@ def test_the_micro_batch_that_the_simulation_settles_on_is_named_and_shown_in_th
     )
 
 
+def test_accumulation_is_a_flag_and_keeps_gradients_through_the_forward_pass(capsys):
+    flags = [*SHAPE_FLAGS, "--zero", "1", "--gpus", "8"]
+    (once,) = answer(capsys, *flags)["points"]
+    (often,) = answer(capsys, *flags, "--accumulation", "4")["points"]
+    assert (once["chosen"]["gradient_accumulation_steps"], often["chosen"]["gradient_accumulation_steps"]) == (1, 4)
+    assert often["chosen"]["peak_allocated_bytes"] > 1.1 * once["chosen"]["peak_allocated_bytes"]
+
+
 def test_frozen_parameters_show_their_fraction(capsys):
     frozen = "training.frozen_parameters=['blocks.*','embedding.*']"
     (first, *_) = answer(capsys, "cpu_zero", frozen)["points"]

@@ -41,8 +41,23 @@ def test_a_large_model_is_sharded_and_the_reason_carries_the_numbers():
     placement = place(SEVEN_B)
     assert placement.strategy.zero_stage > 0
     assert placement.memory.device_total_bytes <= H100_NODE.device_memory_bytes
-    assert "ZeRO-0 needs" in placement.reason
     assert "of 79.1 GiB" in placement.reason
+    beside = dict(part.split(": ", 1) for part in placement.reason.split("; ")[1].split(", "))
+    # the next lower stage and the nearest numbers of GPUs, each with what it lacks or how fast it is
+    assert set(beside) == {"ZeRO-2", "4 GPUs"}
+    assert all(said.endswith("% of the speed a GPU") for said in beside.values())
+    speed = float(beside["ZeRO-2"].partition("%")[0]) / 100
+    rivals = [c for c in placement.runners_up if c.strategy.zero_stage == 2 and c.strategy.num_gpus == 8]
+    assert speed == pytest.approx(placement.candidate.gpu_seconds / min(c.gpu_seconds for c in rivals), abs=0.01)
+
+
+def test_a_reason_says_what_the_nearest_others_lack():
+    cluster = resolve_cluster("bf16", device="H100-SXM", gpus_per_node=8, num_nodes=64)
+    reason = place(SEVENTY_B, cluster, num_gpus=(64, 128), batch=2048).reason
+    assert "ZeRO-2: would need" in reason
+    assert "without checkpointing: would need" in reason
+    assert "128 GPUs: " in reason or "64 GPUs: " in reason
+    assert "ZeRO-0" not in reason
 
 
 @pytest.mark.parametrize("batch", [8, 24, 96, 250, 256])

@@ -173,3 +173,54 @@ def test_a_class_of_the_users_own_needs_permission(corpus_folder):
     model = {"family": "class", "class_path": "os.path:Nothing", "size_parameter": "width"}
     with pytest.raises(plan_module.PlanError, match="--allow-import os"):
         plan_of(with_values(MICRO, model=model), corpus_folder)
+
+
+CLUSTER = {"device": "H100-SXM", "gpus_per_node": 8, "num_nodes": 64}
+LADDER = {
+    "name": "ladder",
+    "model": {"vocab_size": 128256, "context_length": 4096, "query_heads_per_kv_head": 8, "head_dim": 128},
+    "data": {"source": "tokens", "path": "none.bin", "num_tokens": "15T", "heldout_tokens": 1_000_000},
+    "design": {"method": "ladder", "num_params": ["1B", "3B", "8B", "20B", "40B", "70B"], "tokens_per_parameter": [20]},
+    "training": {"global_batch_tokens": 2**22},
+    "hardware": CLUSTER,
+}
+
+
+def test_a_sweep_does_not_wait_for_one_point_and_says_how_long_it_takes():
+    narrow, wide = plan_of(with_values(LADDER, placement__moldable=False)), plan_of(LADDER)
+    before, after = narrow.makespan(), wide.makespan()
+    assert before.seconds > 3 * after.seconds
+    # not shorter than all GPUs busy, nor than its longest run; and near it
+    assert after.seconds >= max(run.placement.predicted_seconds for run in wide.runs)
+    assert after.lower_bound_seconds <= after.seconds <= 1.6 * after.lower_bound_seconds
+    largest = wide.runs[-1]
+    cheapest = narrow.runs[-1].placement
+    assert largest.placement.strategy.num_gpus > cheapest.strategy.num_gpus
+    assert largest.run_id == narrow.runs[-1].run_id
+    assert f"on {cheapest.strategy.num_gpus} it takes" in largest.placement.reason
+    assert largest.placement.predicted_gpu_hours < 1.1 * cheapest.predicted_gpu_hours
+    assert largest.placement.memory.device_total_bytes <= wide.cluster.device_memory_bytes
+    small = wide.runs[0].placement  # what nobody waits for stays where it is cheapest
+    assert small.strategy == narrow.runs[0].placement.strategy
+
+
+def test_slurm_gets_the_wide_layouts_too():
+    from flopsfit_ds.engine.slurm.submissions import plan_submissions
+
+    plan = plan_of(LADDER)
+    jobs = plan_submissions(plan)
+    gpus = {job.run_ids[0]: job.nodes * job.gpus_per_node for job in jobs}
+    assert gpus == {run.run_id: run.placement.strategy.num_gpus for run in plan.runs}
+    assert max(job.minutes for job in jobs) < 1.6 * plan.makespan().seconds / 60
+
+
+def test_all_points_that_fit_nowhere_are_listed():
+    node = with_values(LADDER, hardware={"device": "H100-SXM", "gpus_per_node": 8}, placement={"offload": "never"})
+    with pytest.raises(plan_module.PlanError) as caught:
+        plan_of(node)
+    text = str(caught.value)
+    assert text.startswith("2 of 6 points cannot be placed: ")
+    assert "39.9B" in text
+    assert "69.8B" in text
+    assert text.count("smallest hardware that would hold it") == 2
+    assert "\n" not in text

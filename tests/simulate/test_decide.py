@@ -13,7 +13,7 @@ from flopsfit_ds.engine.progress import Silence
 from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.records import SweepFolder
 from flopsfit_ds.simulate import Simulator
-from flopsfit_ds.simulate.decide import review_placements
+from flopsfit_ds.simulate.decide import placed_with, review_placements
 from flopsfit_ds.spec import validate_spec
 from flopsfit_ds.study.steps import build_plan
 
@@ -131,3 +131,56 @@ def test_a_model_that_cannot_be_simulated_keeps_its_placement_with_a_warning():
     assert reviewed.runs == (run,)
     assert told == [(0, 1), (1, 1)]
     assert "placed by closed forms alone, for the simulation stopped at" in reviewed.warnings[-1]
+
+
+def blind(plan: SweepPlan, **changes: Any) -> SweepPlan:
+    """The plan of a model whose activations could not be measured."""
+    (run,) = plan.runs
+    profile = replace(run.placement.profile, block_saved_bytes=0, block_saved_bytes_zero3=0, outside_saved_bytes=0)
+    profile = replace(profile, block_transient_bytes=0, block_input_bytes=0, loss_bytes=0, logits_bytes=0)
+    return replace(plan, runs=(replace(placed_with(plan, run, profile), **changes),))
+
+
+ANYWHERE = {"offload": "never", "activation_checkpointing": "never", "memory_margin": 0.001}
+
+
+@pytest.mark.slow
+def test_activations_that_nothing_could_measure_are_simulated_however_much_room_there_is():
+    known = plan_for(GENEROUS, placement=ANYWHERE)
+    plan = blind(known)
+    placement = plan.runs[0].placement
+    assert placement.strategy.micro_batch_size_per_gpu == 1
+    assert "without activations, which are not known" in placement.reason
+    reviewed, told = review(plan)
+    assert told == [(0, 1), (1, 1)]
+    after = reviewed.runs[0].placement
+    assert reviewed.runs[0].run_id == plan.runs[0].run_id
+    # the layout of the model whose activations are known, and as much memory
+    assert after.strategy == known.runs[0].placement.strategy
+    assert 0.98 <= after.memory.peak_allocated_bytes / simulated_bytes(known) <= 1.1
+    assert not [warning for warning in reviewed.warnings if "not known" in warning]
+
+
+@pytest.mark.slow
+def test_activations_that_would_not_fit_are_found_before_training():
+    """The case of a model that was planned at 4.7 GiB and took 54.4."""
+    roomy = blind(plan_for(GENEROUS, placement=ANYWHERE))
+    states = roomy.runs[0].placement.memory.device_total_bytes
+    known = plan_for(GENEROUS, placement=ANYWHERE).runs[0].placement
+    assert states * 1.5 < known.memory.device_total_bytes
+    plan = blind(plan_for(int(1.1 * states), placement=ANYWHERE))
+    reviewed, _ = review(plan)
+    after = reviewed.runs[0].placement
+    assert after.strategy.micro_batch_size_per_gpu < known.strategy.micro_batch_size_per_gpu
+    assert after.memory.device_total_bytes <= plan.cluster.device_memory_bytes
+    assert after.memory.method == "simulation"
+
+
+def test_what_neither_can_be_measured_nor_simulated_keeps_the_smallest_micro_batch_and_the_plan_says_so():
+    plan = plan_for(GENEROUS, placement=ANYWHERE)
+    plan = blind(plan, model=replace(plan.runs[0].model, num_heads=7))
+    reviewed, _ = review(plan)
+    assert reviewed.runs == plan.runs
+    assert reviewed.runs[0].placement.strategy.micro_batch_size_per_gpu == 1
+    assert "activations is not known, for the simulation stopped at" in reviewed.warnings[-1]
+    assert "smallest micro-batch" in reviewed.warnings[-1]

@@ -16,8 +16,9 @@ from flopsfit_ds.base.hardware import resolve_cluster
 from flopsfit_ds.base.units import format_count
 from flopsfit_ds.cli.options import AllowImport, AsJson, Overrides, plan_from
 from flopsfit_ds.cli.planning.memory_tables import Answer, Point, as_json_values, layout_of, print_answers
-from flopsfit_ds.memory import MemoryEstimate, estimate_memory, profile_decoder
+from flopsfit_ds.memory import MemoryEstimate, ModelProfile, estimate_memory, profile_decoder
 from flopsfit_ds.plan.candidates import Candidate, Search
+from flopsfit_ds.plan.placement import choose_layout, shared_search
 from flopsfit_ds.simulate.cache import LIBRARIES
 from flopsfit_ds.spec import PlacementRules
 
@@ -25,12 +26,29 @@ if TYPE_CHECKING:
     from flopsfit_ds.simulate.results import RankMemory
 
 _TRUST = (
-    "closed forms keep within about 5% of the simulation for the built-in decoder, 8% where parameters are frozen or "
-    "optimiser states offloaded; for other models no bound is known"
+    "closed forms of the built-in decoder have been up to 10% below and 16% above the simulation; for other models no "
+    "bound is known"
+)
+
+_UNKNOWN = (
+    "the memory of its activations is not known: what is shown is without them, and whether it fits is open; it is "
+    "planned at the smallest micro-batch"
 )
 
 _OF_A_SPEC = {"run", "allow_import"}
-_OF_A_SHAPE = {"layers", "hidden", "heads", "kv_heads", "intermediate", "vocab", "seq", "micro_batch", "zero", "gpus"}
+_OF_A_SHAPE = {
+    "layers",
+    "hidden",
+    "heads",
+    "kv_heads",
+    "intermediate",
+    "vocab",
+    "seq",
+    "micro_batch",
+    "zero",
+    "gpus",
+    "accumulation",
+}
 _OF_A_SHAPE |= {"checkpointing", "precision", "device"}
 
 
@@ -61,6 +79,9 @@ def register(app: typer.Typer) -> None:
         vocab: Annotated[int, typer.Option(min=1, help="Vocabulary.")] = 50257,
         seq: Annotated[int, typer.Option(min=1, help="Tokens of a sequence.")] = 2048,
         micro_batch: Annotated[int, typer.Option(min=1, help="Sequences a GPU takes at once.")] = 1,
+        accumulation: Annotated[
+            int, typer.Option(min=1, help="Micro-batches of a step on the largest number of GPUs.")
+        ] = 1,
         zero: Annotated[int | None, typer.Option(min=0, max=3, help="Only this ZeRO stage.")] = None,
         gpus: Annotated[int | None, typer.Option(min=1, help="Only this number of GPUs.")] = None,
         checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Recompute activations.")] = False,
@@ -74,7 +95,7 @@ def register(app: typer.Typer) -> None:
         elif layers is None or hidden is None or heads is None:
             raise SpecError("estimate-memory needs a spec, or a shape: --layers, --hidden and --heads")
         else:
-            flags = _Flags(vocab, seq, micro_batch, zero, gpus, checkpointing, precision, device)
+            flags = _Flags(vocab, seq, micro_batch, accumulation, zero, gpus, checkpointing, precision, device)
             points, warnings = [_point_of_flags(layers, hidden, heads, kv_heads, intermediate, flags)], []
         with _answering(quick, as_json, len(points)) as answer:
             answers = (answer(point) for point in points)  # each is shown as soon as it is known
@@ -109,6 +130,7 @@ class _Flags:
     vocab: int
     seq: int
     micro_batch: int
+    accumulation: int
     zero: int | None
     gpus: int | None
     checkpointing: bool
@@ -180,7 +202,7 @@ def _point_of_flags(
         offload="allowed" if flags.zero in (None, 3) else "never",
     )
     profile = profile_decoder(shape, flags.precision)  # pyright: ignore[reportArgumentType]
-    batch = flags.micro_batch * cluster.num_gpus
+    batch = flags.micro_batch * flags.accumulation * cluster.num_gpus
     search = Search(profile, training_flops_per_token(shape) * flags.seq, batch, profile.precision, cluster, rules)
     survey = search.survey()
     if not survey:
@@ -202,7 +224,7 @@ def _answering(quick: bool, as_json: bool, num_points: int) -> Iterator[Callable
         SpecError: What is simulated is not installed.
     """
     if quick:
-        yield lambda point: _answer(point, None, None, None)
+        yield lambda point: _answer(point, None, None, None if point.profile.knows_activations else _UNKNOWN)
         return
     missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
@@ -215,7 +237,7 @@ def _answering(quick: bool, as_json: bool, num_points: int) -> Iterator[Callable
 
     from flopsfit_ds.simulate import SimulationError, Simulator
     from flopsfit_ds.simulate.case import LanguageModelCase
-    from flopsfit_ds.simulate.decide import decide_layout
+    from flopsfit_ds.simulate.decide import decide_layout, learn_activations
 
     console = Console(stderr=True)
     shown = Progress(console=console, transient=True, disable=as_json or not console.is_terminal)
@@ -223,11 +245,20 @@ def _answering(quick: bool, as_json: bool, num_points: int) -> Iterator[Callable
         task = shown.add_task("simulating the engine", total=num_points)
 
         def answer(point: Point) -> Answer:
+            case = LanguageModelCase(point.shape, point.frozen_parameters)
+            try:
+                if not point.profile.knows_activations:
+                    point = _known_better(
+                        point, learn_activations(simulator, case, point.profile, point.search.cluster)
+                    )
+            except SimulationError as error:
+                shown.advance(task)
+                return _answer(point, None, None, f"{_UNKNOWN}, for the simulation stopped at {error}")
             proposed = (point.chosen, *point.search.fallbacks(point.chosen)) if point.run_ids else (point.chosen,)
             try:
                 decision = decide_layout(
                     simulator,
-                    LanguageModelCase(point.shape, point.frozen_parameters),
+                    case,
                     point.profile,
                     proposed,
                     point.search.cluster,
@@ -247,6 +278,17 @@ def _answering(quick: bool, as_json: bool, num_points: int) -> Iterator[Callable
                 shown.advance(task)
 
         yield answer
+
+
+def _known_better(point: Point, profile: ModelProfile) -> Point:
+    """The point with more known of its model.
+
+    Raises:
+        PlanError: Nothing fits any more.
+    """
+    search = shared_search(replace(point.search, profile=profile))
+    choice = choose_layout(search)
+    return replace(point, profile=profile, search=search, chosen=choice.ranked[0], reason=choice.reason)
 
 
 def _answer(

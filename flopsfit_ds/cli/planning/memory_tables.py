@@ -77,8 +77,8 @@ def as_json_values(answer: Answer) -> dict[str, Any]:
     `num_gpus`, `micro_batch_size_per_gpu`, `activation_checkpointing`, `offload`, `precision`,
     `gradient_accumulation_steps`, `peak_allocated_bytes`, `peak_reserved_bytes`, `device_total_bytes`, `host_bytes` (of
     one rank), `peak_phase`, `components` (bytes that sum to the allocated peak), `margin` (name, num_bytes, layer,
-    source), `predicted_step_seconds`, `method` (`closed-form` or `simulation`) and `fits`; `chosen` has `reason` and
-    `simulated_rank` besides.
+    source), `predicted_step_seconds`, `method` (`closed-form` or `simulation`) and `fits`, which is null where it would
+    without its activations, of which nothing is known; `chosen` has `reason` and `simulated_rank` besides.
     """
     point = answer.point
     rows = [_strategy_json(candidate, memory, point) for candidate, memory in answer.rows]
@@ -110,13 +110,16 @@ def _strategy_json(candidate: Candidate, memory: MemoryEstimate, point: Point) -
         "margin": memory.margin,
         "predicted_step_seconds": candidate.predicted_step_seconds,
         "method": memory.method,
-        "fits": _fits(candidate, memory, point.search),
+        "fits": _fits(candidate, memory, point),
     }
 
 
-def _fits(candidate: Candidate, memory: MemoryEstimate, search: Search) -> bool:
+def _fits(candidate: Candidate, memory: MemoryEstimate, point: Point) -> bool | None:
+    """Whether host and device hold it; None where the activations are missing from what would fit."""
+    search = point.search
     sized = replace(candidate, device_total_bytes=memory.device_total_bytes, host_bytes=memory.host_bytes)
-    return search.fits(sized)
+    fits = search.fits(sized)
+    return None if fits and memory.method == "closed-form" and not search.profile.knows_activations else fits
 
 
 def print_answers(answers: Iterable[Answer], *, detail: bool, warnings: list[str]) -> None:
@@ -155,7 +158,7 @@ def _print_point(console: Any, answer: Answer) -> None:
     for candidate, memory in answer.rows:
         strategy = candidate.strategy
         chosen = candidate == answer.chosen
-        fits = _fits(candidate, memory, point.search)
+        fits = _fits(candidate, memory, point)
         cells = (
             f"{strategy.zero_stage}" + ("+off" if strategy.offload != "none" else ""),
             str(strategy.num_gpus),
@@ -165,10 +168,10 @@ def _print_point(console: Any, answer: Answer) -> None:
             _short(memory.peak_allocated_bytes),
             _short(memory.device_total_bytes),
             f"{fastest / candidate.gpu_seconds:.0%}",
-            "yes" if fits else "no",
+            "?" if fits is None else "yes" if fits else "no",
         )
         rows.append(cells)
-        styles.append("bold" if chosen else "" if fits else "dim")
+        styles.append("bold" if chosen else "dim" if fits is False else "")
     console.print(_aligned(rows, styles), soft_wrap=True)
     how = "simulated" if answer.memory.method == "simulation" else "closed form"
     console.print(

@@ -45,7 +45,7 @@ def _cells(run: RunPlan) -> dict[str, str]:
         "batch": f"{strategy.num_gpus}x{strategy.micro_batch_size_per_gpu}x{place.gradient_accumulation_steps}",
         "LR": f"{run.recipe.learning_rate:.2g}",
         "where": where + ("+ckpt" if strategy.activation_checkpointing else ""),
-        "a GPU": format_bytes(place.memory.device_total_bytes),
+        "a GPU": ("" if place.profile.knows_activations else ">") + format_bytes(place.memory.device_total_bytes),
         "time": format_seconds(place.predicted_seconds),
     }
 
@@ -98,7 +98,10 @@ def print_plan(sweep: SweepPlan) -> None:
             )
     gpu_seconds = sum(run.placement.predicted_seconds * run.placement.strategy.num_gpus for run in sweep.runs)
     total = f"total {format_flops(sum(run.flops for run in sweep.runs))} FLOPs, {gpu_seconds / 3600:.3g} GPU-hours"
-    total += f", {format_seconds(gpu_seconds / cluster.num_gpus)} with all {cluster.num_gpus} busy"
+    makespan = sweep.makespan()
+    total += f"; the last run ends after {format_seconds(makespan.seconds)}, no schedule is shorter than "
+    total += f"{format_seconds(makespan.lower_bound_seconds)} (all {cluster.num_gpus} busy: "
+    total += f"{format_seconds(gpu_seconds / cluster.num_gpus)})"
     if cluster.price_per_gpu_hour is not None:
         total += f", {gpu_seconds / 3600 * cluster.price_per_gpu_hour:,.2f} at {cluster.price_per_gpu_hour:g} an hour"
     console.print(total, highlight=False, soft_wrap=True)

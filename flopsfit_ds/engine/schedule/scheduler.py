@@ -10,10 +10,10 @@ from typing import Protocol
 
 from flopsfit_ds.engine.executor import Assignment, Layout
 from flopsfit_ds.engine.schedule.free_slots import FreeSlots, Use
-from flopsfit_ds.engine.schedule.packing import Option, Packing, lower_bound, pack
 from flopsfit_ds.engine.schedule.suspects import Suspects
 from flopsfit_ds.engine.slots import Slot
 from flopsfit_ds.engine.ways import FAILURES
+from flopsfit_ds.plan.packing.search import Option, Packing, lower_bound, pack
 from flopsfit_ds.records import Attempt
 
 _TRUSTED_FRACTION = 0.05

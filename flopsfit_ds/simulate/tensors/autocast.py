@@ -46,6 +46,17 @@ _FP32_WITH_DTYPE = frozenset(
         "sum.dim_IntList",
     }
 )
+# of tensors with named dimensions, which later versions do without
+_FP32_WITH_DTYPE_NAMED = frozenset(
+    {
+        "prod.dim_Dimname",
+        "softmax.Dimname",
+        "log_softmax.Dimname",
+        "cumprod.dimname",
+        "cumsum.dimname",
+        "sum.dim_DimnameList",
+    }
+)
 _LOWER = frozenset(
     {
         "_convolution",
@@ -103,7 +114,7 @@ def register_autocast() -> None:
             continue
         if name in _LOWER:
             kernel = _casting(name, _to_lower)
-        elif name in _FP32_WITH_DTYPE:
+        elif name in _FP32_WITH_DTYPE | _FP32_WITH_DTYPE_NAMED:
             kernel = _with_dtype(name)
         elif name in _PROMOTE:
             kernel = _promoting(name)

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flopsfit_ds.engine.executor import Layout
-from flopsfit_ds.engine.schedule import packing
-from flopsfit_ds.engine.schedule.packing import Option, lower_bound, pack
 from flopsfit_ds.engine.schedule.scheduler import Predictions, Scheduler, Waiting
 from flopsfit_ds.engine.slots import Slot
 from flopsfit_ds.memory import Strategy
+from flopsfit_ds.plan.packing import search as packing
+from flopsfit_ds.plan.packing.search import Option, lower_bound, pack
 from flopsfit_ds.records import Attempt
 
 

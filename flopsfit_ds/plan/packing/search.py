@@ -129,6 +129,50 @@ def pack(
     return _improve(best, runs, start, num_lanes, bound, _AGAIN)
 
 
+def list_schedule(options: Sequence[Option], free: Sequence[Sequence[float]], num_lanes: int = 1) -> float:
+    """When the last run ends, each in one option and started as early as it can, in the best of a few orders.
+
+    Args:
+        options: One a run.
+        free: For each node, seconds until each of its lanes is free.
+        num_lanes: Equal shares that a slot can be divided into.
+    """
+    if not options:
+        return 0.0
+    return min(_simulate(options, order, free, num_lanes)[0] for order in _orders(options, num_lanes))
+
+
+def shortest_target(
+    runs: Sequence[Sequence[Option]],
+    free: Sequence[Sequence[float]],
+    num_lanes: int,
+    bound: float,
+    near_enough: float,
+) -> tuple[tuple[int, ...], float]:
+    """Options that keep each run's first one where it is short enough for the whole, and the length they come to.
+
+    For a series of target lengths each run that is longer takes the cheapest option that is not. Of all schedules whose
+    length is within a factor of the shortest, the one is taken that changes the fewest runs.
+
+    Args:
+        runs: The options of each run, the preferred one first.
+        free: As of `list_schedule`.
+        num_lanes: Equal shares that a slot can be divided into.
+        bound: No schedule is shorter, in seconds.
+        near_enough: That factor.
+    """
+    found: list[tuple[int, float, tuple[int, ...]]] = []
+    for exponent in range(_TARGETS):
+        target = bound * _GROWTH**exponent
+        chosen = tuple(0 if run[0].seconds <= target else _allot(run, target, num_lanes) for run in runs)
+        if not found or chosen != found[-1][2]:
+            seconds = list_schedule(_picked(runs, chosen), free, num_lanes)
+            found.append((sum(index > 0 for index in chosen), seconds, chosen))
+    shortest = min(seconds for _, seconds, _ in found)
+    _, seconds, chosen = min(entry for entry in found if entry[1] <= near_enough * shortest)
+    return chosen, seconds
+
+
 def _first_guess(
     runs: Sequence[Sequence[Option]], start: Sequence[Sequence[float]], num_lanes: int, bound: float
 ) -> Packing:
