@@ -146,7 +146,8 @@ class _FitWork:
                     f"the {form.name} law; fit a form with fewer parameters, or take bootstrap_samples=0 for none"
                 )
         groups = compute_groups(points, arrays)
-        ensemble = build_ensemble(problem, fit, draws, groups, arrays, clusters, options.seed, options.other_forms)
+        labels = clusters if options.bootstrap == "clusters" else np.arange(len(points))
+        ensemble = build_ensemble(problem, fit, groups, arrays, labels, options.seed, options.other_forms)
         computes = _reported_computes(points, arrays, options.target_compute)
         return cls(options, points, arrays, rule, problem, fit, draws, groups, ensemble, computes)
 

@@ -347,12 +347,16 @@ def _print_fit(fit: ScalingFit, serving: ServingOptimum | None) -> None:
 
 
 def _print_prediction(prediction: Prediction) -> None:
-    run, law = prediction.interval, prediction.confidence_interval
+    run, mean = prediction.interval, prediction.confidence_interval
     print(
         f"predicted at {format_flops(prediction.compute)} FLOPs (N {format_count(prediction.num_params)}, "
         f"D {format_count(prediction.num_tokens)}): loss {prediction.loss:.4f}; {prediction.level:.0%} prediction "
-        f"interval of one run {run.low:.4f} to {run.high:.4f}, confidence interval of the law {law.low:.4f} to "
-        f"{law.high:.4f}{_beyond(prediction.extrapolation)}"
+        f"interval of one run {run.low:.4f} to {run.high:.4f}, of the mean of such runs {mean.low:.4f} to "
+        f"{mean.high:.4f}{_beyond(prediction.extrapolation)}"
+    )
+    print(
+        f"  the {prediction.law} law alone says {prediction.law_loss:.4f} (weight {prediction.law_weight:.0%}); "
+        f"the width rests on {prediction.rests_on}"
     )
 
 

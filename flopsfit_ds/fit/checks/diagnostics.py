@@ -26,7 +26,8 @@ class Diagnostics:
         backtest: None with fewer than three budgets, or too few points on the lower ones.
         forms: Forms of law ranked by the back-test, then by objective.
         skipped_forms: Form -> why it could not be fitted.
-        rolling_factor: Past errors of extrapolation over what was promised, from 0.85 to 6.
+        drift: What earlier forecasts of these points were off by, an e-fold of compute; added to predictions.
+        growth: Standard deviation of what is left of their error, an e-fold.
         condition_number: Of J^T J with columns of unit length.
         tokens_scatter: Standard deviation of ln D about its regression on ln N; near nought on a single ray.
         delta_refits: Refits with other deltas.
@@ -40,7 +41,8 @@ class Diagnostics:
     backtest: Backtest | None
     forms: tuple[FormScore, ...]
     skipped_forms: dict[str, str]
-    rolling_factor: float
+    drift: float
+    growth: float
     condition_number: float
     tokens_scatter: float
     delta_refits: tuple[DeltaRefit, ...]
@@ -79,7 +81,8 @@ def run_diagnostics(material: FitMaterial) -> Diagnostics:
         backtest=hold_out(first, material.groups, log_compute),
         forms=rank_forms(material.ensemble.forms, material.groups, log_compute, material.target),
         skipped_forms=material.ensemble.skipped,
-        rolling_factor=material.ensemble.factor,
+        drift=material.ensemble.history.drift,
+        growth=material.ensemble.history.growth,
         condition_number=condition_number(problem, fit),
         tokens_scatter=tokens_scatter(problem),
         delta_refits=delta_refits(problem, fit, material.target),

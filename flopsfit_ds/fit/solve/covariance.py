@@ -38,12 +38,18 @@ def m_estimator_variance(loss: LossFunction, noise: float) -> float:
     return square / max(inside, 1e-12) ** 2
 
 
-def run_noise(residuals: FloatArray, num_parameters: int) -> float:
+def run_noise(residuals: FloatArray, num_parameters: int, weights: FloatArray | None = None) -> float:
     """Standard deviation of ln L of one run about the law, from residuals winsorised at three robust sigmas.
 
     A robust sigma is the median size of the residuals over the upper quartile of a normal, 1 / 1.4826. Winsorising at
     three makes a normal's standard deviation 0.25% smaller.
+
+    Args:
+        residuals: (points,) of ln L.
+        num_parameters: Of the law.
+        weights: (points,) that sum to their number; without them, ones.
     """
     robust = 1.4826 * float(np.median(np.abs(residuals)))
     kept = np.clip(residuals, -3.0 * robust, 3.0 * robust) if robust > 0 else residuals
-    return float(np.sqrt((kept**2).sum() / max(1, residuals.shape[0] - num_parameters)))
+    squares = kept**2 if weights is None else weights * kept**2
+    return float(np.sqrt(squares.sum() / max(1, residuals.shape[0] - num_parameters)))

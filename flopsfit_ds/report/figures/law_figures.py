@@ -101,9 +101,10 @@ def _draw_target(drawing: Drawing, ax: Axes, findings: Findings, largest: float)
         ).set_backgroundcolor(PAPER.light)
     span = prediction.interval
     if math.isfinite(span.low) and math.isfinite(span.high):
-        middle = min(max(prediction.loss, span.low), span.high)  # the loss of a refuted form lies outside
-        ends = [[middle - span.low], [span.high - middle]]
-        ax.errorbar([prediction.compute], [middle], yerr=ends, fmt="none", ecolor=LAW.light, capsize=4, zorder=5)
+        ends = [[prediction.loss - span.low], [span.high - prediction.loss]]
+        ax.errorbar(
+            [prediction.compute], [prediction.loss], yerr=ends, fmt="none", ecolor=LAW.light, capsize=4, zorder=5
+        )
     tip = f"predicted at {format_flops(prediction.compute)} FLOPs\nloss {prediction.loss:.4f}"
     draw_star(drawing, ax, prediction.compute, prediction.loss, tip)
     ax.annotate(

@@ -1,0 +1,147 @@
+"""Predictions: the centre lies inside, the width is learnt from the table's own past, and holds on known laws."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from flopsfit_ds.base.errors import FitError
+from flopsfit_ds.fit import Point, fit_scaling_law
+from flopsfit_ds.fit.forecast.prediction import Prediction, PredictionModel
+from helpers.fit.planted_sweeps import sweep
+
+
+def grid(loss, budgets=(1e18, 3e18, 1e19, 3e19, 1e20), sizes=5, noise=0.003, seed=0, span=16.0) -> list[Point]:
+    """IsoFLOP points of a law `loss(N, D)`."""
+    rng = np.random.default_rng(seed)
+    points = []
+    for budget in budgets:
+        for offset in np.linspace(-0.5, 0.5, sizes):
+            n = math.sqrt(budget / 120) * span**offset
+            d = budget / 6 / n
+            points.append(Point(num_params=n, num_tokens=d, loss=loss(n, d) * math.exp(noise * rng.standard_normal())))
+    return points
+
+
+def chinchilla(n: float, d: float) -> float:
+    return 1.7 + 400 / n**0.34 + 410 / d**0.28
+
+
+def fit(points, **options):
+    return fit_scaling_law(points, bootstrap_samples=0, diagnostics=False, **options)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    seed=st.integers(0, 10_000),
+    noise=st.sampled_from([0.0, 0.001, 0.01, 0.05]),
+    budgets=st.integers(2, 5),
+    law=st.sampled_from(["chinchilla", "kaplan", "chinchilla-tied"]),
+    log_n=st.floats(5, 40),
+    log_d=st.floats(10, 45),
+    level=st.floats(0.01, 0.999),
+)
+def test_no_printed_point_lies_outside_its_interval(seed, noise, budgets, law, log_n, log_d, level):
+    points = grid(chinchilla, budgets=(1e18, 3e18, 1e19, 3e19, 1e20)[:budgets], noise=noise, seed=seed)
+    try:
+        found = fit(points, law=law)
+    except FitError:
+        return
+    for guess in (
+        found.prediction.predict(num_params=math.exp(log_n), num_tokens=math.exp(log_d), level=level),
+        found.prediction.predict(compute=1e19, num_params=1e8, level=level),
+    ):
+        assert guess.interval.low <= guess.confidence_interval.low <= guess.loss
+        assert guess.loss <= guess.confidence_interval.high <= guess.interval.high
+
+
+def test_the_ensemble_is_the_headline_and_the_asked_form_stands_beside_it():
+    found = fit(grid(chinchilla), law="kaplan")  # refuted: these losses have a floor
+    guess = found.predict(1e22)
+    truth = chinchilla(guess.num_params, guess.num_tokens)
+    assert guess.law == "kaplan"
+    assert guess.law_weight < 0.2
+    assert abs(math.log(guess.loss / truth)) < 0.5 * abs(math.log(guess.law_loss / truth))
+
+
+def test_intervals_grow_with_the_distance_and_with_what_past_forecasts_were_off_by():
+    def bent(n: float, d: float) -> float:
+        """Small runs are mistuned: all forms are off, and more so the farther they look."""
+        return chinchilla(n, d) * (1 + 0.03 * (1e20 / (6 * n * d)) ** 0.3)
+
+    straight, curved = fit(grid(chinchilla)).prediction, fit(grid(bent)).prediction
+    assert curved.growth > 1.5 * straight.growth
+
+    def width(model: PredictionModel, compute: float) -> float:
+        interval = model.predict(compute).interval
+        return math.log(interval.high / interval.low)
+
+    assert width(straight, 1e20) < width(straight, 1e21) < width(straight, 1e22)
+    assert width(curved, 1e22) > 1.3 * width(straight, 1e22)
+
+
+def test_drift_corrects_what_every_origin_was_off_by():
+    def drifting(n: float, d: float) -> float:
+        """Below every law by 1% an e-fold, as where larger runs are better tuned."""
+        return chinchilla(n, d) * math.exp(-0.002 * math.log(6 * n * d / 1e18) ** 2)
+
+    model = fit(grid(drifting, noise=0.0005)).prediction
+    assert model.drift < 0
+    guess = model.predict(1e21)
+    truth = drifting(guess.num_params, guess.num_tokens)
+    undrifted = guess.loss * math.exp(-model.drift * math.log(1e21 / model.largest_compute))
+    assert abs(math.log(guess.loss / truth)) < abs(math.log(undrifted / truth))
+
+
+def test_without_a_back_test_the_interval_says_so_and_is_wider():
+    many, two = fit(grid(chinchilla)), fit(grid(chinchilla, budgets=(3e19, 1e20), sizes=12))
+    assert many.prediction.num_looks > 0
+    assert two.prediction.num_looks == 0
+    guess = two.predict(1e21)
+    assert "no back-test" in guess.rests_on
+    other = many.predict(num_params=guess.num_params, num_tokens=guess.num_tokens)
+
+    def width(prediction: Prediction) -> float:
+        return math.log(prediction.interval.high / prediction.interval.low)
+
+    assert width(guess) > 1.5 * width(other)
+
+
+def test_a_point_far_from_all_data_in_tokens_per_parameter_has_a_wider_interval():
+    model = fit(grid(chinchilla)).prediction
+    near = model.predict(num_params=3e8, num_tokens=6e9)
+    far = model.predict(num_params=3e6, num_tokens=6e11)
+    assert math.log(far.interval.high / far.interval.low) > 2 * math.log(near.interval.high / near.interval.low)
+
+
+def test_coverage_on_planted_laws_from_both_sides():
+    inside = total = 0
+    errors, widths = [], []
+    for seed in range(12):
+        _, points = sweep(seed=seed, form=("chinchilla", "interaction", "chinchilla-tied")[seed % 3])
+        top = max(point.compute_flops for point in points)
+        lower = [point for point in points if point.compute_flops < 0.3 * top]
+        model = fit(lower).prediction
+        for point in points:
+            if point.compute_flops >= 0.3 * top:
+                guess = model.predict(num_params=point.num_params, num_tokens=point.num_tokens)
+                inside += guess.interval.contains(point.loss)
+                total += 1
+                errors.append(abs(math.log(guess.loss / point.loss)))
+                widths.append(math.log(guess.interval.high / guess.interval.low))
+    assert 0.82 <= inside / total <= 0.99
+    assert np.median(widths) < 6 * np.median(errors)  # too wide fails as well
+
+
+def test_the_model_comes_back_from_json_as_it_was():
+    model = fit(grid(chinchilla)).prediction
+    again = PredictionModel.from_json_dict(model.to_json_dict())
+    assert again.predict(1e22).interval.low == pytest.approx(model.predict(1e22).interval.low, rel=1e-6)
+    broken = model.to_json_dict()
+    del broken["members"]
+    with pytest.raises(FitError, match="write it again"):
+        PredictionModel.from_json_dict(broken)
