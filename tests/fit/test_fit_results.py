@@ -59,7 +59,7 @@ def test_the_optimum_is_the_best_size_and_its_band_is_flat() -> None:
     optimum = fit.optimum(1e21)
     low, high = optimum.flat_band
     for size in (low, high):
-        loss = fit.predict(num_params=size, num_tokens=1e21 / 6 / size).loss
+        loss = fit.predict(num_params=size, num_tokens=1e21 / 6 / size).law_loss
         assert loss == pytest.approx(1.001 * optimum.loss, rel=1e-5)
     assert optimum.flat_factor > 1.1
     assert fit.optima[-1].compute == pytest.approx(1e21)  # ten times the largest budget
@@ -73,7 +73,7 @@ def test_a_served_model_is_smaller_and_cheaper_in_all() -> None:
     plain, served = fit.optimum(1e21), fit.serving_optimum(1e21, 1e12)
     assert served.num_params < plain.num_params
     assert served.num_tokens > plain.num_tokens
-    assert fit.predict(num_params=served.num_params, num_tokens=served.num_tokens).loss == pytest.approx(plain.loss)
+    assert fit.predict(num_params=served.num_params, num_tokens=served.num_tokens).law_loss == pytest.approx(plain.loss)
     assert served.total_compute < 1e21 + 2 * plain.num_params * 1e12
     assert fit.serving_optimum(1e21, 0.0).num_params == pytest.approx(plain.num_params, rel=0.01)
 
@@ -136,7 +136,7 @@ def test_an_exact_law_is_fitted_predicted_and_shown(form: str) -> None:
     fit = fit_scaling_law(points, law=form, bootstrap_samples=20)
     json.dumps(fit.to_json_dict(), allow_nan=False)
     guess = fit.predict(1e22)
-    assert guess.interval.high - guess.interval.low < 1e-6
+    assert guess.interval.high / guess.interval.low < 1.02  # other tables say that no law is exact beyond its data
     true = planted.loss(np.array([guess.num_params]), np.array([guess.num_tokens]))
     assert guess.loss == pytest.approx(float(true[0]), rel=1e-6)
 

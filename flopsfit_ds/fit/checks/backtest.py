@@ -20,6 +20,7 @@ class FormScore:
     Attributes:
         law: The form.
         weight: Its share of the ensemble of predictions.
+        evidence: Its share by likelihood alone.
         num_parameters: Parameters.
         objective: Summed score on all points.
         noise: Standard deviation of the residuals.
@@ -30,6 +31,7 @@ class FormScore:
 
     law: str
     weight: float
+    evidence: float
     num_parameters: int
     objective: float
     noise: float
@@ -99,6 +101,7 @@ def rank_forms(
             FormScore(
                 law=form.problem.law.name,
                 weight=form.weight,
+                evidence=form.evidence,
                 num_parameters=form.problem.law.num_parameters,
                 objective=form.fit.objective,
                 noise=form.noise,

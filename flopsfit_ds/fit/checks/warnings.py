@@ -299,16 +299,16 @@ def _backtest(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
 
 
 def _forms(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
-    tail = 0.5 - 0.5 * view.level  # a form with less weight than a tail cannot move the end of an interval alone
+    tail = 0.5 - 0.5 * view.level
     scores = {score.law: score for score in diagnostics.forms}
     own = scores[view.problem.law.name]
-    rivals = [s for s in diagnostics.forms if s.law != own.law and s.weight > tail]
-    best = max(diagnostics.forms, key=lambda s: s.weight)
-    if own.weight < _REFUTED:
+    rivals = [s for s in diagnostics.forms if s.law != own.law and s.evidence > tail]
+    best = max(diagnostics.forms, key=lambda s: s.evidence)
+    if own.evidence < _REFUTED:
         yield FitWarning(
             "form_refuted",
-            f"the {own.law} form fits worse than {best.law} by more than chance allows (weight {own.weight:.1%}): its "
-            "prediction intervals follow the better form, and its own losses may lie outside them",
+            f"the {own.law} form fits worse than {best.law} by more than chance allows (evidence {own.evidence:.1%}); "
+            "predictions are those of all forms, each by what its forecasts were worth",
         )
     error = max(_error_at_target(view), 1e-6)
     for rival in rivals:
@@ -316,7 +316,7 @@ def _forms(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
         if abs(gap) > 2.0 * error:
             yield FitWarning(
                 "forms_disagree",
-                f"the {rival.law} form (weight {rival.weight:.0%}) predicts {gap:+.2%} at the target against "
+                f"the {rival.law} form (evidence {rival.evidence:.0%}) predicts {gap:+.2%} at the target against "
                 f"{own.law}: prediction intervals hold both",
             )
 

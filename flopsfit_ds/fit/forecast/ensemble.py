@@ -17,7 +17,7 @@ import numpy as np
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit.compute_rule import ComputeRule
 from flopsfit_ds.fit.forecast.history import History, look_back
-from flopsfit_ds.fit.forecast.members import Member, fit_members
+from flopsfit_ds.fit.forecast.members import Member, fit_members, quasi_log_likelihood
 from flopsfit_ds.fit.forecast.prediction import MemberDraws, PredictionModel
 from flopsfit_ds.fit.forecast.rolling import Extrapolation, roll
 from flopsfit_ds.fit.laws.registry import LAWS, get_law
@@ -27,6 +27,8 @@ from flopsfit_ds.fit.solve.covariance import run_noise
 from flopsfit_ds.fit.solve.solver import Problem
 
 _SPARE = 2
+_SHARED_ERRORS = 0.5
+"""Power on likelihoods as evidence: runs of one budget or size share their errors, so that points count for fewer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,14 +40,18 @@ class FormFit:
         fit: Its certified fit.
         noise: Standard deviation of ln L about it.
         extrapolations: Its rolling origin.
+        log_likelihood: Profiled quasi-likelihood with the penalty of BIC (Schwarz 1978).
         weight: Share of its members in the ensemble.
+        evidence: Share by likelihood alone: below a hundredth the points all but refute it.
     """
 
     problem: Problem
     fit: CertifiedFit
     noise: float
     extrapolations: tuple[Extrapolation, ...]
+    log_likelihood: float
     weight: float = math.nan
+    evidence: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,11 +143,19 @@ def build_ensemble(
 def _form_fit(problem: Problem, fit: CertifiedFit, groups: Sequence[Sequence[int]], log_compute: np.ndarray) -> FormFit:
     residuals = problem.law.log_loss(fit.theta[None], problem.inputs)[0] - problem.log_loss
     rolled = tuple(roll(problem, fit.theta, groups, log_compute)) if len(groups) > 2 else ()
-    return FormFit(problem, fit, run_noise(residuals, problem.law.num_parameters), rolled)
+    count, size = len(residuals), problem.law.num_parameters
+    likelihood = quasi_log_likelihood(problem.loss, fit.objective, count) - 0.5 * size * math.log(count)
+    return FormFit(problem, fit, run_noise(residuals, size), rolled, likelihood)
 
 
 def _weighted(forms: Sequence[FormFit], members: Sequence[Member], past: History) -> tuple[FormFit, ...]:
     shares = {form.problem.law.name: 0.0 for form in forms}
     for member, weight in zip(members, past.weights, strict=True):
         shares[member.law.name] += float(weight)
-    return tuple(replace(form, weight=shares[form.problem.law.name]) for form in forms)
+    likelihood = np.array([form.log_likelihood for form in forms])
+    evidence = np.exp(_SHARED_ERRORS * (likelihood - likelihood.max()))
+    evidence /= evidence.sum()
+    return tuple(
+        replace(form, weight=shares[form.problem.law.name], evidence=float(share))
+        for form, share in zip(forms, evidence, strict=True)
+    )

@@ -12,18 +12,21 @@ The constants were set on eight public tables cut at 60 budgets, 2,860 predictio
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from flopsfit_ds.fit.forecast.members import Member, seen_at
+from flopsfit_ds.fit.forecast.members import Member, OriginFit, seen_at
 from flopsfit_ds.fit.losses import FloatArray
 
 LEAST_DISTANCE = 0.2
 """E-folds of compute: an error so near the data is not taken for one of extrapolation."""
 _TEMPER = 0.2
 _SHARE_STACKED = 0.6
+_REFUTED = 5.0
+"""A form whose noise is so many times that of the best has no weight: on public tables all forms lie within a factor of
+two, on the points of an exact law within a million."""
 _MOST_ERROR = 0.03
 """An e-fold, in stacking: one wild origin must not decide."""
 _PRIOR_GROWTH = 0.002
@@ -90,7 +93,7 @@ def look_back(
         log_loss: (points,) observed.
     """
     looks = list(_looks(members, groups, log_compute, log_loss))
-    weights = _weigh({number: member.log_likelihood for number, member in enumerate(members)}, looks)
+    weights = _weigh(dict(enumerate(members)), looks)
     each = np.array([weights[number] for number in range(len(members))])
     noise = math.sqrt(float(each @ np.array([member.noise**2 for member in members])))
     prior = math.hypot(_PRIOR_GROWTH, _PRIOR_GROWTH_OF_NOISE * noise)
@@ -114,7 +117,7 @@ def _looks(
     earlier: list[_Look] = []
     for origin in sorted({origin for member in members for origin in member.origins}):
         fits = {number: member.origins[origin] for number, member in enumerate(members) if origin in member.origins}
-        weights = _weigh({number: fit.log_likelihood for number, fit in fits.items()}, earlier)
+        weights = _weigh(fits, earlier)
         centre = np.sum([weights[number] * fit.log_loss for number, fit in fits.items()], axis=0)
         noise = math.sqrt(sum(weights[number] * fit.noise**2 for number, fit in fits.items()))
         keep = seen_at(groups, origin)
@@ -130,10 +133,11 @@ def _looks(
         earlier += here
 
 
-def _weigh(log_likelihood: dict[int, float], looks: Sequence[_Look]) -> dict[int, float]:
-    """Weights of the members that have a likelihood, from it and from their errors in these looks."""
-    numbers = list(log_likelihood)
-    tempered = _softmax(_TEMPER * np.array([log_likelihood[number] for number in numbers]))
+def _weigh(fits: Mapping[int, Member | OriginFit], looks: Sequence[_Look]) -> dict[int, float]:
+    """Weights of members by their likelihood and by their errors in these looks; nought for those that are refuted."""
+    least = min(fit.noise for fit in fits.values())
+    numbers = [number for number, fit in fits.items() if fit.noise <= _REFUTED * least]
+    tempered = _softmax(_TEMPER * np.array([fits[number].log_likelihood for number in numbers]))
     total, count = np.zeros(len(numbers)), np.zeros(len(numbers))
     for look in looks:
         for position, number in enumerate(numbers):
@@ -143,10 +147,10 @@ def _weigh(log_likelihood: dict[int, float], looks: Sequence[_Look]) -> dict[int
     stacked = np.full(len(numbers), 1.0 / len(numbers))
     if count.any():
         median = float(np.median(total[count > 0] / count[count > 0]))
-        stacked = 1.0 / ((total + median) / (count + 1) + 1e-8)
+        stacked = ((total + median) / (count + 1) + 1e-8) ** -2.0
         stacked /= stacked.sum()
     mixed = (1.0 - _SHARE_STACKED) * tempered + _SHARE_STACKED * stacked
-    return {number: float(weight) for number, weight in zip(numbers, mixed, strict=True)}
+    return dict.fromkeys(fits, 0.0) | {number: float(weight) for number, weight in zip(numbers, mixed, strict=True)}
 
 
 def _softmax(values: FloatArray) -> FloatArray:
