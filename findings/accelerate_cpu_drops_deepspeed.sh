@@ -18,19 +18,25 @@ fi
 cd "$folder"
 cat >probe.py <<'PYTHON'
 from importlib.metadata import version
+
 assert version("torch").partition("+")[0] == "2.13.0"
 assert version("deepspeed").partition("+")[0] == "0.19.8"
 assert version("accelerate").partition("+")[0] == "1.15.0"
 assert version("transformers").partition("+")[0] == "5.24.0"
 import os, socket
+
 with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
-os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), DS_ACCELERATOR="cpu")
+os.environ.update(
+    RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), DS_ACCELERATOR="cpu"
+)
 import deepspeed, torch
+
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # spares compiling an extension
 
 from accelerate import Accelerator, DeepSpeedPlugin
+
 plugin = DeepSpeedPlugin(hf_ds_config={"train_micro_batch_size_per_gpu": 4, "zero_optimization": {"stage": 2}})
 accelerator = Accelerator(cpu=True, deepspeed_plugin=plugin)
 model = torch.nn.Linear(4, 4)

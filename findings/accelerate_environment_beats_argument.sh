@@ -18,13 +18,16 @@ fi
 cd "$folder"
 cat >probe.py <<'PYTHON'
 from importlib.metadata import version
+
 assert version("torch").partition("+")[0] == "2.13.0"
 assert version("deepspeed").partition("+")[0] == "0.19.8"
 assert version("accelerate").partition("+")[0] == "1.15.0"
 assert version("transformers").partition("+")[0] == "5.24.0"
 import os
+
 os.environ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] = "8"
 from accelerate import Accelerator
+
 steps = Accelerator(cpu=True, gradient_accumulation_steps=4).gradient_accumulation_steps
 print("asked for 4, got", steps)
 assert steps == 8

@@ -19,19 +19,33 @@ fi
 cd "$folder"
 cat >probe.py <<'PYTHON'
 from importlib.metadata import version
+
 assert version("torch").partition("+")[0] == "2.13.0"
 assert version("deepspeed").partition("+")[0] == "0.19.8"
 assert version("accelerate").partition("+")[0] == "1.15.0"
 assert version("transformers").partition("+")[0] == "5.24.0"
 import deepspeed, torch
+
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # spares compiling an extension
 from accelerate import Accelerator, DeepSpeedPlugin
-config = {"train_micro_batch_size_per_gpu": 2, "zero_optimization": {"stage": 1}, "zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False}
+
+config = {
+    "train_micro_batch_size_per_gpu": 2,
+    "zero_optimization": {"stage": 1},
+    "zero_allow_untested_optimizer": True,
+    "zero_force_ds_cpu_optimizer": False,
+}
 accelerator = Accelerator(deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=config))
 model = torch.nn.Linear(4, 4)
 batches = torch.utils.data.DataLoader(torch.arange(16.0).reshape(16, 1), batch_size=2)
 model, _, batches = accelerator.prepare(model, torch.optim.AdamW(model.parameters()), batches)
-seen = (accelerator.num_processes, accelerator.is_main_process, torch.distributed.get_world_size(), next(iter(batches)).flatten().tolist(), len(batches))
+seen = (
+    accelerator.num_processes,
+    accelerator.is_main_process,
+    torch.distributed.get_world_size(),
+    next(iter(batches)).flatten().tolist(),
+    len(batches),
+)
 print("rank", torch.distributed.get_rank(), *seen, flush=True)
 assert seen == (1, True, 2, [0.0, 1.0], 8), seen
 PYTHON

@@ -17,8 +17,10 @@ fi
 cd "$folder"
 cat >probe.py <<'PYTHON'
 from importlib.metadata import version
+
 assert version("datasets").partition("+")[0] == "5.2.0"
 import datasets
+
 data = datasets.Dataset.from_dict({"loss": [0.1, 0.2]}).with_format("numpy")
 column, row = data[:]["loss"], data[0]["loss"]
 print(data.features["loss"], column.dtype, float(column[0]), row.dtype, float(row))

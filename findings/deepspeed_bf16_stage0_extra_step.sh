@@ -18,21 +18,32 @@ fi
 cd "$folder"
 cat >probe.py <<'PYTHON'
 from importlib.metadata import version
+
 assert version("torch").partition("+")[0] == "2.13.0"
 assert version("deepspeed").partition("+")[0] == "0.19.8"
 import os, socket
+
 with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
-os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), DS_ACCELERATOR="cpu")
+os.environ.update(
+    RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), DS_ACCELERATOR="cpu"
+)
 import deepspeed, torch
+
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # spares compiling an extension
 
 counts = {}
 for stage in (0, 1, 2):
     model = torch.nn.Linear(4, 4, bias=False)
     adam = torch.optim.AdamW(model.parameters(), lr=0.1)
-    config = {"train_batch_size": 4, "bf16": {"enabled": True}, "zero_optimization": {"stage": stage}, "zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False}
+    config = {
+        "train_batch_size": 4,
+        "bf16": {"enabled": True},
+        "zero_optimization": {"stage": stage},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
     engine, *_ = deepspeed.initialize(model=model, optimizer=adam, config=config)
     engine.backward(engine(torch.ones(4, 4, dtype=torch.bfloat16)).float().sum())
     engine.step()

@@ -19,23 +19,39 @@ fi
 cd "$folder"
 cat >probe.py <<'PYTHON'
 from importlib.metadata import version
+
 assert version("torch").partition("+")[0] == "2.13.0"
 assert version("deepspeed").partition("+")[0] == "0.19.8"
 import os, socket
+
 with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
-os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), DS_ACCELERATOR="cpu")
+os.environ.update(
+    RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), DS_ACCELERATOR="cpu"
+)
 import deepspeed, torch
+
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # spares compiling an extension
 
 optimizer = {"type": "Adam", "params": {"lr": 1e-3, "torch_adam": True}}
 model = torch.nn.Linear(4, 4)
-engine, *_ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config={"train_micro_batch_size_per_gpu": 4, "zero_optimisation": {"stage": 3}, "gradient_clip": 0.5, "optimizer": optimizer})
+engine, *_ = deepspeed.initialize(
+    model=model,
+    model_parameters=model.parameters(),
+    config={
+        "train_micro_batch_size_per_gpu": 4,
+        "zero_optimisation": {"stage": 3},
+        "gradient_clip": 0.5,
+        "optimizer": optimizer,
+    },
+)
 print("stage", engine.zero_optimization_stage(), "clipping", engine.gradient_clipping())
 assert (engine.zero_optimization_stage(), engine.gradient_clipping()) == (0, 1.0)
 try:
-    deepspeed.initialize(model=model, config={"train_micro_batch_size_per_gpu": 4, "zero_optimization": {"stage": 1, "stge": 2}})
+    deepspeed.initialize(
+        model=model, config={"train_micro_batch_size_per_gpu": 4, "zero_optimization": {"stage": 1, "stge": 2}}
+    )
 except Exception as error:
     print(type(error).__name__)
     assert type(error).__name__ == "ValidationError"

@@ -20,10 +20,12 @@ fi
 cd "$folder"
 cat >probe.py <<'PYTHON'
 from importlib.metadata import version
+
 assert version("torch").partition("+")[0] == "2.13.0"
 assert version("deepspeed").partition("+")[0] == "0.19.8"
 import torch
 from deepspeed.runtime.lr_schedules import WarmupLR
+
 for form in ("log", "linear"):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = WarmupLR(optimizer, 0.0, 1.0, 10, form)

@@ -18,19 +18,29 @@ fi
 cd "$folder"
 cat >probe.py <<'PYTHON'
 from importlib.metadata import version
+
 assert version("torch").partition("+")[0] == "2.13.0"
 assert version("deepspeed").partition("+")[0] == "0.19.8"
 import os, socket
+
 with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
-os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), DS_ACCELERATOR="cpu")
+os.environ.update(
+    RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), DS_ACCELERATOR="cpu"
+)
 import deepspeed, torch
+
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # spares compiling an extension
 
 before = torch.nn.functional.linear
 model = torch.nn.Linear(8, 8)
-config = {"train_batch_size": 4, "zero_optimization": {"stage": 3}, "optimizer": {"type": "AdamW", "params": {"lr": 1e-2, "torch_adam": True}}, "zero_force_ds_cpu_optimizer": False}
+config = {
+    "train_batch_size": 4,
+    "zero_optimization": {"stage": 3},
+    "optimizer": {"type": "AdamW", "params": {"lr": 1e-2, "torch_adam": True}},
+    "zero_force_ds_cpu_optimizer": False,
+}
 engine, *_ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=config)
 engine.destroy()
 later = torch.nn.Linear(3, 3)(torch.ones(2, 3))

@@ -19,9 +19,11 @@ fi
 cd "$folder"
 cat >probe.py <<'PYTHON'
 from importlib.metadata import version
+
 assert version("mkdocs").partition("+")[0] == "1.6.1"
 import subprocess, sys
 from pathlib import Path
+
 Path("docs").mkdir()
 Path("docs/index.md").write_text("[there](nowhere.md)")
 Path("mkdocs.yml").write_text("site_name: probe")

@@ -19,13 +19,32 @@ fi
 cd "$folder"
 cat >probe.py <<'PYTHON'
 from importlib.metadata import version
+
 assert version("tokenizers").partition("+")[0] == "0.23.3"
 import json
 from tokenizers import Tokenizer
+
 for stated in (5, 1):
-    added = {"id": stated, "content": "<end>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    file = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [added], "normalizer": None, "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": None, "decoder": None,
-            "model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "c": 2}, "unk_token": "a"}}
+    added = {
+        "id": stated,
+        "content": "<end>",
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
+    file = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [added],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "post_processor": None,
+        "decoder": None,
+        "model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "c": 2}, "unk_token": "a"},
+    }
     tokenizer = Tokenizer.from_str(json.dumps(file))
     print("stated", stated, "loaded", tokenizer.token_to_id("<end>"), "encoded", tokenizer.encode("b <end>").ids)
     assert tokenizer.encode("b <end>").ids == [1, 3]

@@ -18,9 +18,11 @@ fi
 cd "$folder"
 cat >probe.py <<'PYTHON'
 from importlib.metadata import version
+
 assert version("torch").partition("+")[0] == "2.13.0"
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+
 ratios = {}
 for groups in (1, 2, 64):
     signal = torch.randn(2, 64, 100, requires_grad=True)
