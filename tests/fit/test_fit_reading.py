@@ -316,3 +316,55 @@ def at_loss(loss, num_params: float, num_tokens: float) -> float:
 
 def test_a_point_without_flops_follows_the_convention() -> None:
     assert Point(1e9, 2e10, 2.0).compute_flops == 6 * 1e9 * 2e10
+
+
+def test_columns_in_the_groups_of_a_tracker_are_known(tmp_path: Path) -> None:
+    path = tmp_path / "export.csv"
+    header = '"Name","State","Runtime","model/n_params","data/train_tokens","optim/lr","_step","eval/loss","train/loss"'
+    rows = [f'"r{k}","{state}","9","{1 + k}e6","2e8","3e-4","10","3.5","3.4"' for k, state in enumerate(_STATES)]
+    path.write_text("\n".join([header, *rows]))
+    table = load_points(path)
+    found = [(p.num_params, p.num_tokens, p.loss, p.learning_rate, p.label) for p in table.points]
+    assert found == [(1e6, 2e8, 3.5, 3e-4, "r0")]
+    assert [(e.row, e.name, e.reason) for e in table.excluded] == [
+        (k + 1, f"r{k}", f"status {_STATES[k]}") for k in range(1, len(_STATES))
+    ]
+
+
+_STATES = ("finished", "crashed", "running", "killed", "failed")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "config.model.num_params,config.data.num_tokens,summary.eval_loss",
+        "params.n_params,params.tokens,metrics.val/loss",
+    ],
+)
+def test_groups_stand_in_groups(tmp_path: Path, header: str) -> None:
+    (tmp_path / "runs.csv").write_text(f"{header}\n1e6,2e8,3.5\n")
+    (point,) = load_points(tmp_path / "runs.csv").points
+    assert (point.num_params, point.num_tokens, point.loss) == (1e6, 2e8, 3.5)
+
+
+@pytest.mark.parametrize(
+    ("header", "flag"),
+    [
+        ("N,D,train/loss", "--loss-column"),  # no held-out loss
+        ("N,eval/tokens,loss", "--num-tokens-column"),  # not what a run was trained on
+        ("data/n,D,loss", "--num-params-column"),
+    ],
+)
+def test_a_group_that_means_something_else_is_not_taken_off(tmp_path: Path, header: str, flag: str) -> None:
+    (tmp_path / "runs.csv").write_text(f"{header}\n1e6,2e8,3.5\n")
+    with pytest.raises(DataError, match=flag):
+        load_points(tmp_path / "runs.csv")
+
+
+def test_a_whole_name_counts_before_one_in_a_group_and_two_groups_are_a_question(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("params,config/params,tokens,loss\n1e6,7,2e8,3.5\n")
+    assert load_points(path).points[0].num_params == 1e6
+    path.write_text("N,tokens,eval/final_loss,test/final_loss\n1e6,2e8,3.5,3.6\n")
+    with pytest.raises(DataError, match="eval/final_loss, test/final_loss could all be loss"):
+        load_points(path)

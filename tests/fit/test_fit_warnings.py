@@ -110,6 +110,20 @@ def test_one_point_that_pulls_is_named_and_stays() -> None:
     assert suspect.a_without == pytest.approx(without.law.a, abs=1e-5)
 
 
+@pytest.mark.parametrize("noise", [0.0001, 0.002])
+def test_a_run_that_diverged_is_named_though_the_huber_loss_holds(noise: float) -> None:
+    _, points = sweep(noise=noise)
+    bad = max(range(len(points)), key=lambda k: points[k].compute_flops)
+    spoilt = [replace(p, row=k + 1, label=f"run-{k}") for k, p in enumerate(points)]
+    spoilt[bad] = replace(spoilt[bad], loss=2.8 * spoilt[bad].loss)
+    fit = fit_scaling_law(spoilt, bootstrap_samples=200)
+    (told,) = (w.message for w in fit.warnings if w.code == "influential_point")
+    assert told.startswith(f"row {bad + 1} (run-{bad}): its loss is +1")
+    pulled = [w.message for w in fit.warnings if w.code == "delta_sensitive"]
+    assert all(f"row {bad + 1} (run-{bad}) (+1" in message for message in pulled)
+    assert pulled
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("budgets", [(1e12, 2.5e12, 6e12), (1e12, 3e12)])
 def test_small_sweeps_give_valleys_a_fit_and_honest_intervals(seed: int, budgets: tuple[float, ...]) -> None:

@@ -47,7 +47,8 @@ class Suspect:
     Attributes:
         row: Its row.
         name: Its label or run id.
-        residual_sigmas: Residual over the noise.
+        residual_sigmas: Size of the residual over the noise.
+        log_residual: ln of its loss over the law's.
         leverage: Diagonal of the projection matrix.
         a_without: Exponent of N* without it.
         a_with: Exponent of N* with it.
@@ -57,6 +58,7 @@ class Suspect:
     row: int | None
     name: str | None
     residual_sigmas: float
+    log_residual: float
     leverage: float
     a_without: float
     a_with: float
@@ -126,6 +128,7 @@ def suspects(
             points[k].row,
             points[k].label or points[k].run_id,
             float(sigmas[k]),
+            -float(residuals[k]),
             float(hat[k]),
             float(a_without[j]),
             a_with,

@@ -10,6 +10,7 @@ import numpy as np
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.base.units import format_count, format_flops
 from flopsfit_ds.fit.checks.diagnostics import Diagnostics
+from flopsfit_ds.fit.checks.refits import Suspect
 from flopsfit_ds.fit.forecast.isoflop import IsoflopDiagnostics
 from flopsfit_ds.fit.forecast.optimum import LawAt, Optimum
 from flopsfit_ds.fit.points.compute import compute_misfit
@@ -40,6 +41,10 @@ _ROUNDING = 1e-9  # residuals of an exact law are 3e-16 (`calibrate_fit.py figur
 _RULE_MISFIT = 0.1
 """Where N* ~ C^0.5, 10% of compute is 5% of N*; sizes 22% off still lose under 0.1% (`calibrate_fit.py figures`)."""
 _RULE_DRIFT = 0.05  # half of that: it grows with every further decade
+_WIDE_BUDGET = 0.1  # where N* ~ C^0.5, the ends of such a budget have optima 5% apart
+_SAME_EXPONENT = 0.02
+"""5% of N* over a decade. Loss is no parabola: on exact laws those of isoFLOP grids were off by up to 0.01."""
+_GROSS_SIGMAS = 10.0  # no scatter does that: a run that diverged, or a mistaken row
 _FAR_FROM_SIX = 3.0
 """A multiply and an add counted as one operation give a factor of two, the forward pass alone three."""
 
@@ -153,6 +158,14 @@ def _isoflop(view: FitView) -> Iterator[FitWarning]:
     for budget in view.isoflop.budgets:
         if budget.refused and "edge" in budget.refused:
             yield FitWarning("edge_minimum", f"budget {format_flops(budget.compute_flops)}: {budget.refused}")
+    wide = [b for b in view.isoflop.budgets if b.computes[1] > (1.0 + _WIDE_BUDGET) * b.computes[0]]
+    if wide and any(point.compute_budget_flops is None for point in view.points):
+        told = "; ".join(f"{b.num_points} of {' to '.join(map(format_flops, b.computes))}" for b in wide)
+        yield FitWarning(
+            "wide_budget",
+            f"points of unlike FLOPs were taken for one budget, since no gap parts them: {told}; where they are "
+            "several budgets, say so in a column compute_budget_flops",
+        )
 
 
 def _compute_rule(view: FitView) -> Iterator[FitWarning]:
@@ -205,7 +218,7 @@ def _approaches(view: FitView) -> Iterator[FitWarning]:
     for name, law in (("isoFLOP parabolas", isoflop.size_law), ("envelope", isoflop.envelope_law)):
         if law is None or law.standard_error is None or error is None:
             continue
-        if abs(law.exponent - a) > 2.0 * math.hypot(law.standard_error, error):
+        if abs(law.exponent - a) > max(_SAME_EXPONENT, 2.0 * math.hypot(law.standard_error, error)):
             yield FitWarning(
                 "approaches_disagree",
                 f"the law gives N* ~ C^{a:.3f} (standard error {error:.3f}), the {name} {law.exponent:.3f} "
@@ -259,9 +272,22 @@ def _delta(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
                 "delta_sensitive",
                 f"with delta {refit.huber_delta:.3g} instead of {view.problem.loss.delta:.3g}, a is {refit.a:.3f} "
                 f"instead of {a:.3f} and the predicted loss changes by {refit.log_loss_change:+.2%}: a few points pull "
-                "the fit; look at the suspects",
+                f"the fit, those furthest from it are {_furthest(view)}",
             )
             return
+
+
+def _furthest(view: FitView) -> str:
+    """The three points furthest from the law, by row, with how far their losses are off."""
+    residuals = view.problem.log_loss - view.problem.law.log_loss(view.fit.theta[None], view.problem.inputs)[0]
+    order = np.argsort(-np.abs(residuals), kind="stable")[:3]
+    return ", ".join(f"{_name_of(view.points[k])} ({math.expm1(residuals[k]):+.2%})" for k in order)
+
+
+def _name_of(point: Point | Suspect) -> str:
+    """The row of a point, and its name where it has one."""
+    name = point.name if isinstance(point, Suspect) else point.label or point.run_id
+    return f"row {point.row}" + (f" ({name})" if name else "")
 
 
 def _error_at_target(view: FitView) -> float:
@@ -336,11 +362,12 @@ def _suspects(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
     for suspect in diagnostics.suspects:
         moved_a = abs(suspect.a_without - suspect.a_with) > max(0.5 * error_a, 0.5 * _SMALL_CHANGE)
         moved_loss = abs(suspect.log_loss_change) > max(0.5 * error_loss, 0.2 * _SMALL_CHANGE)
-        if moved_a or moved_loss:
+        gross = suspect.residual_sigmas > _GROSS_SIGMAS and abs(suspect.log_residual) > _SMALL_CHANGE
+        if moved_a or moved_loss or gross:
             yield FitWarning(
                 "influential_point",
-                f"row {suspect.row}{f' ({suspect.name})' if suspect.name else ''}, residual "
-                f"{suspect.residual_sigmas:.1f} sigmas, leverage {suspect.leverage:.2f}: without it a is "
+                f"{_name_of(suspect)}: its loss is {math.expm1(suspect.log_residual):+.2%} off the law "
+                f"({suspect.residual_sigmas:.3g} sigmas), leverage {suspect.leverage:.2f}: without it a is "
                 f"{suspect.a_without:.3f} instead of {suspect.a_with:.3f} and the predicted loss changes by "
                 f"{suspect.log_loss_change:+.2%}; it stays in the fit",
             )

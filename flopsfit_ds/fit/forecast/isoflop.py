@@ -4,9 +4,10 @@ Neither assumes a law of loss. A parabola of loss in ln N is fitted to each budg
 A vertex is refused, with the reason, unless it lies between sizes that were tried: an optimum at an edge is no optimum.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +18,10 @@ from flopsfit_ds.fit.points.selection import select_points
 MIN_SIZES = 3  # a parabola has three coefficients
 _BUDGET_WIDTH = 0.25
 _STRAY_SHARE = 0.33
+_LEAST_GAP = 0.05
+"""Compute of one budget differs by this much where tokens are rounded to few steps, or FLOPs depend on the shape."""
+_SAME_SIZE = 0.01  # of ln N: below the steps of any grid, above what rounding does to a size
+_GAP_IN_WIDTHS = 3.0  # between points drawn evenly, a gap thrice as wide as what lies on either side is rare
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class BudgetMinimum:
 
     Attributes:
         compute_flops: The budget (nominal, or the geometric mean of its points).
+        computes: Smallest and largest compute of its points.
         num_points: Points in the budget.
         sizes: Smallest and largest number of parameters tried.
         log_centre: Origin of x.
@@ -38,6 +44,7 @@ class BudgetMinimum:
     """
 
     compute_flops: float
+    computes: tuple[float, float]
     num_points: int
     sizes: tuple[float, float]
     log_centre: float
@@ -97,16 +104,17 @@ def budget_groups(points: Sequence[Point]) -> list[list[int]]:
     """Indices of the points of each compute budget, by rising budget.
 
     Nominal budgets are used where every point has one. Otherwise sorted compute is cut at its widest gaps until no
-    group spans more than a factor of 1.28, and groups less than a third as large as the largest are taken for stray
-    points.
+    group spans more than a factor of 1.28; a group is cut further where its points lie in tight heaps, each with sizes
+    enough for a parabola of its own. Groups less than a third as large as the largest are taken for stray points.
     """
     if points and all(p.compute_budget_flops is not None for p in points):
         nominal: dict[float, list[int]] = {}
         for index, point in enumerate(points):
             nominal.setdefault(float(point.compute_budget_flops or 0.0), []).append(index)
         return [nominal[budget] for budget in sorted(nominal)]
-    log_c = np.log([p.compute_flops for p in points])
-    groups = _cut_at_gaps(np.argsort(log_c, kind="stable"), log_c)
+    log_c, log_n = np.log([p.compute_flops for p in points]), np.log([p.num_params for p in points])
+    wide = _cut_at_gaps(np.argsort(log_c, kind="stable"), log_c)
+    groups = [heap for group in wide for heap in _heaps(group, log_c, log_n)]
     most = max((len(group) for group in groups), default=0)
     return [group for group in groups if len(group) >= _STRAY_SHARE * most]
 
@@ -124,6 +132,30 @@ def _cut_at_gaps(order: np.ndarray, log_c: FloatArray) -> list[list[int]]:
         cut = int(np.diff(values).argmax()) + 1
         pending += [part[cut:], part[:cut]]
     return [group for group in done if group]
+
+
+def _heaps(group: list[int], log_c: FloatArray, log_n: FloatArray) -> list[list[int]]:
+    """The group in as many heaps of compute as its gaps show clearly; whole where they show none.
+
+    Heaps whose sizes do not overlap are one budget, the FLOPs of which depend on the size.
+    """
+    gaps = np.diff(log_c[group])
+    widest = np.argsort(-gaps, kind="stable")
+    for cuts in range(len(group) // MIN_SIZES - 1, 0, -1):
+        least = float(gaps[widest[cuts - 1]])
+        parts = [part.tolist() for part in np.split(np.array(group), np.sort(widest[:cuts]) + 1)]
+        if least < max(_LEAST_GAP, _GAP_IN_WIDTHS * max(float(np.ptp(log_c[part])) for part in parts)):
+            continue
+        overlap = all(
+            log_n[a].min() < log_n[b].max() and log_n[b].min() < log_n[a].max() for a, b in itertools.pairwise(parts)
+        )
+        if overlap and all(_distinct_sizes(log_n[part]) >= MIN_SIZES for part in parts):
+            return parts
+    return [group]
+
+
+def _distinct_sizes(log_n: FloatArray) -> int:
+    return len(np.unique(np.round(log_n, 3)))
 
 
 def isoflop_minima(points: Sequence[Point]) -> IsoflopDiagnostics:
@@ -161,7 +193,7 @@ class _Parabola:
         nominal = points[group[0]].compute_budget_flops
         compute = float(np.exp(np.log(arrays.flops[group]).mean())) if nominal is None else nominal
         centre = float(log_n.mean())
-        distinct = len(np.unique(np.round(log_n, 3)))
+        distinct = _distinct_sizes(log_n)
         if distinct < MIN_SIZES:
             return cls(group, arrays, compute, centre, distinct, None, None, 0.0, 0)
         x = log_n - centre
@@ -174,24 +206,24 @@ class _Parabola:
     def minimum(self, variance: float | None) -> BudgetMinimum:
         n, loss = self.arrays.num_params[self.group], self.arrays.loss[self.group]
         sizes = (float(n.min()), float(n.max()))
+        flops = self.arrays.flops[self.group]
+        known = (self.compute, (float(flops.min()), float(flops.max())), len(n), sizes, self.centre)
         if self.coefficients is None or self.covariance is None:
             reason = f"{self.distinct_sizes} sizes; a parabola needs at least {MIN_SIZES}"
-            return BudgetMinimum(self.compute, len(n), sizes, self.centre, None, None, None, None, None, reason)
+            return BudgetMinimum(*known, None, None, None, None, None, reason)
         c0, c1, c2 = (float(c) for c in self.coefficients)
         reason = self._refusal(c1, c2, float(n[int(loss.argmin())]), sizes)
         if reason is not None:
-            return BudgetMinimum(self.compute, len(n), sizes, self.centre, (c0, c1, c2), None, None, None, None, reason)
+            return BudgetMinimum(*known, (c0, c1, c2), None, None, None, None, reason)
         x = -c1 / (2.0 * c2)
         slope = np.array([0.0, -1.0 / (2.0 * c2), c1 / (2.0 * c2**2)])
         error = None if variance is None else math.sqrt(max(0.0, float(slope @ self.covariance @ slope) * variance))
         num_params = math.exp(self.centre + x)
-        ratio = np.log(self.arrays.flops[self.group] / (n * self.arrays.num_tokens[self.group]))
+        ratio = np.log(flops / (n * self.arrays.num_tokens[self.group]))
         per_pair = float(np.interp(math.log(num_params), np.sort(np.log(n)), ratio[np.argsort(n)]))
         num_tokens = self.compute / (math.exp(per_pair) * num_params)
         value = c0 + x * (c1 + x * c2)
-        return BudgetMinimum(
-            self.compute, len(n), sizes, self.centre, (c0, c1, c2), num_params, num_tokens, value, error, None
-        )
+        return BudgetMinimum(*known, (c0, c1, c2), num_params, num_tokens, value, error, None)
 
     def _refusal(self, c1: float, c2: float, best_size: float, sizes: tuple[float, float]) -> str | None:
         if c2 <= 0:
@@ -249,4 +281,25 @@ def _envelope_law(arrays: PointArrays, envelope: tuple[int, ...]) -> PowerLaw | 
     if len(envelope) < 3:
         return None
     index = list(envelope)
-    return _power_law(np.log(arrays.flops[index]), np.log(arrays.num_params[index]), None)
+    law = _power_law(np.log(arrays.flops[index]), np.log(arrays.num_params[index]), None)
+    if law is None or law.standard_error is None:
+        return law
+    span = float(np.log(arrays.flops[index[-1]] / arrays.flops[index[0]]))
+    tilt = (_step(arrays, index[0]) + _step(arrays, index[-1])) / 2.0 / span
+    return replace(law, standard_error=math.hypot(law.standard_error, tilt / 2.0))
+
+
+def _step(arrays: PointArrays, index: int) -> float:
+    """From this point's ln N to the next sizes tried at about its compute, or at any where it stands alone.
+
+    The best of the sizes tried may be half a step off the best size. On a grid that moves with compute all budgets are
+    off alike and no scatter tells: the most by which the two ends can tilt an envelope counts as two standard errors.
+    """
+    log_n, log_c = np.log(arrays.num_params), np.log(arrays.flops)
+    steps = np.abs(log_n - log_n[index])
+    others = steps > _SAME_SIZE
+    near = others & (np.abs(log_c - log_c[index]) <= _BUDGET_WIDTH / 2)
+    chosen = near if near.any() else others
+    sides = [steps[chosen & side] for side in (log_n < log_n[index], log_n > log_n[index])]
+    known = [float(side.min()) for side in sides if len(side)]
+    return sum(known) / len(known) if known else 0.0

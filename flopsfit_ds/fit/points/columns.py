@@ -15,7 +15,8 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     ),
     "num_tokens": (
         "d", "tokens", "num_tokens", "n_tokens", "ntokens", "train_tokens", "training_tokens", "total_tokens",
-        "dataset_size", "data_size", "training_data", "token_count", "observed_num_tokens", "planned_num_tokens",
+        "dataset_size", "data_size", "training_data", "token_count", "tokens_seen", "num_train_tokens",
+        "observed_num_tokens", "planned_num_tokens",
     ),
     "flops": (
         "c", "flops", "flop", "compute", "training_flop", "training_flops", "train_flops", "train_flop", "total_flops",
@@ -36,12 +37,43 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "reason": ("reason",),
 }  # fmt: skip
 _MEASURED_FIRST = ("observed_", "planned_")
+_SEPARATORS = re.compile(r"[/.:]+")
+_ANY_GROUP = frozenset((
+    "config", "cfg", "args", "hparams", "hyperparameters", "params", "parameters", "metrics", "summary", "run", "final",
+))  # fmt: skip
+_TRAINING = frozenset(("train", "training", "trainer", "optim", "optimizer", "optimiser"))
+_GROUPS: dict[str, frozenset[str]] = {
+    "num_params": frozenset(("model", "network", "architecture", "arch")),
+    "num_tokens": _TRAINING | {"data", "dataset"},
+    "flops": _TRAINING | {"compute"},
+    "loss": frozenset(("eval", "evaluation", "val", "valid", "validation", "test", "heldout", "held_out")),
+    "seed": _TRAINING,
+    "learning_rate": frozenset(("optim", "optimizer", "optimiser")),
+}
+"""Groups that trackers put before a name, as in `model/n_params`. A group that is not here decides: `train/loss` is no
+held-out loss, `eval/tokens` are not what a run was trained on, `train/learning_rate` is that of its last step."""
 
 
 def normalise(name: str) -> str:
     """A column name as it is compared: lower case, words joined by one underscore, units in brackets left out."""
     bare = re.sub(r"[\(\[].*?[\)\]]", "", name)
     return re.sub(r"[^a-z0-9]+", "_", bare.lower()).strip("_")
+
+
+def _is_grouped(column: str, quantity: str) -> bool:
+    """Whether a column is a spelling of the quantity once the groups before it are taken off: `config.model/n_params`.
+
+    Single letters stand for too much in a group, and are not looked for.
+    """
+    groups = _ANY_GROUP | _GROUPS.get(quantity, frozenset())
+    parts = [normalise(part) for part in _SEPARATORS.split(_BRACKETS.sub("", column))]
+    for taken in range(1, len(parts)):
+        if parts[taken - 1] not in groups:
+            return False
+        rest = "_".join(parts[taken:])
+        if len(rest) > 1 and rest in SPELLINGS[quantity]:
+            return True
+    return False
 
 
 _BRACKETS = re.compile(r"[\(\[](.*?)[\)\]]")
@@ -99,6 +131,8 @@ def _scale_of(word: str) -> float | None:
 def match_columns(header: Sequence[str], named: Mapping[str, str]) -> dict[str, str]:
     """Find the column of each quantity.
 
+    A column's whole name counts before its name without the groups of a tracker (`model/n_params`).
+
     Args:
         header: Column names of the table.
         named: Quantity -> column, for columns that the user named; these win over spellings.
@@ -111,6 +145,7 @@ def match_columns(header: Sequence[str], named: Mapping[str, str]) -> dict[str, 
     """
     found: dict[str, str] = {}
     taken = set(named.values())
+    known = {column for column in header if any(normalise(column) in spelt for spelt in SPELLINGS.values())}
     for quantity, column in named.items():
         if quantity not in SPELLINGS:
             raise DataError(f"unknown quantity {quantity!r}: choose one of {', '.join(SPELLINGS)}")
@@ -123,6 +158,8 @@ def match_columns(header: Sequence[str], named: Mapping[str, str]) -> dict[str, 
         hits = [column for column in header if column not in taken and normalise(column) in spellings]
         if len(hits) > 1:
             hits = _prefer_measured(hits)
+        if not hits and quantity in _GROUPS:
+            hits = [column for column in header if column not in taken | known and _is_grouped(column, quantity)]
         if len(hits) > 1:
             flag = "--" + quantity.replace("_", "-") + "-column"
             raise DataError(f"columns {', '.join(hits)} could all be {quantity}: choose with {flag}")

@@ -1,0 +1,68 @@
+"""Budgets of tables that do not name them: near ones are told apart or said, and exact laws give no false alarm."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from flopsfit_ds.fit import Point, fit_scaling_law, isoflop_minima
+from flopsfit_ds.fit.forecast.isoflop import budget_groups
+
+NEAR = (1e19, 1.5e19, 2e19, 2.4e19)
+
+
+def exact(budgets: tuple[float, ...] = NEAR, sizes: int = 7, scatter: float = 0.005) -> list[Point]:
+    """Points of one law on a grid that moves as C^0.5; their FLOPs scatter as where tokens are whole steps."""
+    rng = np.random.default_rng(0)
+    points: list[Point] = []
+    for budget in budgets:
+        for size in np.geomspace(0.4, 2.5, sizes) * 2.9e8 * (budget / 1e19) ** 0.5:
+            flops = budget * (1.0 + scatter * rng.uniform(-1, 1))
+            tokens = flops / 6 / size
+            loss = 1.69 + 406.4 / size**0.34 + 410.7 / tokens**0.28
+            points.append(Point(float(size), float(tokens), float(loss), flops))
+    return points
+
+
+def test_near_budgets_stay_apart_and_no_approach_disagrees_on_an_exact_law() -> None:
+    fit = fit_scaling_law(exact(), bootstrap_samples=100)
+    assert [b.num_points for b in fit.isoflop.budgets] == [7] * 4
+    assert [b.compute_flops for b in fit.isoflop.budgets] == pytest.approx(NEAR, rel=0.01)
+    assert not {"approaches_disagree", "wide_budget"} & {w.code for w in fit.warnings}
+    assert fit.isoflop.size_law is not None
+    assert fit.isoflop.size_law.exponent == pytest.approx(fit.law.a, abs=0.01)
+
+
+def test_three_budgets_within_a_quarter_stay_apart() -> None:
+    assert [len(g) for g in budget_groups(exact((1e19, 1.1e19, 1.2e19, 5e19), scatter=0.002))] == [7] * 4
+
+
+def test_one_budget_is_not_cut() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        one = exact((1e19,), sizes=12)
+        assert len(budget_groups([replace(p, flops=1e19 * rng.uniform(0.9, 1.1)) for p in one])) == 1
+    by_size = [replace(p, flops=1e19 if k < 4 else 1.15e19) for k, p in enumerate(exact((1e19,), sizes=8))]
+    assert len(budget_groups(by_size)) == 1  # FLOPs that depend on the size
+    few = [replace(p, flops=(1 + 0.15 * (k % 2)) * 1e19) for k, p in enumerate(exact((1e19,), sizes=4))]
+    assert len(budget_groups(few)) == 1  # too few sizes for two parabolas
+
+
+def test_a_budget_of_unlike_flops_is_told_unless_it_is_named() -> None:
+    points = exact((1e18, 1e19, 1e20), scatter=0.1)
+    (told,) = (w.message for w in fit_scaling_law(points, bootstrap_samples=0).warnings if w.code == "wide_budget")
+    assert told.count("7 of") == 3
+    assert "compute_budget_flops" in told
+    named = [replace(p, compute_budget_flops=10.0 ** round(np.log10(p.compute_flops))) for p in points]
+    assert "wide_budget" not in {w.code for w in fit_scaling_law(named, bootstrap_samples=0).warnings}
+
+
+def test_the_envelope_of_a_grid_is_known_to_its_steps() -> None:
+    """The best of a grid that moves as C^0.5 moves so too, whatever the law: steps bound what it can tell."""
+    coarse, fine = (isoflop_minima(exact((1e18, 1e19, 1e20), sizes)).envelope_law for sizes in (5, 41))
+    assert coarse is not None
+    assert fine is not None
+    assert 0.03 < (coarse.standard_error or 0.0) < 0.1
+    assert 0.0 < (fine.standard_error or 0.0) < (coarse.standard_error or 0.0) / 2
