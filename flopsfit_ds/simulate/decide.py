@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _PATIENCE_SECONDS = 180.0
 """GPUs wait for the review, and the other nodes of a launch for this one: five minutes at most."""
+_MEASURED_SEQUENCES = 64
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,9 @@ def decide_layout(
 def learn_activations(simulator: Simulator, case: Case, profile: ModelProfile, cluster: Cluster) -> ModelProfile:
     """The profile of a model whose activations nothing else could measure, with what a simulation finds them to be.
 
-    One sequence and two are simulated on one GPU at ZeRO-0: what the second adds to the higher of the peaks of the
-    forward and the backward pass is what a sequence holds there, saved or passing.
+    Two large micro-batches are simulated on one GPU at ZeRO-0: what the larger adds to the higher of the peaks of the
+    forward and the backward pass is what its sequences hold there, saved or passing. In small ones the peak is that of
+    the gradients, and does not grow.
 
     Args:
         simulator: Runs the engine.
@@ -105,12 +107,12 @@ def learn_activations(simulator: Simulator, case: Case, profile: ModelProfile, c
         SimulationError: The model does not run on fake tensors, or the installed versions fail the self-test.
     """
     peaks = []
-    for sequences in (1, 2):
+    for sequences in (_MEASURED_SEQUENCES, 2 * _MEASURED_SEQUENCES):
         strategy = Strategy(0, 1, sequences, False, "none", profile.precision)
         params, trainable = profile.num_params, profile.num_params_trainable
         _, rank = simulator.estimate(case, params, trainable, strategy, 1, cluster)
         peaks.append(max(phase.peak_bytes for phase in rank.phases if phase.phase in ("forward", "backward")))
-    share = max(1, -((peaks[0] - peaks[1]) // profile.num_blocks))
+    share = max(1, -((peaks[0] - peaks[1]) // (_MEASURED_SEQUENCES * profile.num_blocks)))
     return replace(
         profile,
         block_saved_bytes=share,
