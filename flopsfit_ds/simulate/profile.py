@@ -35,7 +35,6 @@ class ClassMeasurement:
         flops_per_sample: Of forward and backward pass; None where they cannot be counted.
         uneven: Names of parameters that a batch may pass by, so that ranks would reduce different gradients.
         unknown_masks: Whether attention has a mask whose values are not known.
-        batch_norms: Names of the types of its modules that normalise over the batch.
         profile: What the memory estimate needs.
         problem: Why FLOPs cannot be counted; None where they are.
     """
@@ -48,7 +47,6 @@ class ClassMeasurement:
     flops_per_sample: int | None
     uneven: tuple[str, ...]
     unknown_masks: bool
-    batch_norms: tuple[str, ...]
     profile: ModelProfile
     problem: str | None
 
@@ -142,7 +140,6 @@ def profile_class(
         flops_per_sample=None if seen is None or problem else _training_flops(seen) // LOOKED_AT_SAMPLES,
         uneven=() if seen is None or other is None else tuple(sorted(seen.trained ^ other.trained)),
         unknown_masks=seen is not None and seen.unknown_masks > 0,
-        batch_norms=_batch_norms(model),
         profile=_class_profile(model, samples, seen, precision, tokens_per_sample),
         problem=problem,
     )
@@ -169,11 +166,6 @@ def _try_to_look(
 
 def _training_flops(seen: Seen) -> int:
     return seen.forward_flops + seen.backward_flops
-
-
-def _batch_norms(model: nn.Module) -> tuple[str, ...]:
-    norms = {type(module).__name__ for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
-    return tuple(sorted(norms))
 
 
 def _embedding_params(model: nn.Module, last: nn.Module | None) -> int:
