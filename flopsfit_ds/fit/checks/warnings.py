@@ -29,8 +29,9 @@ _FEW_PER_PARAMETER = 3
 """95% intervals of 9, 12 and 15 points for 5 parameters hold in 99.8%, 97.9% and 98.8% (`calibrate_fit.py parameters
 --laws 60 --samples 300 --budgets 1e18 1e19 1e20 --sizes 3`, 4, 5): rough, and rather too wide."""
 _HARDLY_SPARE = 2
-# The next five by `calibrate_fit.py warnings --laws 30 --samples 200`, false alarms on clean sweeps and hits on spoilt
-# ones: delta_sensitive 0 and 43%, backtest_miss 0 and 13%, influential_point 20 and 10%, approaches_disagree 23 and 13%.
+# The next five by `calibrate_fit.py warnings --laws 30 --samples 200`, false alarms on clean sweeps and hits on
+# spoilt ones: delta_sensitive 0 and 43%, backtest_miss 0 and 13%, influential_point 20 and 10%, approaches_disagree 23
+# and 13%.
 # form_refuted never fired there; `tests/fit` shows it on a law without a floor.
 _SOME_ERRORS = 1.5
 _LARGE_EXPONENT_CHANGE = 0.05
