@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flopsfit_ds.base.errors import FitError
-from flopsfit_ds.base.units import format_flops
-from flopsfit_ds.fit.checks.warnings import FitWarning
+from flopsfit_ds.fit.checks.warnings import FitWarning, budget_warnings
 from flopsfit_ds.fit.forecast.isoflop import IsoflopDiagnostics, isoflop_minima
 from flopsfit_ds.fit.forecast.optimum import Optimum
 from flopsfit_ds.fit.forecast.prediction import Prediction
@@ -94,7 +93,7 @@ def gather(
             excluded=_excluded((*chosen.excluded, *usable.excluded), records),
             target=None,
             prediction=None,
-            warnings=_edge_warnings(isoflop),
+            warnings=tuple(budget_warnings(usable.points, isoflop)),
             parameter_count=parameter_count,
         )
     target = fit.optima[-1] if fit.optima else None
@@ -118,15 +117,6 @@ def _no_optimum(fit: ScalingFit) -> str:
     except FitError as error:
         return str(error)
     return f"the fitted {fit.law.form} law gives no optimum at the budgets asked for"
-
-
-def _edge_warnings(isoflop: IsoflopDiagnostics) -> tuple[FitWarning, ...]:
-    """As the fit warns, where there is a fit."""
-    return tuple(
-        FitWarning("edge_minimum", f"budget {format_flops(budget.compute_flops)}: {budget.refused}")
-        for budget in isoflop.budgets
-        if budget.refused and "edge" in budget.refused
-    )
 
 
 def _excluded(exclusions: Sequence[Exclusion], records: Sequence[RunRecord]) -> tuple[ExcludedRun, ...]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from flopsfit_ds.cli.main import run
 from flopsfit_ds.fit import Point, fit_scaling_law, isoflop_minima
 from flopsfit_ds.fit.forecast.isoflop import budget_groups
+from helpers.fit.planted_sweeps import write_csv
 
 NEAR = (1e19, 1.5e19, 2e19, 2.4e19)
 
@@ -57,6 +60,16 @@ def test_a_budget_of_unlike_flops_is_told_unless_it_is_named() -> None:
     assert "compute_budget_flops" in told
     named = [replace(p, compute_budget_flops=10.0 ** round(np.log10(p.compute_flops))) for p in points]
     assert "wide_budget" not in {w.code for w in fit_scaling_law(named, bootstrap_samples=0).warnings}
+
+
+def test_a_budget_of_unlike_flops_is_told_where_no_law_can_be_fitted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_csv(tmp_path / "runs.csv", exact((1e19,), sizes=5, scatter=0.1))
+    assert run(["fit", str(path)]) == 2
+    out = capsys.readouterr().out
+    assert "isoFLOP minima" in out
+    assert "warning wide_budget: " in out
 
 
 def test_the_envelope_of_a_grid_is_known_to_its_steps() -> None:

@@ -127,12 +127,16 @@ def _fit_or_show_valleys(
 ) -> ScalingFit:
     """The fit; where no law can be fitted, what the isoFLOP budgets say is shown before the error."""
     from flopsfit_ds.fit import fit_scaling_law, isoflop_minima
+    from flopsfit_ds.fit.checks.warnings import budget_warnings
 
     try:
         return fit_scaling_law(points, excluded=excluded, **options)
     except FitError:
         if not as_json:
-            _print_optima(isoflop_minima(points), None)
+            valleys = isoflop_minima(points)
+            _print_optima(valleys, None)
+            for warning in budget_warnings(points, valleys):
+                print(f"warning {warning.code}: {warning.message}")
         raise
 
 

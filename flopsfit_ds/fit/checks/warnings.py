@@ -109,7 +109,7 @@ def collect_warnings(view: FitView) -> tuple[FitWarning, ...]:
         _bounds,
         _compute_rule,
         _compute_beyond,
-        _isoflop,
+        lambda view: budget_warnings(view.points, view.isoflop),
         _approaches,
         _draws,
     )
@@ -156,12 +156,13 @@ def _bounds(view: FitView) -> Iterator[FitWarning]:
         yield FitWarning("active_bound", f"{what}: the points do not determine it, and its interval means little")
 
 
-def _isoflop(view: FitView) -> Iterator[FitWarning]:
-    for budget in view.isoflop.budgets:
+def budget_warnings(points: Sequence[Point], isoflop: IsoflopDiagnostics) -> Iterator[FitWarning]:
+    """What must be known of the budgets, whether a law was fitted or not."""
+    for budget in isoflop.budgets:
         if budget.refused and "edge" in budget.refused:
             yield FitWarning("edge_minimum", f"budget {format_flops(budget.compute_flops)}: {budget.refused}")
-    wide = [b for b in view.isoflop.budgets if b.computes[1] > (1.0 + _WIDE_BUDGET) * b.computes[0]]
-    if wide and any(point.compute_budget_flops is None for point in view.points):
+    wide = [b for b in isoflop.budgets if b.computes[1] > (1.0 + _WIDE_BUDGET) * b.computes[0]]
+    if wide and any(point.compute_budget_flops is None for point in points):
         told = "; ".join(f"{b.num_points} of {' to '.join(map(format_flops, b.computes))}" for b in wide)
         yield FitWarning(
             "wide_budget",
