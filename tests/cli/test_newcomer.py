@@ -103,7 +103,7 @@ class TestPlan:
         plan = json.loads(capsys.readouterr().out)
         for planned in plan["runs"]:
             assert planned["run_id"] in table
-        assert "needs" in table
+        assert "of the speed a GPU" in table
 
     def test_overrides_are_positional(self, here, capsys):
         spec = write(here)

@@ -89,7 +89,7 @@ PLAN: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "size_parameter": (FEW_LAYERS, {"model__size_parameter": "layers"}),
         "size_multiple_of": (CLASS, {"model__size_multiple_of": 32}),
         "arguments": (CLASS, {"model__arguments": {"bias": False}}),
-        "vocab_size": (CLASS, {"model__vocab_size": 300}),
+        "vocab_size": (CLASS, {"model__vocab_size": 200}),
         "context_length": (CLASS, {"model__context_length": 32}),
     },
     "StdlibData": {"heldout_tokens": (with_values(DECODER, data={}), {"data__heldout_tokens": 1000})},
