@@ -5,7 +5,7 @@ import json
 import math
 import platform
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import cast
 
 import numpy as np
@@ -20,7 +20,7 @@ from flopsfit_ds.fit.checks.warnings import RAY_SPREAD, FitView, collect_warning
 from flopsfit_ds.fit.compute_rule import ComputeRule
 from flopsfit_ds.fit.forecast.ensemble import Ensemble, build_ensemble
 from flopsfit_ds.fit.forecast.isoflop import budget_groups, isoflop_minima
-from flopsfit_ds.fit.forecast.optimum import LawAt, Optimum
+from flopsfit_ds.fit.forecast.optimum import LawAt
 from flopsfit_ds.fit.forecast.rolling import compute_groups
 from flopsfit_ds.fit.laws.base import Inputs, Law
 from flopsfit_ds.fit.laws.registry import get_law
@@ -28,10 +28,10 @@ from flopsfit_ds.fit.losses import FloatArray, LossFunction, make_loss
 from flopsfit_ds.fit.points.compute import compute_rule_of
 from flopsfit_ds.fit.points.points import Exclusion, Point, PointArrays, cluster_labels, in_order, with_rows
 from flopsfit_ds.fit.points.selection import select_points
+from flopsfit_ds.fit.quantities import Quantities
 from flopsfit_ds.fit.result import Audit, LawSummary, ScalingFit
 from flopsfit_ds.fit.solve.bootstrap import Draws, bootstrap_fits
 from flopsfit_ds.fit.solve.certificate import CertifiedFit, certified_fit
-from flopsfit_ds.fit.solve.intervals import POSITIVE, Interval, percentile_interval, standard_errors, student_factor
 from flopsfit_ds.fit.solve.solver import Problem
 from flopsfit_ds.spec.fit_options import (
     DEFAULTS,
@@ -45,7 +45,6 @@ from flopsfit_ds.spec.fit_options import (
 
 OPTIMISER = "variable-projection grid, batched Newton / Levenberg-Marquardt with exact Hessians and reweighted majorant"
 _ONE_BUDGET = 0.12
-_BLOCK = 32
 _LEAST_VALUES = 3
 _MAY_BE_ON_A_BOUND = ("E", "log_R")
 
@@ -176,7 +175,7 @@ class _FitWork:
     def result(self, excluded: tuple[Exclusion, ...], diagnostics: Diagnostics | None) -> ScalingFit:
         """The result with its warnings."""
         problem, fit, level = self.problem, self.fit, self.options.level
-        quantities = _Quantities(problem.law, problem.inputs, self.rule, fit, self.draws, level, len(self.points))
+        quantities = Quantities(problem.law, problem.inputs, self.rule, fit, self.draws, level, len(self.points))
         view = FitView(
             points=self.points,
             problem=problem,
@@ -317,74 +316,6 @@ def _summary(form: Law, inputs: Inputs, theta: FloatArray) -> LawSummary:
         b=1.0 - a,
         own=natural,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Quantities:
-    """Everything that is derived from the parameters and gets an interval from the resamples."""
-
-    form: Law
-    inputs: Inputs
-    rule: ComputeRule
-    fit: CertifiedFit
-    draws: Draws | None
-    level: float
-    num_points: int
-
-    def _of(self, theta: FloatArray) -> dict[str, FloatArray]:
-        a = self.form.size_exponent_of_compute(theta)
-        return {**self.form.natural(theta, self.inputs), "a": a, "b": 1.0 - a}
-
-    def _interval(self, name: str, estimate: float, values: FloatArray) -> Interval:
-        factor = 1.0
-        if self.draws is not None and self.draws.kind == "wild":
-            factor = student_factor(self.num_points, self.form.num_parameters, self.level)
-        return percentile_interval(estimate, values, self.level, factor, name in POSITIVE)
-
-    def standard_errors(self) -> dict[str, float]:
-        return {} if self.draws is None else standard_errors(self._of(self.draws.theta))
-
-    def intervals(self) -> dict[str, Interval]:
-        if self.draws is None:
-            return {}
-        own = self._of(self.fit.theta[None])
-        return {
-            name: self._interval(name, float(own[name][0]), values)
-            for name, values in self._of(self.draws.theta).items()
-        }
-
-    def optima(self, at: LawAt, computes: Sequence[float]) -> tuple[Optimum, ...]:
-        """The optimum at each compute; none where the law has no interior optimum."""
-        try:
-            found = [at.optimum(compute) for compute in computes]
-        except FitError:
-            return ()
-        if self.draws is None:
-            return tuple(found)
-        log_c = np.log(np.array(computes))
-        log_n = self.form.log_optimum(self.draws.theta, log_c, self.rule, self.inputs)
-        log_d = self.rule.log_tokens(log_c[None, :], log_n)
-        done: list[Optimum] = []
-        for k, optimum in enumerate(found):
-            values = {
-                "num_params": np.exp(log_n[:, k]),
-                "num_tokens": np.exp(log_d[:, k]),
-                "loss": self._losses(log_n[:, k], log_d[:, k]),
-                "tokens_per_parameter": np.exp(log_d[:, k] - log_n[:, k]),
-            }
-            intervals = {name: self._interval(name, getattr(optimum, name), value) for name, value in values.items()}
-            done.append(replace(optimum, intervals=intervals))
-        return tuple(done)
-
-    def _losses(self, log_n: FloatArray, log_d: FloatArray) -> FloatArray:
-        """Loss of each draw at its own size."""
-        assert self.draws is not None
-        theta = self.draws.theta
-        parts: list[FloatArray] = []
-        for k in range(0, len(theta), _BLOCK):
-            part = slice(k, k + _BLOCK)
-            parts.append(np.diagonal(self.form.log_loss(theta[part], self.inputs.at(log_n[part], log_d[part]))))
-        return np.exp(np.concatenate(parts))
 
 
 def _audit(options: FitOptions, draws: Draws | None, rule: ComputeRule, points: Sequence[Point]) -> Audit:
