@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import socket
 from concurrent.futures import Future
+from multiprocessing import forkserver
 from typing import Any
 
 import pytest
@@ -140,7 +141,8 @@ def context(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     found = multiprocessing.get_context("forkserver")
     found.set_forkserver_preload(["pytest", "torch._dynamo", "flopsfit_ds.simulate.rank", "flopsfit_ds.train.session"])
-    return found
+    yield found
+    forkserver._forkserver._stop()  # a sweep of another test in this process starts a server of its own
 
 
 @pytest.mark.parametrize("world", [world for world in WORLDS if world.device == "cpu"], ids=str)

@@ -43,7 +43,7 @@ def test_a_step_and_an_evaluation_that_say_they_go_on_are_no_hang(make_plan):
 
 
 def test_silence_is_a_hang_whatever_the_phase(make_plan):
-    plan = make_plan(1, max_attempts=1)
+    plan = make_plan(1, max_attempts=1, hang_timeout=6)  # a start on a busy machine takes seconds
     (record,) = run_sweep(plan, tasks=lambda run: PhasesTask(run, (("eval (3)", 60.0),)), program=PROGRAM)
     assert record.status == "failed"
     assert record.attempts[0].outcome == "hung"
@@ -73,7 +73,7 @@ def stop_at_the_second_step(plan, beats, monkeypatch):
 
 def test_a_run_has_as_long_for_its_checkpoint_as_its_steps_take(make_plan, monkeypatch):
     beats = tuple((str(step), 1.5) for step in range(5))
-    message, attempt = stop_at_the_second_step(make_plan(1), beats, monkeypatch)
+    message, attempt = stop_at_the_second_step(make_plan(1, hang_timeout=6), beats, monkeypatch)
     assert attempt.outcome == "preempted", message
     assert "without a checkpoint" not in message
 
