@@ -110,3 +110,14 @@ def test_rounding_up_moves_to_the_next_unit(count):
     text = units.format_count(count)
     assert not text.startswith("1000"), text
     assert units.parse_quantity(text) == pytest.approx(count, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(1.5e6, "1.5M"), (999_700, "1M"), (999_400, "999k"), (1.2e12, "1.2T")], ids=str
+)
+def test_counts_take_the_unit_that_a_reader_would(count, text):
+    assert units.format_count(count) == text
+
+
+def test_a_mantissa_that_rounds_to_ten_moves_the_exponent():
+    assert units.format_flops(9.999e17) == "1e18"

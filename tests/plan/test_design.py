@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flopsfit_ds.base.errors import PlanError
-from flopsfit_ds.plan.design import TOKEN_TOLERANCE, plan_batches
+from flopsfit_ds.plan.design import TOKEN_TOLERANCE, design_points, plan_batches
+from flopsfit_ds.spec import IsoflopDesign
 from helpers.sweeps import MICRO, plan_of, with_values
 
 ISOFLOP = with_values(
@@ -45,6 +47,21 @@ class TestIsoflop:
         for ratio in (5, 20, 80):
             run = plan_of(with_values(values, design__tokens_per_parameter=ratio), corpus_folder).runs[0]
             assert run.num_tokens / run.num_params_total == pytest.approx(ratio, rel=0.3)
+
+    def test_the_expected_optimum_goes_by_the_models_own_flops(self):
+        @dataclass(frozen=True)
+        class Costly:
+            """24 FLOPs a parameter and token instead of 6."""
+
+            num_params: int
+
+            @property
+            def flops_per_token(self) -> float:
+                return 24.0 * self.num_params
+
+        design = IsoflopDesign(method="isoflop", compute_budgets=(1e18,), sizes_per_budget=1, tokens_per_parameter=20)
+        (point,) = design_points(design, lambda size, taken: Costly(round(size)))
+        assert point.num_tokens / point.model.num_params == pytest.approx(20, rel=0.01)
 
     def test_the_exponent_lets_the_ratio_grow_from_the_first_budget_on(self, corpus_folder):
         values = with_values(ISOFLOP, design__sizes_per_budget=1, design__tokens_per_parameter_exponent=0.5)

@@ -1,0 +1,206 @@
+"""Change one deciding line at a time, and see whether the tests nearest to it notice.
+
+    python scripts/mutants.py                     # all changes of scripts/mutants.tsv, two at a time
+    python scripts/mutants.py --only plan/        # those whose file holds this text
+    python scripts/mutants.py -o table.json
+
+Each change is made in a copy of the project and the tests named beside it are run there, without the slow ones. A
+change that no test notices is a survivor: it needs a test, or a reason in the table's last column. Not a part of CI.
+
+The table has five columns, separated by tabs: file, text that stands once in it, what it becomes, tests, and why the
+change cannot be noticed, where that is so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import Queue
+
+PROJECT = Path(__file__).resolve().parents[1]
+TABLE = PROJECT / "scripts" / "mutants.tsv"
+ASKED_SHARE = 0.95
+TIMEOUT_SECONDS = 400.0
+FAST = "not slow and not long and not slurm"
+PASSED, FAILED = 0, 1
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change.
+
+    Attributes:
+        file: Below `flopsfit_ds`.
+        before: Text that stands once in the file.
+        after: What it becomes.
+        tests: Arguments to pytest.
+        excuse: Why no test can notice; empty where one must.
+    """
+
+    file: str
+    before: str
+    after: str
+    tests: tuple[str, ...]
+    excuse: str
+
+    @property
+    def package(self) -> str:
+        """The step it belongs to."""
+        return self.file.split("/")[0].removesuffix(".py")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a change.
+
+    Attributes:
+        mutant: The change.
+        outcome: `killed`, `survived`, or `timeout`, which counts as killed: the tests did not pass.
+        seconds: How long the tests took.
+    """
+
+    mutant: Mutant
+    outcome: str
+    seconds: float
+
+
+def read_table(path: Path) -> list[Mutant]:
+    """The changes, each checked against the code as it is.
+
+    Raises:
+        SystemExit: A text stands not once in its file, or a line has another shape.
+    """
+    mutants, wrong = [], []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line or line.startswith("#"):
+            continue
+        file, before, after, tests, excuse = [*line.split("\t"), ""][:5]
+        count = (PROJECT / "flopsfit_ds" / file).read_text(encoding="utf-8").count(before)
+        if count != 1:
+            wrong.append(f"{path.name}:{number}: {before!r} stands {count} times in {file}")
+        mutants.append(Mutant(file, before, after, tuple(tests.split()), excuse))
+    if wrong:
+        sys.exit("\n".join(wrong))
+    return mutants
+
+
+@contextmanager
+def copies(count: int) -> Iterator[Queue[Path]]:
+    """Copies of what git knows of the project, one for each process."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, check=True).stdout
+    names = [name for name in listed.decode().split("\0") if name and (PROJECT / name).is_file()]
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        queue: Queue[Path] = Queue()
+        for number in range(count):
+            copy = Path(folder) / str(number)
+            for name in names:
+                (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(PROJECT / name, copy / name)
+            queue.put(copy)
+        yield queue
+
+
+def run_tests(copy: Path, tests: tuple[str, ...]) -> tuple[int | None, float, str]:
+    """Exit code (None where the time was over), seconds, and the end of what was printed."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join((str(copy), str(copy / "tests"))),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+        "XDG_CACHE_HOME": str(copy / "cache"),
+    }
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", FAST, *tests]
+    began = time.monotonic()
+    try:
+        done = subprocess.run(
+            command, cwd=copy, env=environment, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return None, time.monotonic() - began, ""
+    return done.returncode, time.monotonic() - began, (done.stdout + done.stderr)[-2000:]
+
+
+def judge(mutant: Mutant, queue: Queue[Path]) -> Verdict:
+    """Make the change in a copy, run its tests, and take it back."""
+    copy = queue.get()
+    path = copy / "flopsfit_ds" / mutant.file
+    original = path.read_text(encoding="utf-8")
+    try:
+        path.write_text(original.replace(mutant.before, mutant.after), encoding="utf-8")
+        code, seconds, said = run_tests(copy, mutant.tests)
+    finally:
+        path.write_text(original, encoding="utf-8")
+        queue.put(copy)
+    if code not in (PASSED, FAILED, None):
+        sys.exit(f"{mutant.file}: {mutant.after!r}: pytest ended with {code}, which says nothing\n{said}")
+    outcome = {PASSED: "survived", FAILED: "killed", None: "timeout"}[code]
+    print(
+        f"{outcome:9}{seconds:6.0f} s  {mutant.file}: {mutant.before.strip()}  ->  {mutant.after.strip()}", flush=True
+    )
+    return Verdict(mutant, outcome, seconds)
+
+
+def check_unchanged(mutants: list[Mutant], queue: Queue[Path], pool: ThreadPoolExecutor) -> None:
+    """All tests that the table names pass on the project as it is.
+
+    Raises:
+        SystemExit: Some do not: then a failure would prove nothing.
+    """
+
+    def run(tests: tuple[str, ...]) -> str | None:
+        copy = queue.get()
+        try:
+            code, _, said = run_tests(copy, tests)
+        finally:
+            queue.put(copy)
+        return None if code == PASSED else f"{' '.join(tests)} ends with {code} without any change:\n{said}"
+
+    wrong = [message for message in pool.map(run, sorted({mutant.tests for mutant in mutants})) if message]
+    if wrong:
+        sys.exit("\n\n".join(wrong))
+
+
+def show(verdicts: list[Verdict]) -> bool:
+    """Print the table by package and the survivors; whether it is good enough."""
+    print(f"\n{'package':12}{'changes':>8}{'killed':>8}")
+    for package in sorted({verdict.mutant.package for verdict in verdicts}):
+        here = [verdict for verdict in verdicts if verdict.mutant.package == package]
+        print(f"{package:12}{len(here):8}{sum(verdict.outcome != 'survived' for verdict in here):8}")
+    survivors = [verdict for verdict in verdicts if verdict.outcome == "survived"]
+    share = 1 - len(survivors) / len(verdicts)
+    print(f"{'all':12}{len(verdicts):8}{len(verdicts) - len(survivors):8}   {share:.1%}")
+    for verdict in survivors:
+        mutant = verdict.mutant
+        print(f"survived: {mutant.file}: {mutant.before}  ->  {mutant.after}: {mutant.excuse or 'NO REASON GIVEN'}")
+    return share >= ASKED_SHARE and all(verdict.mutant.excuse for verdict in survivors)
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="changes whose file holds this text")
+    parser.add_argument("--jobs", type=int, default=2, help="copies that are tried side by side")
+    parser.add_argument("-o", "--output", type=Path, help="write the verdicts as JSON")
+    options = parser.parse_args()
+    mutants = [mutant for mutant in read_table(TABLE) if options.only in mutant.file]
+    with copies(options.jobs) as queue, ThreadPoolExecutor(options.jobs) as pool:
+        check_unchanged(mutants, queue, pool)
+        verdicts = list(pool.map(lambda mutant: judge(mutant, queue), mutants))
+    if options.output:
+        options.output.write_text(json.dumps([asdict(verdict) for verdict in verdicts], indent=1) + "\n")
+    sys.exit(0 if show(verdicts) else 1)
+
+
+if __name__ == "__main__":
+    main()
