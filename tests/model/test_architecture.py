@@ -116,6 +116,13 @@ class TestSizes:
         second = RULE.nearest(1e6, {first.parameters.total})
         assert second.parameters.total != first.parameters.total
 
+    def test_a_size_that_is_three_times_below_the_smallest_is_an_error(self):
+        smallest = RULE.nearest(1e3 * RULE.vocab_size)
+        while (smaller := RULE.nearest(0.6 * smallest.parameters.total)) != smallest:
+            smallest = smaller
+        with pytest.raises(PlanError, match="no model of this family"):
+            RULE.nearest(smallest.parameters.total / 3)
+
     @pytest.mark.parametrize("size", [100, 1e14])
     def test_a_size_that_the_family_does_not_have_is_an_error_with_the_nearest(self, size):
         with pytest.raises(PlanError, match=r"no model of this family has about .* the nearest has .* layers"):
