@@ -139,7 +139,7 @@ def test_a_slow_rank_is_left_alone(make_plan, run_toys, faults):
     """It takes ten times as long as its peer for each step, and all together longer than `hang_timeout`."""
     faults.inject("one rank slow")
     plan = make_plan(1, num_gpus="[2]")
-    (record,) = run_toys(plan, {0: {"fault": "slow", "fault_rank": 1, "fault_attempts": 1, "step_seconds": 0.02}})
+    (record,) = run_toys(plan, {0: {"fault": "slow", "fault_rank": 1, "fault_attempts": 1, "step_seconds": 0.035}})
     assert record.loss == undisturbed_loss()
     assert [attempt.outcome for attempt in record.attempts] == ["completed"]
     assert record.attempts[0].seconds > plan.spec.execution.hang_timeout

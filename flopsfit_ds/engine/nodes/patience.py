@@ -14,6 +14,8 @@ _STEPS_BEFORE_CHECKPOINT = 2.0
 """Steps' worth of time for the one that is under way to end."""
 _STEPS_BEFORE_HANG = 5.0
 """Steps' worth of silence that are no hang, whatever the time limit: a GPU's queue hides how far a step is."""
+_START_SECONDS = 60.0
+"""What a start always has before it counts as a hang: on a busy machine imports alone take tens of seconds."""
 _BYTES_PER_SECOND = 1e8
 """At which states are written at least: a disk, or a share of a network file system."""
 
@@ -84,6 +86,8 @@ class Patience:
         seconds = _STEPS_BEFORE_HANG * pace.step_seconds
         if phase in ("start", "checkpoint"):
             seconds += self.state_bytes[run_id] / _BYTES_PER_SECOND
+        if phase == "start":
+            seconds = max(seconds, _START_SECONDS)
         return max(self.hang_timeout_seconds, seconds)
 
     def for_checkpoint(self, run_id: str, pace: Pace) -> float:

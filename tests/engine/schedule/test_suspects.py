@@ -95,7 +95,7 @@ def test_a_sweep_on_a_machine_with_a_broken_device_completes(run_toys, tmp_path,
     text = SPEC.format(root=tmp_path, points=points, slots=4, num_gpus="[1]").replace("cpu", "H100-SXM")
     plan = build_plan(parse_spec(text))
     records = run_toys(plan, common={"step_seconds": 0.04, "bad_device": "3"})
-    assert [record.loss for record in records] == [undisturbed_loss()] * 9
+    assert [record.loss for record in records] == [undisturbed_loss()] * 9, [record.reason for record in records]
     failed = [attempt for record in records for attempt in record.attempts if attempt.outcome == "failed"]
     assert [attempt.slots for attempt in failed] == [("3",)] * 3
     events = SweepFolder(plan.folder).events.read()

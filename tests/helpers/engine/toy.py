@@ -28,7 +28,7 @@ design: {{method: points, points: [{points}]}}
 training: {{global_batch_tokens: 1024, learning_rates: [6e-3], precision: fp32}}
 hardware: {{device: cpu, gpus_per_node: {slots}}}
 placement: {{num_gpus: {num_gpus}}}
-execution: {{max_attempts: 3, hang_timeout: 2}}
+execution: {{max_attempts: 3, hang_timeout: 5}}
 """
 NUM_STEPS = 20
 CHECKPOINT_STEPS = 5
@@ -139,7 +139,7 @@ def _go_wrong(fault: str, attempt: Path, world_size: int) -> int | None:
         for pid in sorted((read_json(note)["pid"] for note in notes), key=lambda pid: pid == os.getpid()):
             os.kill(pid, signal.SIGKILL)
     if fault == "slow":
-        time.sleep(0.2)
+        time.sleep(0.35)
     if fault == "server":
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(10)
