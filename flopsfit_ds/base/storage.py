@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -43,7 +44,8 @@ def atomic_write(path: Path, content: str | bytes, *, durable: bool = True) -> N
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     data = content.encode() if isinstance(content, str) else content
     try:
-        with temporary.open("wb") as stream:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        with os.fdopen(os.open(temporary, flags, 0o666), "wb") as stream:
             stream.write(data)
             if durable:
                 stream.flush()
@@ -59,6 +61,8 @@ def atomic_write(path: Path, content: str | bytes, *, durable: bool = True) -> N
 
 def cannot_write(path: Path, error: OSError) -> SweepFolderError:
     """What a user is told of a write that failed."""
+    if error.errno == errno.ELOOP:
+        return SweepFolderError(f"{path}: is a symbolic link, and is not written through; remove it")
     return SweepFolderError(f"{path}: cannot be written: {error.strerror}; free space or change output_root")
 
 
@@ -143,7 +147,7 @@ class JsonLines:
             raise cannot_write(self.path, error) from None
 
     def _extend(self, lines: bytes) -> None:
-        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             size = os.fstat(descriptor).st_size
             if size and os.pread(descriptor, 1, size - 1) != b"\n":

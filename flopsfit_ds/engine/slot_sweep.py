@@ -6,7 +6,6 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from flopsfit_ds.base.errors import FlopsfitError, SweepFolderError
 from flopsfit_ds.base.storage import JsonLines
@@ -30,8 +29,6 @@ from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
 from flopsfit_ds.train.order import Tasks
 
-if TYPE_CHECKING:
-    from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 _MAX_NAMED = 5
 
 
@@ -113,13 +110,13 @@ class SlotSweep:
         server = ForkServer(self.program.target, self.program.modules)
         return server, NodeWorkers(server, lambda run_id: pickle_task(self.tasks(runs[run_id])), node.devices)
 
-    def serve(self, plan: SweepPlan, place: LaunchedRank, store: Store) -> int:
+    def serve(self, plan: SweepPlan, place: LaunchedRank, control: Control) -> int:
         """Lend this node to the driver of another.
 
         Returns:
             The sweep's exit code.
         """
-        agent = NodeAgent(place, store, SweepFolder(plan.folder), self.signals)
+        agent = NodeAgent(place, control, SweepFolder(plan.folder), self.signals)
         with agent.beating():
             try:
                 node = slots_of_this_node(plan.cluster, self.num_slots, self.environment, node=place.node)
@@ -156,9 +153,7 @@ def lead_on_slots(
     """
     control = None
     if place is not None and place.num_nodes > 1:
-        folder = SweepFolder(plan.folder)
-        folder.prepare()
-        control = open_control_store(place, folder, os.environ)
+        control = open_control_store(place, SweepFolder(plan.folder), os.environ)
     ground = SlotSweep(tasks, num_slots, program, signals, control)
     with leading(control):
         return Lifecycle(ground, signals, progress).lead(plan)

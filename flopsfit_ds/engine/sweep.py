@@ -68,7 +68,7 @@ def run_sweep(
         try:
             if place is not None and place.node != 0:
                 control = open_control_store(place, SweepFolder(plan.folder), os.environ)
-                code = SlotSweep(tasks, slots, program, signals).serve(plan, place, control.store)
+                code = SlotSweep(tasks, slots, program, signals).serve(plan, place, control)
                 sys.exit(code)
             records = lead_on_slots(plan, tasks, slots, progress or Silence(), program, signals, place)
             code = 0 if all(record.status in ("completed", "diverged") for record in records) else 1

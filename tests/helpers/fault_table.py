@@ -38,6 +38,7 @@ FAULTS = (
     "port taken",
     "clock set back",
     "one rank slow",
+    "foreign messages to the control store",
 )
 _PROPERTY = "fault"
 

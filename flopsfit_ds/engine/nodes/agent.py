@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, replace
+from typing import Any
 
 from flopsfit_ds.base.errors import FlopsfitError, LaunchError
-from flopsfit_ds.engine.nodes.control import JOIN_PATIENCE_SECONDS, SILENCE_SECONDS, Mailbox, beating
+from flopsfit_ds.engine.nodes.control import JOIN_PATIENCE_SECONDS, SILENCE_SECONDS, Control, Mailbox, beating
 from flopsfit_ds.engine.nodes.launch import LaunchedRank
 from flopsfit_ds.engine.nodes.workers import NodeWorkers
 from flopsfit_ds.engine.signals import Signals
@@ -15,8 +15,6 @@ from flopsfit_ds.engine.slots import NodeSlots
 from flopsfit_ds.records import SweepFolder
 from flopsfit_ds.train.order import WorkerOrder
 
-if TYPE_CHECKING:
-    from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 _TICK_SECONDS = 0.05
 """Longest wait before the driver's next order is read: it adds so much to the start of a run."""
 EXIT_DRIVER_LOST = 1
@@ -25,17 +23,17 @@ EXIT_DRIVER_LOST = 1
 class NodeAgent:
     """Obeys the driver until it says to leave, or is not heard any more."""
 
-    def __init__(self, place: LaunchedRank, store: Store, folder: SweepFolder, signals: Signals) -> None:
+    def __init__(self, place: LaunchedRank, control: Control, folder: SweepFolder, signals: Signals) -> None:
         """Take charge of a node.
 
         Args:
             place: Which node.
-            store: Shared with the driver.
+            control: Shared with the driver.
             folder: The sweep's folder, which must be the driver's.
             signals: Passed on to the driver.
         """
-        self._orders = Mailbox(store, f"orders/{place.node}")
-        self._reports = Mailbox(store, f"reports/{place.node}")
+        self._orders = Mailbox(control.store, f"orders/{place.node}", control.seal)
+        self._reports = Mailbox(control.store, f"reports/{place.node}", control.seal)
         self._folder = folder
         self._signals = signals
         self._told_signal = False
@@ -97,11 +95,11 @@ class NodeAgent:
     def _carry_out(self, order: dict[str, Any]) -> None:
         run_id = order.get("run_id", "")
         if order["do"] == "start":
-            orders = [WorkerOrder(**each) for each in order["orders"]]
-            if not self._folder.run(run_id).attempt(orders[0].attempt).is_dir():
-                raise LaunchError(
-                    f"{self._folder.run(run_id).path}: not the driver's folder; share output_root between nodes"
-                )
+            folder = self._folder.run(run_id)
+            own = str(folder.path.absolute())  # a path is this node's own to say, not another process's
+            orders = [replace(WorkerOrder(**each), run_folder=own) for each in order["orders"]]
+            if not folder.attempt(orders[0].attempt).is_dir():
+                raise LaunchError(f"{folder.path}: not the driver's folder; share output_root between nodes")
             self._workers.start(run_id, orders, order["slots"])
         elif order["do"] == "signal":
             self._reports.send({"stopped": {run_id: self._workers.stopped_ranks(run_id)}})

@@ -1,8 +1,12 @@
-"""How the driver talks to the other nodes of a launch: orders and reports as JSON in the launcher's own store."""
+"""How the driver talks to the other nodes of a launch: orders and reports in the launcher's own store.
+
+Whoever reaches the store's port can write into it. So each message carries a digest under the sweep's key, its sender
+leaves it again until it has been read, and what does not verify is dropped: it costs a line of the log.
+"""
 
 from __future__ import annotations
 
-import json
+import logging
 import socket
 import threading
 import time
@@ -14,8 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flopsfit_ds.base.errors import FlopsfitError, LaunchError, RecordError
+from flopsfit_ds.base.seal import Seal, sweep_seal
 from flopsfit_ds.base.storage import read_json, write_json
 from flopsfit_ds.engine.nodes.launch import LaunchedRank
+from flopsfit_ds.engine.nodes.stores import host_store, is_loopback
 from flopsfit_ds.engine.signals import Signals, SweepStoppedError
 from flopsfit_ds.engine.slots import NodeSlots
 from flopsfit_ds.records import SweepFolder
@@ -23,6 +29,7 @@ from flopsfit_ds.train.order import WorkerOrder
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
+_log = logging.getLogger(__name__)
 JOIN_PATIENCE_SECONDS = 600.0
 """For all nodes to have loaded, from when the first one asks, and for the first to have settled and checked a plan."""
 SILENCE_SECONDS = 60.0
@@ -31,6 +38,8 @@ _BEAT_SECONDS = 1.0
 """Between two signs of life: sixty must be missed before a node is lost."""
 _LEAVE_SECONDS = 5.0
 """For the other nodes to read that the sweep is over, before the store goes with this process."""
+_KEYLESS_SECONDS = 20.0
+"""A node of which only messages without this sweep's key have come for so long has another folder."""
 _num_sweeps = 0
 
 
@@ -39,18 +48,20 @@ class Control(NamedTuple):
 
     Attributes:
         store: Orders and reports.
+        seal: Of the sweep, under which they are written.
         host: Where it is.
         others: The other nodes, on the driver's side; none on theirs.
     """
 
     store: Store
+    seal: Seal
     host: str
     others: tuple[RemoteNode, ...]
 
 
-def _control(place: LaunchedRank, store: Store, host: str) -> Control:
-    others = tuple(RemoteNode(number, store) for number in range(1, place.num_nodes)) if place.node == 0 else ()
-    return Control(store, host, others)
+def _control(place: LaunchedRank, store: Store, seal: Seal, host: str) -> Control:
+    others = tuple(RemoteNode(number, store, seal) for number in range(1, place.num_nodes)) if place.node == 0 else ()
+    return Control(store, seal, host, others)
 
 
 def open_control_store(place: LaunchedRank, folder: SweepFolder, environment: Mapping[str, str]) -> Control:
@@ -61,22 +72,28 @@ def open_control_store(place: LaunchedRank, folder: SweepFolder, environment: Ma
 
     Raises:
         LaunchError: It cannot be opened.
+        SweepFolderError: The sweep's folder, or its key, cannot be made or read.
     """
     from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
     global _num_sweeps
     _num_sweeps += 1
+    folder.prepare()
+    seal = sweep_seal(folder.path)
     if "MASTER_ADDR" not in environment or "MASTER_PORT" not in environment:
-        return meet(place, folder.path / "slurm" / f"{_step_name(environment)}.{_num_sweeps}.json")
+        return meet(place, folder.path / "slurm" / f"{_step_name(environment)}.{_num_sweeps}.json", seal)
     host, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
     is_host = place.rank == 0 and environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     patience = timedelta(seconds=JOIN_PATIENCE_SECONDS)
     try:
-        store = TCPStore(host, port, is_master=is_host, wait_for_workers=False, timeout=patience)
+        if is_host:
+            store = host_store(patience, only_here=is_loopback(host), port=port)
+        else:
+            store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=patience)
     except RuntimeError as error:
         remedy = "give the launcher another --master_port" if is_host else "does the node's network reach it?"
         raise LaunchError(f"{host}:{port}: {str(error).splitlines()[0]}; {remedy}") from None
-    return _control(place, PrefixStore(f"flopsfit-ds/{_num_sweeps}", store), host)
+    return _control(place, PrefixStore(f"flopsfit-ds/{_num_sweeps}", store), seal, host)
 
 
 def _step_name(environment: Mapping[str, str]) -> str:
@@ -90,8 +107,13 @@ def _step_name(environment: Mapping[str, str]) -> str:
     return ".".join(environment.get(f"SLURM_{name}", "0") for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT"))
 
 
-def meet(place: LaunchedRank, path: Path) -> Control:
+def meet(place: LaunchedRank, path: Path, seal: Seal) -> Control:
     """A store that nodes share: hosted by the first on a free port, found through a file in the sweep's folder.
+
+    Args:
+        place: This process in the launch.
+        path: The file.
+        seal: Of the sweep.
 
     Raises:
         LaunchError: The first node has not shown up.
@@ -101,10 +123,10 @@ def meet(place: LaunchedRank, path: Path) -> Control:
 
     patience = timedelta(seconds=JOIN_PATIENCE_SECONDS)
     if place.node == 0:
-        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=patience)
+        store = host_store(patience, only_here=False)
         path.parent.mkdir(exist_ok=True)
         write_json(path, {"host": socket.gethostname(), "port": store.port})
-        return _control(place, store, socket.gethostname())
+        return _control(place, store, seal, socket.gethostname())
     deadline = time.monotonic() + JOIN_PATIENCE_SECONDS
     while time.monotonic() < deadline:
         try:
@@ -113,39 +135,75 @@ def meet(place: LaunchedRank, path: Path) -> Control:
             time.sleep(0.5)
             continue
         store = TCPStore(address["host"], address["port"], is_master=False, timeout=patience)
-        return _control(place, store, address["host"])
+        return _control(place, store, seal, address["host"])
     raise LaunchError(f"{path} has not appeared; the sweep's folder must be shared by all nodes")
 
 
 class Mailbox:
-    """Messages in one direction between the driver and one node, in order, and a sign of life."""
+    """Messages in one direction between the driver and one node, in order, and a sign of life.
 
-    def __init__(self, store: Store, name: str) -> None:
+    One end sends and beats, the other receives and listens; what is not sealed under this mailbox's name is nobody's.
+    """
+
+    def __init__(self, store: Store, name: str, seal: Seal) -> None:
         self._store = store
         self._name = name
+        self._seal = seal
+        self._lock = threading.Lock()
+        self._unread: dict[int, str] = {}
         self._next = 0
         self._beats = 0
         self._last_look = 0.0
         self._heard = time.monotonic()
+        self.foreign_since: float | None = None
+
+    def _key(self, what: object) -> str:
+        return f"{self._name}/{what}"
 
     def send(self, message: dict[str, Any]) -> None:
-        """Leave a message."""
-        self._store.set(f"{self._name}/{self._next}", json.dumps(message))
+        """Leave a message; see `beat`."""
+        key = self._key(self._next)
+        data = self._seal.wrap(key, message)
+        with self._lock:
+            self._unread[self._next] = data
+        self._store.set(key, data)
         self._next += 1
 
     def beat(self) -> None:
-        """Show that the sender lives; see `beating`."""
+        """Show that the sender lives, and leave again what has not been read: it may have been written over."""
         self._beats += 1
-        self._store.set(f"{self._name}/beat", str(self._beats))
+        self._store.set(self._key("beat"), self._seal.wrap(self._key("beat"), {"number": self._beats}))
+        num_read = self._number("read")
+        with self._lock:
+            self._unread = {number: data for number, data in self._unread.items() if number >= num_read}
+            unread = dict(self._unread)
+        for number, data in unread.items():
+            self._store.set(self._key(number), data)
+
+    def _take(self, what: object) -> dict[str, Any] | None:
+        """What is sealed under a key; None where there is nothing. What is not sealed is dropped, and said once."""
+        key = self._key(what)
+        if not self._store.check([key]):
+            return None
+        message = self._seal.unwrap(key, self._store.get(key))
+        if message is None:
+            self._store.delete_key(key)
+            if self.foreign_since is None:
+                self.foreign_since = time.monotonic()
+                _log.warning("%s: dropped a message that was not written with this sweep's key", key)
+        return message
+
+    def _number(self, what: str) -> int:
+        message = self._take(what)
+        return 0 if message is None else message["number"]
 
     def receive(self) -> dict[str, Any] | None:
         """The next message; None where there is none yet."""
-        key = f"{self._name}/{self._next}"
-        if not self._store.check([key]):
-            return None
-        self._next += 1
-        message = json.loads(self._store.get(key))
-        self._store.delete_key(key)
+        message = self._take(self._next)
+        if message is not None:
+            self._store.delete_key(self._key(self._next))
+            self._next += 1
+            self._store.set(self._key("read"), self._seal.wrap(self._key("read"), {"number": self._next}))
         return message
 
     def silent_seconds(self) -> float:
@@ -153,9 +211,8 @@ class Mailbox:
         now = time.monotonic()
         if now - self._last_look > _BEAT_SECONDS:
             self._last_look = now
-            key = f"{self._name}/beat"
-            beats = int(self._store.get(key)) if self._store.check([key]) else 0
-            if beats != self._beats:
+            beats = self._number("beat")
+            if beats > self._beats:
                 self._beats, self._heard = beats, now
         return now - self._heard
 
@@ -217,10 +274,10 @@ class RemoteNode:
         orders: What it is told.
     """
 
-    def __init__(self, number: int, store: Store) -> None:
+    def __init__(self, number: int, store: Store, seal: Seal) -> None:
         self.number = number
-        self.orders = Mailbox(store, f"orders/{number}")
-        self._reports = Mailbox(store, f"reports/{number}")
+        self.orders = Mailbox(store, f"orders/{number}", seal)
+        self._reports = Mailbox(store, f"reports/{number}", seal)
         self._signals: Signals | None = None
         self._dismissed = False
         self._gone = False
@@ -248,6 +305,11 @@ class RemoteNode:
                 )
             message = self._reports.receive()
             if message is None:
+                foreign = self._reports.foreign_since
+                if foreign is not None and time.monotonic() - foreign > _KEYLESS_SECONDS:
+                    raise LaunchError(
+                        f"node {self.number} writes without this sweep's key; share output_root between nodes"
+                    )
                 time.sleep(0.05)
                 continue
             if "error" in message:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import signal
@@ -20,12 +21,15 @@ from flopsfit_ds.base.hardware import launched_world
 from flopsfit_ds.engine.fork.processes import stat_fields
 from flopsfit_ds.engine.signals import Signals
 
+_log = logging.getLogger(__name__)
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _PARENT, _START_TIME = 1, 19  # fields of /proc/<pid>/stat after the command's name
 _AGENT_PATIENCE_SECONDS = 300.0
 """For the working rank to be there: it imports what the waiting ranks import, on the same machine. Chosen."""
 _EXIT_AGENT_LOST = 1
 _CODE = struct.Struct("i")
+_CREDENTIALS = struct.Struct("iII")
+"""Pid, user and group, as SO_PEERCRED gives them; see unix(7)."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,12 @@ def _socket_name(place: LaunchedRank) -> str:
     return f"\0flopsfit-ds.{os.getuid()}.{pid}.{fields[_START_TIME] if fields else 0}.{place.node}"
 
 
+def _is_own_user(peer: socket.socket) -> bool:
+    """Whether the process at the other end is this user's, as the kernel says."""
+    _, user, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return user == os.geteuid()
+
+
 class Waiters:
     """The working rank's side: hears signals that the waiting ranks got, and tells them how the sweep ended.
 
@@ -127,13 +137,27 @@ class Waiters:
                 self._signals.note(signal.SIGTERM)
             for item in ready:
                 if item is self._listener:
-                    self._peers.append(self._listener.accept()[0])
+                    self._let_in(self._listener.accept()[0])
                 elif isinstance(item, socket.socket):
-                    data = item.recv(1)
-                    if data:
-                        self._signals.note(data[0])
-                    else:
-                        self._peers.remove(item)
+                    self._hear(item)
+
+    def _let_in(self, peer: socket.socket) -> None:
+        """Listen to a waiting rank. Every user of the machine can reach an abstract socket; others are sent away."""
+        if _is_own_user(peer):
+            self._peers.append(peer)
+            return
+        _log.warning("a process of another user knocked at the socket of the waiting ranks, and was sent away")
+        peer.close()
+
+    def _hear(self, peer: socket.socket) -> None:
+        try:
+            data = peer.recv(1)
+        except OSError:
+            data = b""
+        if not data:
+            self._peers.remove(peer)
+        elif data[0] in _PASSED_ON:
+            self._signals.note(data[0])
 
     def finish(self, exit_code: int) -> None:
         """Tell the waiting ranks the sweep's exit code; they leave when this process does, not before."""
@@ -195,9 +219,10 @@ def _connect(name: str, parent: int) -> socket.socket | None:
         peer = socket.socket(socket.AF_UNIX)
         try:
             peer.connect(name)
+            if _is_own_user(peer):
+                return peer
         except OSError:
-            peer.close()
-            time.sleep(0.1)
-        else:
-            return peer
+            pass
+        peer.close()
+        time.sleep(0.1)
     return None

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from flopsfit_ds.engine.nodes.patience import Patience
 from flopsfit_ds.engine.nodes.slot_executor import SlotExecutor
+from flopsfit_ds.engine.nodes.stores import LOOPBACK
 from flopsfit_ds.engine.nodes.workers import NodeWorkers
 from flopsfit_ds.engine.signals import Signals
 from flopsfit_ds.engine.slots import NodeSlots
 from flopsfit_ds.records import SweepFolder
-
-_LOOPBACK = "127.0.0.1"
 
 
 class LocalExecutor(SlotExecutor):
@@ -32,7 +31,7 @@ class LocalExecutor(SlotExecutor):
             signals: Whose arrival ends a wait.
             patience: How long an attempt may be silent, or stopping.
         """
-        super().__init__(folder, {slots.node: (slots, workers)}, _LOOPBACK, patience)
+        super().__init__(folder, {slots.node: (slots, workers)}, LOOPBACK, patience)
         self._workers = workers
         self._signals = signals
 

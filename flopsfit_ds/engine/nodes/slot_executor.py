@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from abc import ABC, abstractmethod
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from flopsfit_ds.engine.disk.attempts import AttemptOutcome, Exits, close_attempt, open_attempt
 from flopsfit_ds.engine.executor import Assignment, Ending, Report
 from flopsfit_ds.engine.nodes.patience import Pace, Patience, split_beat
+from flopsfit_ds.engine.nodes.stores import LOOPBACK, host_store
 from flopsfit_ds.engine.slots import NodeSlots
 from flopsfit_ds.records import Attempt, RunFolder, SweepFolder
 from flopsfit_ds.train.order import EXIT_OUTCOME_WRITTEN, EXIT_PREEMPTED, WorkerOrder
@@ -21,8 +23,13 @@ if TYPE_CHECKING:
     from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 HEARTBEAT_SECONDS = 0.5
 """How often the driver reads the heartbeats of each attempt."""
+_STEP = re.compile(rb"[0-9]{1,12}")
+_BEAT = re.compile(rb"(?:[0-9]{1,12}|[a-z]{1,16})(?: \([0-9]{1,12}\))?")
+"""A number of steps or a phase, and how often it was told."""
 DUMP_SECONDS = 2.0
 """Time for workers to write their stacks before they are ended."""
+_OWN_NODE = 0
+"""Number of the driver's node."""
 PEER_SECONDS = 60.0
 """How long ranks may outlive a peer that ended well; they all leave the loop at the same step."""
 
@@ -63,6 +70,7 @@ class _Running:
     folder: RunFolder
     attempt: Attempt
     store: TCPStore
+    store_host: str
     began: float
     exits: dict[int, int]
     beats: list[str]
@@ -125,18 +133,17 @@ class SlotExecutor(ABC):
             self._start(assignment)
 
     def _start(self, assignment: Assignment) -> None:
-        from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
-
         began = time.monotonic()
         folder = self._folder.run(assignment.run_id)
         attempt = open_attempt(folder, assignment)
-        patience = timedelta(seconds=60)
-        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=patience)
+        only_here = {slot.node for slot in assignment.slots} == {_OWN_NODE}
+        store = host_store(timedelta(seconds=60), only_here=only_here)
         world_size = assignment.layout.num_slots
         for rank in range(world_size):
             store.set(_beat_key(rank), "start")
+        host = LOOPBACK if only_here else self._store_host
         pace = self._patience.pace(assignment.run_id, assignment.layout.predicted_seconds)
-        running = _Running(assignment, folder, attempt, store, began, {}, ["start"] * world_size, began, pace)
+        running = _Running(assignment, folder, attempt, store, host, began, {}, ["start"] * world_size, began, pace)
         self._running[assignment.run_id] = running
         for number, ranks in _ranks_by_node(assignment).items():
             slots, node = self._nodes[number]
@@ -155,7 +162,7 @@ class SlotExecutor(ABC):
             local_rank=local_rank,
             local_world_size=len(ranks),
             device_index=None if running.assignment.slots[rank].device is None else local_rank,
-            store_host=self._store_host,
+            store_host=running.store_host,
             store_port=running.store.port,
             num_threads=slots.threads_per_slot,
             zero_stage=strategy.zero_stage,
@@ -282,12 +289,18 @@ def _report(run_id: str, running: _Running) -> Report:
 
 
 def _read_beats(running: _Running) -> list[str]:
-    return [value.decode() for value in running.store.multi_get([_beat_key(r) for r in range(running.world_size)])]
+    """The newest heartbeat of each rank; what is none, from whoever else reaches the port, leaves the one before."""
+    values = running.store.multi_get([_beat_key(r) for r in range(running.world_size)])
+    return [
+        value.decode() if _BEAT.fullmatch(value) else before
+        for value, before in zip(values, running.beats, strict=True)
+    ]
 
 
 def _read_step(running: _Running, key: str) -> int | None:
     """What a worker noted; None where none has."""
-    return int(running.store.get(key)) if running.store.check([key]) else None
+    value = running.store.get(key) if running.store.check([key]) else b""
+    return int(value) if _STEP.fullmatch(value) else None
 
 
 def _beat_key(rank: int) -> str:

@@ -7,6 +7,7 @@ import os
 import time
 from dataclasses import dataclass
 
+from flopsfit_ds.base.seal import sweep_seal
 from flopsfit_ds.base.storage import JsonLines
 from flopsfit_ds.engine.disk.lease import LeaseSet
 from flopsfit_ds.engine.fork.server import Program
@@ -58,11 +59,11 @@ class Bin:
             control = None
             if num_nodes > 1:
                 address = folder.path / "slurm" / f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}.json"
-                control = meet(place, address)
+                control = meet(place, address, sweep_seal(folder.path))
             ground = SlotSweep(self.tasks, self.slots_per_node, self.program, signals, control, _environment())
             if node != 0:
                 assert control is not None
-                return f"left with {ground.serve(self.plan, place, control.store)}"
+                return f"left with {ground.serve(self.plan, place, control)}"
             leases = LeaseSet(folder, self.run_ids)
             try:
                 events = JsonLines(folder.path / "slurm" / f"{job}.events.jsonl")

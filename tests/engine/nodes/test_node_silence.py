@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from flopsfit_ds.base.seal import Seal
 from flopsfit_ds.engine.nodes.control import Mailbox, beating
 from helpers.engine import impatient_sweep
 from helpers.engine.drivers import sweep_folder
@@ -106,7 +107,7 @@ def test_a_busy_main_thread_is_still_heard():
     from torch.distributed import HashStore
 
     store = HashStore()
-    sender, receiver = Mailbox(store, "orders/1"), Mailbox(store, "orders/1")
+    sender, receiver = Mailbox(store, "orders/1", Seal(b"key")), Mailbox(store, "orders/1", Seal(b"key"))
     assert not receiver.was_heard
     with beating([sender]):
         time.sleep(2.5)
