@@ -13,6 +13,7 @@ API_MODULES = (
     "flopsfit_ds",
     "flopsfit_ds.spec",
     "flopsfit_ds.fit",
+    "flopsfit_ds.decide",
     "flopsfit_ds.engine",
     "flopsfit_ds.memory",
     "flopsfit_ds.simulate",

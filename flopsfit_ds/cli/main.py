@@ -19,6 +19,8 @@ _GROUPS = (
     "planning.memory",
     "fitting.fit",
     "fitting.report",
+    "deciding.register",
+    "deciding.score",
     "sweeping.timeline",
     "planning.spec",
 )

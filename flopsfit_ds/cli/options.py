@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flopsfit_ds.base.errors import SweepFolderError
+from flopsfit_ds.base.errors import FitError, SweepFolderError
 from flopsfit_ds.base.presets import shipped_specs
+from flopsfit_ds.base.units import parse_quantity
 
 if TYPE_CHECKING:
     from flopsfit_ds.plan.sweep_plan import SweepPlan
@@ -28,6 +29,30 @@ SweepFolderArgument = Annotated[
     Path, typer.Argument(metavar="FOLDER", help="A sweep's folder, such as outputs/quickstart.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def quantity(text: str, flag: str) -> float:
+    """A number of FLOPs, tokens or parameters that an option holds, such as `1e24` or `70B`.
+
+    Raises:
+        FitError: It is none.
+    """
+    try:
+        return parse_quantity(text)
+    except ValueError as error:
+        raise FitError(f"{flag}: {error}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write what an option asks for to a file.
+
+    Raises:
+        FitError: It cannot be written.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise FitError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def spec_path(argument: str) -> Path:

@@ -2,7 +2,8 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from flopsfit_ds.fit.solve.intervals import Interval
 
 FORMAT = "flopsfit-ds/fit"
 VERSION = 1
+POINT_COLUMNS = tuple(field.name for field in fields(Point))
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,7 @@ class ScalingFit:
         standard_errors, intervals: by name; intervals are {low, high} at `level`, confidence intervals of parameters.
         certificate: {starts, best_share, distinct_minima, gradient_norm, active_bounds, iterations}.
         isoflop: {budgets: [BudgetMinimum], size_law, envelope, envelope_law}.
+        points: {columns: names of `Point`'s attributes, rows: [[value, ...]]}, those that entered.
         optima: [{compute, num_params, num_tokens, loss, tokens_per_parameter, flat_band, intervals}].
         warnings: [{code, message}]; excluded: [{row, name, reason}]; num_points.
         diagnostics: see `diagnostics.Diagnostics`; None where they were not asked for.
@@ -210,6 +213,7 @@ class ScalingFit:
             "warnings": [asdict(w) for w in self.warnings],
             "excluded": [asdict(e) for e in self.excluded],
             "num_points": len(self.points),
+            "points": _points_dict(self.points),
             "diagnostics": _plain(self.diagnostics),
             "audit": asdict(self.audit),
             "prediction": self.prediction.to_json_dict(),
@@ -239,6 +243,28 @@ def isoflop_dict(isoflop: IsoflopDiagnostics) -> dict[str, Any]:
         "envelope": list(isoflop.envelope),
         "envelope_law": None if isoflop.envelope_law is None else asdict(isoflop.envelope_law),
     }
+
+
+def _points_dict(points: Sequence[Point]) -> dict[str, Any]:
+    """Points by column, without those that no point has."""
+    named = [name for name in POINT_COLUMNS if any(getattr(point, name) is not None for point in points)]
+    return {"columns": named, "rows": [[getattr(point, name) for name in named] for point in points]}
+
+
+def load_fit_points(path: str | Path) -> tuple[Point, ...]:
+    """The points that entered a fit, from its JSON file.
+
+    Raises:
+        FitError: The file cannot be read, is no fit, is of another version, or holds no points.
+    """
+    content = load_fit_dict(path).get("points")
+    if content is None:
+        raise FitError(f"{path} was written before fits kept their points; write it again with flopsfit-ds fit")
+    try:
+        columns = [str(name) for name in content["columns"]]
+        return tuple(Point(**dict(zip(columns, row, strict=True))) for row in content["rows"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise FitError(f"{path}: its points cannot be read: {error!r}; write it again with flopsfit-ds fit") from error
 
 
 def load_prediction_model(path: str | Path) -> PredictionModel:

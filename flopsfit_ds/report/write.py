@@ -11,7 +11,7 @@ from flopsfit_ds.fit.result import ScalingFit
 from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
 from flopsfit_ds.report.figures.palette import Tone
-from flopsfit_ds.report.figures.svg import RC, Drawing, Svg, render
+from flopsfit_ds.report.figures.svg import Drawing, Svg, rendered
 from flopsfit_ds.report.findings import Findings, gather
 from flopsfit_ds.report.page.page import render_page
 
@@ -60,14 +60,7 @@ def write_report(
 
 def draw_figures(findings: Findings) -> tuple[list[Svg], tuple[Tone, ...]]:
     """The figures that these findings have something to show in, and the colours they use."""
-    import matplotlib
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # a user's own style must not change the bytes
-        matplotlib.rcParams.update(RC)
-        drawings = _drawings(findings)
-        tones = tuple(dict.fromkeys(tone for drawing in drawings for tone in drawing.tones))
-        return [render(drawing) for drawing in drawings], tones
+    return rendered(lambda: _drawings(findings))
 
 
 def _drawings(findings: Findings) -> list[Drawing]:

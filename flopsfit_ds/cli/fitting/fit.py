@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from flopsfit_ds.base.errors import DataError, FitError
-from flopsfit_ds.base.units import format_count, format_flops, parse_quantity
+from flopsfit_ds.base.units import format_count, format_flops
 from flopsfit_ds.cli.fitting.tables import print_table
-from flopsfit_ds.cli.options import AllowImport, AsJson, Overrides, SpecArgument, plan_from
+from flopsfit_ds.cli.options import AllowImport, AsJson, Overrides, SpecArgument, plan_from, quantity, write_text
 from flopsfit_ds.spec import Fit
 from flopsfit_ds.spec.fit_options import (
     COUNT_FIELDS,
@@ -108,14 +108,14 @@ def fit_command(
         "bootstrap": bootstrap,
         "bootstrap_samples": bootstrap_samples,
         "level": level,
-        "target_compute": None if target_compute is None else _quantity(target_compute, "--target-compute"),
+        "target_compute": None if target_compute is None else quantity(target_compute, "--target-compute"),
     }
     plan = _plan_beside(data)
     options = (Fit() if plan is None else plan.spec.fit).model_dump()
     options |= {name: value for name, value in given.items() if value is not None}
     points, excluded = _read(data, plan, {k: v for k, v in named.items() if v is not None}, options.pop("parameters"))
     points, excluded = _drop_highest(points, excluded, drop_highest_losses)
-    served = None if inference_tokens is None else _quantity(inference_tokens, "--inference-tokens")
+    served = None if inference_tokens is None else quantity(inference_tokens, "--inference-tokens")
     fit = _fit_or_show_valleys(points, excluded, as_json, options)
     if served is not None and not fit.optima:
         raise FitError(f"the fitted {fit.law.form} law has no compute-optimal size, so none for serving either")
@@ -145,7 +145,7 @@ def _show_fit(fit: ScalingFit, serving: ServingOptimum | None, as_json: bool, ou
     if serving is not None:
         content["serving_optimum"] = asdict(serving)
     if output is not None:
-        _write(output, json.dumps(content, indent=1, allow_nan=False) + "\n")
+        write_text(output, json.dumps(content, indent=1, allow_nan=False) + "\n")
     if as_json:
         print(json.dumps(content, allow_nan=False))
     else:
@@ -167,9 +167,9 @@ def predict_command(
     from flopsfit_ds.fit.result import load_warnings
 
     model, warnings = load_prediction_model(fit_file), load_warnings(fit_file)
-    n = None if num_params is None else _quantity(num_params, "--num-params")
-    d = None if num_tokens is None else _quantity(num_tokens, "--num-tokens")
-    budgets = [_quantity(text, "--compute") for text in compute or []]
+    n = None if num_params is None else quantity(num_params, "--num-params")
+    d = None if num_tokens is None else quantity(num_tokens, "--num-tokens")
+    budgets = [quantity(text, "--compute") for text in compute or []]
     if n is not None and d is not None and budgets:
         raise FitError("give --compute, or --num-params and --num-tokens, not all three")
     if budgets:
@@ -209,7 +209,7 @@ def preview_command(
         noise=noise,
         target_compute=options.target_compute
         if target_compute is None
-        else _quantity(target_compute, "--target-compute"),
+        else quantity(target_compute, "--target-compute"),
         prior=None if prior is None else load_prior(prior),
         loss=options.loss,
         huber_delta=options.huber_delta,
@@ -259,13 +259,6 @@ def _print_preview(preview: DesignPreview) -> None:
     print("  standard errors: " + ", ".join(f"{name} {value:.3g}" for name, value in errors.items()))
 
 
-def _quantity(text: str, flag: str) -> float:
-    try:
-        return parse_quantity(text)
-    except ValueError as error:
-        raise FitError(f"{flag}: {error}") from error
-
-
 def _plan_beside(path: Path) -> SweepPlan | None:
     """The plan of a sweep folder; None for a table, and for records without a plan."""
     from flopsfit_ds.cli.fitting.report import read_sweep_plan
@@ -313,13 +306,6 @@ def _drop_highest(points: list[Point], excluded: list[Exclusion], count: int) ->
     why = f"one of the {count} highest losses, left out on request"
     dropped = [Exclusion(p.row, p.label or p.run_id, why) for p in worst]
     return [p for p in points if id(p) not in gone], [*excluded, *dropped]
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise FitError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _print_fit(fit: ScalingFit, serving: ServingOptimum | None) -> None:

@@ -56,19 +56,7 @@ def load_points(path: str | Path, columns: Mapping[str, str] | None = None) -> P
         DataError: The file cannot be read, holds no usable row, has more than 100,000 rows, or misses a quantity.
     """
     path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    if not content.strip():
-        raise DataError(f"{path} is empty: it needs a header and a row for each run")
-    rows = list(itertools.islice(_rows(path, content), MAX_ROWS + 1))
-    if len(rows) > MAX_ROWS:
-        raise DataError(
-            f"{path} has more than {MAX_ROWS:,} rows: a law is fitted to final losses, one row for each run"
-        )
-    if not rows:
-        raise DataError(f"{path} has a header but no rows")
+    rows, digest = _read(path)
     header = list(dict.fromkeys(itertools.chain.from_iterable(rows[:1000])))
     found = match_columns(header, columns or {})
     _require(found, header, path)
@@ -84,8 +72,34 @@ def load_points(path: str | Path, columns: Mapping[str, str] | None = None) -> P
     if not points:
         shown = "; ".join(f"row {e.row}: {e.reason}" for e in excluded[:3])
         raise DataError(f"{path}: none of {len(rows)} rows can be used ({shown})")
-    digest = hashlib.sha256(content).hexdigest()
     return PointTable(tuple(points), tuple(excluded), found, CONVENTION, path.name, digest)
+
+
+def read_rows(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a CSV, TSV, JSONL or Parquet file, as it spells them.
+
+    Raises:
+        DataError: The file cannot be read, has no rows, or more than 100,000.
+    """
+    return _read(Path(path))[0]
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """The rows of a file, and SHA-256 of its bytes."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    if not content.strip():
+        raise DataError(f"{path} is empty: it needs a header and a row for each run")
+    rows = list(itertools.islice(_rows(path, content), MAX_ROWS + 1))
+    if len(rows) > MAX_ROWS:
+        raise DataError(
+            f"{path} has more than {MAX_ROWS:,} rows: a law is fitted to final losses, one row for each run"
+        )
+    if not rows:
+        raise DataError(f"{path} has a header but no rows")
+    return rows, hashlib.sha256(content).hexdigest()
 
 
 def _require(found: Mapping[str, str], header: list[str], path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -78,6 +78,18 @@ def render(drawing: Drawing) -> Svg:
     standalone = _text(root, inline=False)
     _follow_theme(root, drawing.tones)
     return Svg(drawing.name, standalone, _text(root, inline=True))
+
+
+def rendered(make: Callable[[], Sequence[Drawing]]) -> tuple[list[Svg], tuple[Tone, ...]]:
+    """Drawings made and rendered under `RC`, and the colours they use."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a user's own style must not change the bytes
+        matplotlib.rcParams.update(RC)
+        drawings = make()
+        tones = tuple(dict.fromkeys(tone for drawing in drawings for tone in drawing.tones))
+        return [render(drawing) for drawing in drawings], tones
 
 
 def _tidy(root: ElementTree.Element, drawing: Drawing) -> None:

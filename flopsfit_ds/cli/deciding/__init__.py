@@ -1,0 +1,1 @@
+"""Commands that decide: register, score, audit, compare, next."""

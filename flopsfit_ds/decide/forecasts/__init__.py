@@ -1,0 +1,1 @@
+"""Forecasts that are registered before the run, and scored after it."""
