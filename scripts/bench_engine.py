@@ -26,13 +26,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from flopsfit_ds.base.storage import write_json
-from flopsfit_ds.engine.executor import Layout
 from flopsfit_ds.engine.fork.server import TRAINING_MODULES, Program
 from flopsfit_ds.engine.schedule.scheduler import Scheduler, Waiting
 from flopsfit_ds.engine.slots import Slot
 from flopsfit_ds.engine.sweep import run_sweep
 from flopsfit_ds.engine.ways import ways_of
 from flopsfit_ds.memory import Strategy
+from flopsfit_ds.plan.layouts import Layout
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan, build_plan
 from flopsfit_ds.records import Attempt, RunFolder, SweepFolder
 from flopsfit_ds.spec import parse_spec
@@ -179,7 +179,7 @@ def planning() -> None:
         began = time.monotonic()
         plan = build_plan(parse_spec(text))
         plans.append(time.monotonic() - began)
-        waiting = [Waiting(run.run_id, ways_of(run).layouts) for run in plan.runs]
+        waiting = [Waiting(run.run_id, ways_of(run).layouts, num_steps=run.num_steps) for run in plan.runs]
         began = time.monotonic()
         Scheduler(slots).forecast(waiting)
         schedules.append(time.monotonic() - began)
@@ -204,7 +204,8 @@ def packing() -> None:
 
 
 def _layout(num_slots: int, seconds: float) -> Layout:
-    return Layout(Strategy(0, num_slots, 1, False, "none", "bf16"), 1, seconds, 0)
+    """Of a run of a single step."""
+    return Layout(Strategy(0, num_slots, 1, False, "none", "bf16"), 1, 0, 0, 0, predicted_step_seconds=seconds)
 
 
 def _simulate(num_nodes: int, num_points: int, kind: str, noise: float) -> dict[str, Any]:
@@ -232,13 +233,15 @@ def _simulate(num_nodes: int, num_points: int, kind: str, noise: float) -> dict[
         for end, run_id, _ in heap:
             scheduler.note_step(run_id, (now - began_at[run_id]) / (end - began_at[run_id]))
         for assignment in scheduler.choose(list(waiting.values())):
-            seconds = (assignment.layout.predicted_seconds + 1.0) * actual[assignment.run_id]
+            seconds = (assignment.layout.predicted_step_seconds + 1.0) * actual[assignment.run_id]
             work, longest = work + seconds * assignment.layout.num_slots, max(longest, seconds)
             heapq.heappush(heap, (now + seconds, assignment.run_id, assignment))
             began_at[assignment.run_id] = now
             del waiting[assignment.run_id]
         now, run_id, ended = heapq.heappop(heap)
-        scheduler.note_end(ended, (_attempt(ended.layout, (ended.layout.predicted_seconds + 1.0) * actual[run_id]),))
+        scheduler.note_end(
+            ended, (_attempt(ended.layout, (ended.layout.predicted_step_seconds + 1.0) * actual[run_id]),)
+        )
     bound = max(work / len(slots), longest)
     return {
         "ratio": now / bound,

@@ -148,7 +148,13 @@ class Driver:
 
     def _waiting(self) -> list[Waiting]:
         return [
-            Waiting(run_id, course.verdict.layouts, course.ways.points_per_slot, course.verdict.avoid)
+            Waiting(
+                run_id,
+                course.verdict.layouts,
+                course.ways.points_per_slot,
+                course.verdict.avoid,
+                course.ways.num_steps,
+            )
             for run_id, course in self._courses.items()
             if run_id not in self._running
         ]
@@ -158,16 +164,17 @@ class Driver:
         assignments = self._scheduler.choose(self._waiting())
         self._tell_of_slots(before, self._scheduler.slots)
         for assignment in assignments:
+            course = self._courses[assignment.run_id]
             self._running[assignment.run_id] = assignment
             self._log(
                 "start",
                 run_id=assignment.run_id,
-                label=self._courses[assignment.run_id].run.label,
+                label=course.run.label,
                 slots=[slot.name for slot in assignment.slots],
                 layout=assignment.layout.strategy.label,
-                predicted_seconds=assignment.layout.predicted_seconds,
+                predicted_seconds=course.ways.seconds(assignment.layout),
             )
-            self._progress.on_start(self._courses[assignment.run_id].run, assignment.slots)
+            self._progress.on_start(course.run, assignment.slots)
         self._executor.submit(assignments)
 
     def _tell_of_slots(self, before: Sequence[Slot], after: Sequence[Slot]) -> None:

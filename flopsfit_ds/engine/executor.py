@@ -7,32 +7,10 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from flopsfit_ds.engine.slots import Slot
-from flopsfit_ds.memory import Strategy
+from flopsfit_ds.plan.layouts import Layout
 from flopsfit_ds.records import Attempt
 
 Ending = Literal["checkpoint", "kill"]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """One way to carry out a run.
-
-    Attributes:
-        strategy: ZeRO stage, GPUs, micro-batch, checkpointing, offload.
-        gradient_accumulation_steps: Micro-batches an optimiser step.
-        predicted_seconds: How long all of the run takes.
-        device_bytes: Memory it takes on one device.
-    """
-
-    strategy: Strategy
-    gradient_accumulation_steps: int
-    predicted_seconds: float
-    device_bytes: int
-
-    @property
-    def num_slots(self) -> int:
-        """Slots it takes."""
-        return self.strategy.num_gpus
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from flopsfit_ds.base.errors import LaunchError
-from flopsfit_ds.engine.executor import Layout
-from flopsfit_ds.plan.placement import Candidate
+from flopsfit_ds.plan.layouts import Layout
 from flopsfit_ds.plan.sweep_plan import RunPlan
 from flopsfit_ds.records import Attempt
 
@@ -40,6 +39,10 @@ class Ways:
     reductions: tuple[Layout, ...]
     points_per_slot: int
     keeps_layout: bool = False
+
+    def seconds(self, layout: Layout) -> float:
+        """How long all of the run should take in a layout, start not included."""
+        return layout.predicted_step_seconds * self.num_steps
 
     def reduced(self, layout: Layout) -> tuple[Layout, ...]:
         """What to try after an out-of-memory on the same slots: the plan's fallbacks, or halved micro-batches."""
@@ -78,30 +81,15 @@ class Verdict:
 
 def ways_of(run: RunPlan) -> Ways:
     """The ways that a plan leaves to carry out a run."""
-    placement = run.placement
-
-    def layout(candidate: Candidate) -> Layout:
-        return Layout(
-            strategy=candidate.strategy,
-            gradient_accumulation_steps=candidate.gradient_accumulation_steps,
-            predicted_seconds=candidate.predicted_step_seconds * run.num_steps,
-            device_bytes=candidate.device_total_bytes,
-        )
-
-    planned = Layout(
-        strategy=placement.strategy,
-        gradient_accumulation_steps=placement.gradient_accumulation_steps,
-        predicted_seconds=placement.predicted_seconds,
-        device_bytes=placement.memory.device_total_bytes,
-    )
-    others = (layout(c) for c in placement.alternatives if c.strategy.num_gpus != planned.num_slots)
+    placement, planned = run.placement, run.placement.layout
+    others = (each for each in placement.alternatives if each.num_slots != planned.num_slots)
     return Ways(
         run_id=run.run_id,
         label=run.label,
         num_steps=run.num_steps,
         layouts=tuple(sorted((planned, *others), key=lambda each: each.num_slots)),
         planned=planned,
-        reductions=tuple(layout(candidate) for candidate in placement.fallbacks),
+        reductions=placement.fallbacks,
         points_per_slot=placement.points_per_gpu,
         keeps_layout=bool(run.layout_held),
     )

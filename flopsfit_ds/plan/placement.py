@@ -1,6 +1,6 @@
 """Where a run is trained: ZeRO stage, number of GPUs, micro-batch and checkpointing, each with its reason.
 
-Every candidate keeps the global batch: micro-batch x accumulation x GPUs is exactly what the user asked for. Of those
+Every layout keeps the global batch: micro-batch x accumulation x GPUs is exactly what the user asked for. Of those
 that fit, the one with the fewest GPU-seconds is taken, then the fastest.
 """
 
@@ -17,7 +17,7 @@ from flopsfit_ds.base.presets import Offload
 from flopsfit_ds.base.units import format_bytes, format_count
 from flopsfit_ds.memory import MemoryEstimate, ModelProfile, Strategy
 from flopsfit_ds.memory.closed_form import estimate_memory
-from flopsfit_ds.plan.candidates import CLEARLY_FITS, Candidate, Search, bytes_of, rank_candidates
+from flopsfit_ds.plan.layouts import CLEARLY_FITS, Layout, Search, bytes_of, rank_layouts
 from flopsfit_ds.spec import PlacementRules
 
 _MAX_RUNNERS_UP = 4
@@ -29,6 +29,9 @@ _LARGEST_SEARCH_GPUS = 8192
 @dataclass(frozen=True)
 class Placement:
     """Where a run is trained, and why.
+
+    The chosen layout stands in its parts, not as a `Layout`: its bytes are those of `memory`, which a simulation may
+    replace, and a second copy of them would differ. So it lies in the `plan.json` of every sweep, too.
 
     Attributes:
         strategy: The chosen one.
@@ -58,15 +61,15 @@ class Placement:
     predicted_cost: float | None
     points_per_gpu: int
     reason: str
-    runners_up: tuple[Candidate, ...]
-    alternatives: tuple[Candidate, ...]
-    fallbacks: tuple[Candidate, ...]
+    runners_up: tuple[Layout, ...]
+    alternatives: tuple[Layout, ...]
+    fallbacks: tuple[Layout, ...]
     profile: ModelProfile
 
     @property
-    def candidate(self) -> Candidate:
-        """The chosen one, in the form of its alternatives."""
-        return Candidate(
+    def layout(self) -> Layout:
+        """The chosen layout, in the form of its alternatives."""
+        return Layout(
             self.strategy,
             self.gradient_accumulation_steps,
             self.memory.peak_allocated_bytes,
@@ -75,32 +78,32 @@ class Placement:
             self.predicted_step_seconds,
         )
 
-    def moved_to(self, candidate: Candidate, memory: MemoryEstimate, why: tuple[str, ...]) -> Placement:
+    def moved_to(self, layout: Layout, memory: MemoryEstimate, why: tuple[str, ...]) -> Placement:
         """The placement in another layout, or in the same one with its memory known better.
 
         Args:
-            candidate: The layout; the chosen one, a fallback or an alternative.
+            layout: The layout; the chosen one, a fallback or an alternative.
             memory: Of the layout.
             why: What keeps the run from the layout that was chosen before; empty where it stays.
         """
-        ratio = candidate.predicted_step_seconds / self.predicted_step_seconds
-        gpus = ratio * candidate.strategy.num_gpus / self.strategy.num_gpus
+        ratio = layout.predicted_step_seconds / self.predicted_step_seconds
+        gpus = ratio * layout.strategy.num_gpus / self.strategy.num_gpus
         sharing = self.device_memory_bytes // max(1, memory.device_total_bytes)
-        position = self.fallbacks.index(candidate) + 1 if candidate in self.fallbacks else 0
-        same_gpus = candidate.strategy.num_gpus == self.strategy.num_gpus
+        position = self.fallbacks.index(layout) + 1 if layout in self.fallbacks else 0
+        same_gpus = layout.strategy.num_gpus == self.strategy.num_gpus
         return replace(
             self,
-            strategy=candidate.strategy,
-            gradient_accumulation_steps=candidate.gradient_accumulation_steps,
+            strategy=layout.strategy,
+            gradient_accumulation_steps=layout.gradient_accumulation_steps,
             memory=memory,
-            predicted_step_seconds=candidate.predicted_step_seconds,
+            predicted_step_seconds=layout.predicted_step_seconds,
             predicted_seconds=self.predicted_seconds * ratio,
             predicted_gpu_hours=self.predicted_gpu_hours * gpus,
             predicted_cost=None if self.predicted_cost is None else self.predicted_cost * gpus,
             points_per_gpu=max(1, min(self.points_per_gpu, sharing)),
-            reason=f"{candidate.strategy.label}: {'; '.join(why)}" if why else self.reason,
+            reason=f"{layout.strategy.label}: {'; '.join(why)}" if why else self.reason,
             alternatives=tuple(
-                c for c in self.alternatives if not why or c.strategy.num_gpus > candidate.strategy.num_gpus
+                c for c in self.alternatives if not why or c.strategy.num_gpus > layout.strategy.num_gpus
             ),
             fallbacks=self.fallbacks[position:] if same_gpus else (),
         )
@@ -179,18 +182,18 @@ class Choice:
     """What does not depend on how long a run is.
 
     Attributes:
-        ranked: Candidates that fit, best first.
+        ranked: Layouts that fit, best first.
         others: Those that clearly do, best first.
         memory: Of the best.
         reason: Why it is the best.
         fallbacks: After an out-of-memory of the best.
     """
 
-    ranked: tuple[Candidate, ...]
-    others: tuple[Candidate, ...]
+    ranked: tuple[Layout, ...]
+    others: tuple[Layout, ...]
     memory: MemoryEstimate
     reason: str
-    fallbacks: tuple[Candidate, ...]
+    fallbacks: tuple[Layout, ...]
 
 
 @functools.lru_cache(maxsize=1024)
@@ -203,18 +206,18 @@ def choose_layout(search: Search) -> Choice:
     fitting = search.best_of_each_layout()
     if not fitting:
         raise PlanError(_explain_nothing_fits(search))
-    best, *rest = rank_candidates(fitting)
+    best, *rest = rank_layouts(fitting)
     best = search.with_room_for_others(best)
     ranked = (best, *rest)
     memory = estimate_memory(
         search.profile, best.strategy, search.cluster, search.rules.memory_margin, best.gradient_accumulation_steps
     )
     share = CLEARLY_FITS if search.cluster.kind == "cuda" else 1.0
-    others = tuple(rank_candidates(search.best_of_each_layout(share)))
+    others = tuple(rank_layouts(search.best_of_each_layout(share)))
     return Choice(ranked, others, memory, _explain(search, best, [*ranked]), search.fallbacks(best))
 
 
-def _explain(search: Search, chosen: Candidate, fitting: list[Candidate]) -> str:
+def _explain(search: Search, chosen: Layout, fitting: list[Layout]) -> str:
     """One sentence: what it takes, and what the nearest others would take or how fast they would be."""
     available = search.cluster.device_memory_bytes
     head = f"{chosen.strategy.label}: "
@@ -272,9 +275,9 @@ def _nearest_rivals(search: Search, chosen: Strategy) -> list[_Rival]:
     return rivals
 
 
-def _compared(search: Search, chosen: Candidate, rival: _Rival, fitting: list[Candidate]) -> str:
+def _compared(search: Search, chosen: Layout, rival: _Rival, fitting: list[Layout]) -> str:
     """The speed of each GPU in the best of these layouts, or what the smallest of them lacks."""
-    found = [candidate for candidate in fitting if rival.is_one(candidate.strategy)]
+    found = [layout for layout in fitting if rival.is_one(layout.strategy)]
     if found:
         return f"{chosen.gpu_seconds / min(each.gpu_seconds for each in found):.0%} of the speed a GPU"
     needs = [
@@ -304,7 +307,7 @@ def _explain_nothing_fits(search: Search) -> str:
     ]
     if not tried:
         return "placement: offload is always, which needs ZeRO-3 in placement.zero_stages"
-    least = min(tried, key=lambda candidate: candidate.device_total_bytes)
+    least = min(tried, key=lambda layout: layout.device_total_bytes)
     return (
         f"{search.profile.name} of {format_count(search.profile.num_params)} parameters does not fit "
         f"{search.cluster.num_gpus} x {search.cluster.device_name}: {least.strategy.label} with a micro-batch of 1 "
@@ -321,7 +324,7 @@ def _smallest_hardware(search: Search) -> str:
         larger = replace(search, cluster=replace(search.cluster, num_nodes=nodes))
         found = [c for c in larger.best_of_each_layout() if c.strategy.num_gpus == count]
         if found:
-            answers.append(f"{count} x {search.cluster.device_name} ({rank_candidates(found)[0].strategy.label})")
+            answers.append(f"{count} x {search.cluster.device_name} ({rank_layouts(found)[0].strategy.label})")
             break
         count *= 2
     if search.cluster.kind == "cuda":
@@ -337,7 +340,7 @@ def _smallest_hardware(search: Search) -> str:
             )
             found = replace(search, cluster=other).best_of_each_layout()
             if found:
-                best = rank_candidates(found)[0].strategy
+                best = rank_layouts(found)[0].strategy
                 answers.append(f"{best.num_gpus} x {device.name} (ZeRO-{best.zero_stage})")
                 break
     if answers:
@@ -348,5 +351,5 @@ def _smallest_hardware(search: Search) -> str:
         for s, o in search.stages()
         for c in search.checkpointing()
     ]
-    need = min(candidate.device_total_bytes for candidate in layouts)
+    need = min(layout.device_total_bytes for layout in layouts)
     return f"it needs devices of {format_bytes(need)}, or a shorter context"

@@ -10,9 +10,9 @@ from flopsfit_ds.base.hardware import Cluster
 from flopsfit_ds.memory import ModelProfile
 from flopsfit_ds.model.architecture import ClassShape, ModelShape
 from flopsfit_ds.model.loss_traits import LossTraits
-from flopsfit_ds.plan.candidates import Search, divisors
 from flopsfit_ds.plan.design import BatchPlan, DesignedPoint
 from flopsfit_ds.plan.family import SizedModel
+from flopsfit_ds.plan.layouts import Search, divisors
 from flopsfit_ds.plan.placement import Placement, place_run
 from flopsfit_ds.spec import PlacementRules, SweepSpec
 

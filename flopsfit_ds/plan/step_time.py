@@ -1,4 +1,4 @@
-"""Predicted seconds of an optimiser step: a model that ranks candidates and guesses how long a run takes."""
+"""Predicted seconds of an optimiser step: a model that ranks layouts and guesses how long a run takes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def step_seconds(
     """Predicted seconds of one optimiser step: computation, communication beside it, and the optimiser.
 
     The fraction of the peak that matrix products reach grows with their width and the tokens at hand; its constants are
-    set to utilisations usually reported (20% at 125 M, 35 to 45% at 7 B on A100 and H100) and only rank candidates.
+    set to utilisations usually reported (20% at 125 M, 35 to 45% at 7 B on A100 and H100) and only rank layouts.
     """
     sequences = strategy.micro_batch_size_per_gpu
     flops = flops_per_sequence * sequences * (4 / 3 if strategy.activation_checkpointing else 1)

@@ -19,9 +19,9 @@ from flopsfit_ds.model.architecture import ClassShape, ModelShape
 from flopsfit_ds.model.flops import FlopsSource, conventional_flops
 from flopsfit_ds.model.loss_traits import LossTraits
 from flopsfit_ds.plan.begun import as_begun
-from flopsfit_ds.plan.candidates import Search
 from flopsfit_ds.plan.design import SPEC_WORDS, BatchPlan, BatchWords, DesignedPoint, design_points, plan_points
 from flopsfit_ds.plan.family import DecoderFamily, Family, SizedModel, count_active
+from flopsfit_ds.plan.layouts import Search
 from flopsfit_ds.plan.packing.sweep import Makespan, expected_makespan, spread_long_runs
 from flopsfit_ds.plan.placement import Placement, shared_search
 from flopsfit_ds.plan.placing import held_layout_warning, place_points, placement_rules

@@ -11,8 +11,8 @@ from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.base.hardware import Cluster
 from flopsfit_ds.base.units import format_bytes
 from flopsfit_ds.memory import MemoryEstimate, ModelProfile, Strategy
-from flopsfit_ds.plan.candidates import CLEARLY_FITS, Candidate
 from flopsfit_ds.plan.design import BatchPlan
+from flopsfit_ds.plan.layouts import CLEARLY_FITS, Layout
 from flopsfit_ds.plan.placing import place_model, placement_rules
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.simulate.estimate import Simulator
@@ -29,17 +29,17 @@ _MEASURED_SEQUENCES = 64
 
 @dataclass(frozen=True)
 class Decision:
-    """The first of some candidates that fits by simulation.
+    """The first of some layouts that fits by simulation.
 
     Attributes:
-        candidate: It; the first of all where none fits.
+        layout: It; the first of all where none fits.
         memory: Its simulated memory.
         rank: The worst rank of the simulation.
         fits: Whether the device holds it.
         passed_over: What did not fit before it, in words.
     """
 
-    candidate: Candidate
+    layout: Layout
     memory: MemoryEstimate
     rank: RankMemory
     fits: bool
@@ -50,17 +50,17 @@ def decide_layout(
     simulator: Simulator,
     case: Case,
     profile: ModelProfile,
-    candidates: Iterable[Candidate],
+    layouts: Iterable[Layout],
     cluster: Cluster,
     memory_margin: float,
 ) -> Decision:
-    """Simulate candidates in their order until one fits.
+    """Simulate layouts in their order until one fits.
 
     Args:
         simulator: Runs the engine.
         case: What is trained.
         profile: Of its model.
-        candidates: Best first; at least one.
+        layouts: Best first; at least one.
         cluster: The hardware.
         memory_margin: Share of the device kept for fragmentation.
 
@@ -69,23 +69,23 @@ def decide_layout(
     """
     first: Decision | None = None
     passed_over: list[str] = []
-    for candidate in candidates:
+    for layout in layouts:
         memory, rank = simulator.estimate(
             case,
             profile.num_params,
             profile.num_params_trainable,
-            candidate.strategy,
-            candidate.gradient_accumulation_steps,
+            layout.strategy,
+            layout.gradient_accumulation_steps,
             cluster,
             memory_margin,
         )
         if memory.device_total_bytes <= cluster.device_memory_bytes:
-            return Decision(candidate, memory, rank, True, tuple(passed_over))
+            return Decision(layout, memory, rank, True, tuple(passed_over))
         passed_over.append(
-            f"{candidate.strategy.label} with a micro-batch of {candidate.strategy.micro_batch_size_per_gpu} needs "
+            f"{layout.strategy.label} with a micro-batch of {layout.strategy.micro_batch_size_per_gpu} needs "
             f"{format_bytes(memory.device_total_bytes)} simulated"
         )
-        first = first or Decision(candidate, memory, rank, False, ())
+        first = first or Decision(layout, memory, rank, False, ())
     assert first is not None
     return replace(first, passed_over=tuple(passed_over))
 
@@ -257,7 +257,7 @@ def _review_near(
 
 def _review(simulator: Simulator, plan: SweepPlan, run: RunPlan) -> RunPlan:
     placement = run.placement
-    chosen = placement.candidate
+    chosen = placement.layout
     larger = [c for c in placement.alternatives if c.strategy.num_gpus > chosen.strategy.num_gpus]
     decision = decide_layout(
         simulator,
@@ -273,5 +273,5 @@ def _review(simulator: Simulator, plan: SweepPlan, run: RunPlan) -> RunPlan:
             f"{format_bytes(plan.cluster.device_memory_bytes)} each: {'; '.join(decision.passed_over)}; plan for more "
             "GPUs, shorten the context, lower placement.memory_margin, or set execution.simulate_memory=false to try"
         )
-    moved = placement.moved_to(decision.candidate, decision.memory, decision.passed_over)
+    moved = placement.moved_to(decision.layout, decision.memory, decision.passed_over)
     return replace(run, placement=moved)

@@ -8,7 +8,7 @@ from flopsfit_ds.base.hardware import Cluster, resolve_cluster
 from flopsfit_ds.memory import Strategy, profile_decoder
 from flopsfit_ds.model.architecture import ModelShape
 from flopsfit_ds.model.flops import training_flops_per_token
-from flopsfit_ds.plan.candidates import CLEARLY_FITS
+from flopsfit_ds.plan.layouts import CLEARLY_FITS
 from flopsfit_ds.plan.placement import Placement, place_run
 from flopsfit_ds.plan.step_time import step_seconds
 from flopsfit_ds.spec import PlacementRules
@@ -48,7 +48,7 @@ def test_a_large_model_is_sharded_and_the_reason_carries_the_numbers():
     assert all(said.endswith("% of the speed a GPU") for said in beside.values())
     speed = float(beside["ZeRO-2"].partition("%")[0]) / 100
     rivals = [c for c in placement.runners_up if c.strategy.zero_stage == 2 and c.strategy.num_gpus == 8]
-    assert speed == pytest.approx(placement.candidate.gpu_seconds / min(c.gpu_seconds for c in rivals), abs=0.01)
+    assert speed == pytest.approx(placement.layout.gpu_seconds / min(c.gpu_seconds for c in rivals), abs=0.01)
 
 
 def test_a_reason_says_what_the_nearest_others_lack():
@@ -63,7 +63,7 @@ def test_a_reason_says_what_the_nearest_others_lack():
 @pytest.mark.parametrize("batch", [8, 24, 96, 250, 256])
 def test_the_global_batch_is_kept_exactly_by_every_layout(batch):
     placement = place(SMALL, batch=batch)
-    layouts = [placement.candidate, *placement.alternatives, *placement.fallbacks, *placement.runners_up]
+    layouts = [placement.layout, *placement.alternatives, *placement.fallbacks, *placement.runners_up]
     for layout in layouts:
         strategy = layout.strategy
         assert strategy.micro_batch_size_per_gpu * layout.gradient_accumulation_steps * strategy.num_gpus == batch
@@ -71,7 +71,7 @@ def test_the_global_batch_is_kept_exactly_by_every_layout(batch):
 
 def test_alternatives_offer_each_number_of_gpus_once_and_fallbacks_need_ever_less():
     placement = place(SEVEN_B)
-    counts = [candidate.strategy.num_gpus for candidate in placement.alternatives]
+    counts = [layout.strategy.num_gpus for layout in placement.alternatives]
     assert counts == sorted(set(counts))
     assert placement.strategy.num_gpus in counts
     needs = [placement.memory.device_total_bytes, *(c.device_total_bytes for c in placement.fallbacks)]
@@ -142,7 +142,7 @@ def test_other_numbers_of_gpus_are_offered_only_where_closed_forms_leave_no_doub
     others = [c for c in placement.alternatives if c.strategy.num_gpus != placement.strategy.num_gpus]
     assert others
     assert all(c.device_total_bytes <= CLEARLY_FITS * H100_NODE.device_memory_bytes for c in others)
-    fitting = (placement.candidate, *placement.runners_up)
+    fitting = (placement.layout, *placement.runners_up)
     assert any(c.device_total_bytes > CLEARLY_FITS * H100_NODE.device_memory_bytes for c in fitting)
 
 

@@ -17,7 +17,7 @@ from flopsfit_ds.base.units import format_count
 from flopsfit_ds.cli.options import AllowImport, AsJson, Overrides, plan_from
 from flopsfit_ds.cli.planning.memory_tables import Answer, Point, as_json_values, layout_of, print_answers
 from flopsfit_ds.memory import MemoryEstimate, ModelProfile, estimate_memory, profile_decoder
-from flopsfit_ds.plan.candidates import Candidate, Search
+from flopsfit_ds.plan.layouts import Layout, Search
 from flopsfit_ds.plan.placement import choose_layout, shared_search
 from flopsfit_ds.simulate.cache import LIBRARIES
 from flopsfit_ds.spec import PlacementRules
@@ -165,7 +165,7 @@ def _points_of_spec(
             planned.recipe.frozen_parameters,
             profile,
             search,
-            planned.placement.candidate,
+            planned.placement.layout,
             planned.placement.reason,
         )
     return list(points.values()), list(sweep.warnings)
@@ -182,7 +182,7 @@ def _point_of_flags(
     """
     from flopsfit_ds.model.architecture import ModelShape
     from flopsfit_ds.model.flops import training_flops_per_token
-    from flopsfit_ds.plan.candidates import rank_candidates
+    from flopsfit_ds.plan.layouts import rank_layouts
 
     if hidden % heads or heads % (kv_heads or heads):
         raise SpecError(f"--hidden {hidden} must be a multiple of --heads {heads}, and that of --kv-heads {kv_heads}")
@@ -207,8 +207,8 @@ def _point_of_flags(
     survey = search.survey()
     if not survey:
         raise PlanError(f"--gpus {flags.gpus}: beyond one node of {per_node} GPUs only whole nodes are planned")
-    fitting = [candidate for candidate in survey if search.fits(candidate)]
-    best = rank_candidates(fitting)[0] if fitting else min(survey, key=lambda c: c.device_total_bytes)
+    fitting = [layout for layout in survey if search.fits(layout)]
+    best = rank_layouts(fitting)[0] if fitting else min(survey, key=lambda c: c.device_total_bytes)
     reason = f"{best.strategy.label}: " + (
         "the fewest GPU-seconds of those that fit" if fitting else f"nothing fits; this needs {search.need(best)}"
     )
@@ -266,10 +266,10 @@ def _answering(quick: bool, as_json: bool, num_points: int) -> Iterator[Callable
                 )
                 if point.run_ids and not decision.fits:
                     return _answer(point, None, None, "; ".join(decision.passed_over))
-                settled = replace(point, chosen=decision.candidate)
+                settled = replace(point, chosen=decision.layout)
                 told = decision.passed_over
                 if told and decision.fits:
-                    strategy = decision.candidate.strategy
+                    strategy = decision.layout.strategy
                     told += (f"{strategy.label} with a micro-batch of {strategy.micro_batch_size_per_gpu} fits",)
                 return _answer(settled, decision.memory, decision.rank, None, told)
             except SimulationError as error:
@@ -299,12 +299,12 @@ def _answer(
     told: tuple[str, ...] = (),
 ) -> Answer:
     survey = [point.chosen if layout_of(c) == layout_of(point.chosen) else c for c in point.search.survey()]
-    rows = tuple((candidate, _closed(point, candidate)) for candidate in survey)
+    rows = tuple((layout, _closed(point, layout)) for layout in survey)
     reason = "; ".join([*told, point.reason])
     return Answer(point, rows, point.chosen, memory or _closed(point, point.chosen), reason, rank, problem)
 
 
-def _closed(point: Point, candidate: Candidate) -> MemoryEstimate:
+def _closed(point: Point, layout: Layout) -> MemoryEstimate:
     search = point.search
-    margin, steps = search.rules.memory_margin, candidate.gradient_accumulation_steps
-    return estimate_memory(point.profile, candidate.strategy, search.cluster, margin, steps)
+    margin, steps = search.rules.memory_margin, layout.gradient_accumulation_steps
+    return estimate_memory(point.profile, layout.strategy, search.cluster, margin, steps)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flopsfit_ds.base.units import format_bytes, format_count
 from flopsfit_ds.memory import MemoryEstimate, ModelProfile, Strategy
-from flopsfit_ds.plan.candidates import Candidate, Search
+from flopsfit_ds.plan.layouts import Layout, Search
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -41,7 +41,7 @@ class Point:
     frozen_parameters: tuple[str, ...]
     profile: ModelProfile
     search: Search
-    chosen: Candidate
+    chosen: Layout
     reason: str
 
 
@@ -60,8 +60,8 @@ class Answer:
     """
 
     point: Point
-    rows: tuple[tuple[Candidate, MemoryEstimate], ...]
-    chosen: Candidate
+    rows: tuple[tuple[Layout, MemoryEstimate], ...]
+    chosen: Layout
     memory: MemoryEstimate
     reason: str
     rank: RankMemory | None
@@ -81,7 +81,7 @@ def as_json_values(answer: Answer) -> dict[str, Any]:
     without its activations, of which nothing is known; `chosen` has `reason` and `simulated_rank` besides.
     """
     point = answer.point
-    rows = [_strategy_json(candidate, memory, point) for candidate, memory in answer.rows]
+    rows = [_strategy_json(layout, memory, point) for layout, memory in answer.rows]
     chosen = _strategy_json(answer.chosen, answer.memory, point)
     profile = point.profile
     return {
@@ -97,10 +97,10 @@ def as_json_values(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _strategy_json(candidate: Candidate, memory: MemoryEstimate, point: Point) -> dict[str, Any]:
-    strategy: Strategy = candidate.strategy
+def _strategy_json(layout: Layout, memory: MemoryEstimate, point: Point) -> dict[str, Any]:
+    strategy: Strategy = layout.strategy
     return asdict(strategy) | {
-        "gradient_accumulation_steps": candidate.gradient_accumulation_steps,
+        "gradient_accumulation_steps": layout.gradient_accumulation_steps,
         "peak_allocated_bytes": memory.peak_allocated_bytes,
         "peak_reserved_bytes": memory.peak_reserved_bytes,
         "device_total_bytes": memory.device_total_bytes,
@@ -108,16 +108,16 @@ def _strategy_json(candidate: Candidate, memory: MemoryEstimate, point: Point) -
         "peak_phase": memory.peak_phase,
         "components": memory.components,
         "margin": memory.margin,
-        "predicted_step_seconds": candidate.predicted_step_seconds,
+        "predicted_step_seconds": layout.predicted_step_seconds,
         "method": memory.method,
-        "fits": _fits(candidate, memory, point),
+        "fits": _fits(layout, memory, point),
     }
 
 
-def _fits(candidate: Candidate, memory: MemoryEstimate, point: Point) -> bool | None:
+def _fits(layout: Layout, memory: MemoryEstimate, point: Point) -> bool | None:
     """Whether host and device hold it; None where the activations are missing from what would fit."""
     search = point.search
-    sized = replace(candidate, device_total_bytes=memory.device_total_bytes, host_bytes=memory.host_bytes)
+    sized = replace(layout, device_total_bytes=memory.device_total_bytes, host_bytes=memory.host_bytes)
     fits = search.fits(sized)
     return None if fits and memory.method == "closed-form" and not search.profile.knows_activations else fits
 
@@ -154,11 +154,11 @@ def _print_point(console: Any, answer: Answer) -> None:
     parts_shown = _PARTS if console.width >= _WIDTH else ()
     rows = [("ZeRO", "GPUs", "micro", "ckpt", *parts_shown, "peak", "device", "speed", "fits")]
     styles = ["bold"]
-    fastest = min(candidate.gpu_seconds for candidate, _ in answer.rows)
-    for candidate, memory in answer.rows:
-        strategy = candidate.strategy
-        chosen = candidate == answer.chosen
-        fits = _fits(candidate, memory, point)
+    fastest = min(layout.gpu_seconds for layout, _ in answer.rows)
+    for layout, memory in answer.rows:
+        strategy = layout.strategy
+        chosen = layout == answer.chosen
+        fits = _fits(layout, memory, point)
         cells = (
             f"{strategy.zero_stage}" + ("+off" if strategy.offload != "none" else ""),
             str(strategy.num_gpus),
@@ -167,7 +167,7 @@ def _print_point(console: Any, answer: Answer) -> None:
             *((_short(num_bytes) for num_bytes in _parts(memory)) if parts_shown else ()),
             _short(memory.peak_allocated_bytes),
             _short(memory.device_total_bytes),
-            f"{fastest / candidate.gpu_seconds:.0%}",
+            f"{fastest / layout.gpu_seconds:.0%}",
             "?" if fits is None else "yes" if fits else "no",
         )
         rows.append(cells)
@@ -206,9 +206,9 @@ def _parts(memory: MemoryEstimate) -> tuple[int, ...]:
     )
 
 
-def layout_of(candidate: Candidate) -> tuple[int, int, str]:
+def layout_of(layout: Layout) -> tuple[int, int, str]:
     """Stage, GPUs and offload: what has one row of a table."""
-    return candidate.strategy.zero_stage, candidate.strategy.num_gpus, candidate.strategy.offload
+    return layout.strategy.zero_stage, layout.strategy.num_gpus, layout.strategy.offload
 
 
 def _short(num_bytes: int) -> str:

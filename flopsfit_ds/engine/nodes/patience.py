@@ -33,9 +33,9 @@ class Pace:
         step: Optimiser steps done, of the rank that is furthest; None before the first is known.
     """
 
-    def __init__(self, predicted_seconds: float) -> None:
+    def __init__(self, predicted_step_seconds: float) -> None:
         self.step: int | None = None
-        self._predicted_seconds = predicted_seconds
+        self._predicted_step_seconds = predicted_step_seconds
         self._measured_seconds = 0.0
         self._since = 0.0
 
@@ -51,7 +51,7 @@ class Pace:
     @property
     def step_seconds(self) -> float:
         """Length of a step, the longer of both."""
-        return max(self._predicted_seconds, self._measured_seconds)
+        return max(self._predicted_step_seconds, self._measured_seconds)
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,6 @@ class Patience:
             {run.run_id: run.num_steps for run in runs},
             {run.run_id: state_bytes(run.num_params_total, run.num_params_trainable) for run in runs},
         )
-
-    def pace(self, run_id: str, predicted_seconds: float) -> Pace:
-        """The pace of a new attempt, all of which is predicted to take so long."""
-        return Pace(predicted_seconds / self.num_steps[run_id])
 
     def before_hang(self, run_id: str, pace: Pace, phase: str) -> float:
         """Seconds without a heartbeat that are a hang; DeepSpeed says nothing while it writes or reads states."""

@@ -142,7 +142,7 @@ class SlotExecutor(ABC):
         for rank in range(world_size):
             store.set(_beat_key(rank), "start")
         host = LOOPBACK if only_here else self._store_host
-        pace = self._patience.pace(assignment.run_id, assignment.layout.predicted_seconds)
+        pace = Pace(assignment.layout.predicted_step_seconds)
         running = _Running(assignment, folder, attempt, store, host, began, {}, ["start"] * world_size, began, pace)
         self._running[assignment.run_id] = running
         for number, ranks in _ranks_by_node(assignment).items():

@@ -35,10 +35,11 @@ def expected_schedule(plan: SweepPlan, num_slots: int | None) -> ExpectedSchedul
     """
     slots = slots_of_this_node(plan.cluster, num_slots).slots("")
     ways = [fitting(ways_of(run), len(slots)) for run in plan.runs]
-    waiting = [Waiting(each.run_id, each.layouts, each.points_per_slot) for each in ways]
+    waiting = [Waiting(each.run_id, each.layouts, each.points_per_slot, num_steps=each.num_steps) for each in ways]
     scheduler = Scheduler(slots, plan.spec.placement.points_per_gpu)
     packing = scheduler.pack(waiting)
     starts = tuple(
-        (ways[number].label, ways[number].layouts[packing.options[number]].strategy.label) for number in packing.order
+        (ways[number].label, ways[number].layouts[packing.allotments[number]].strategy.label)
+        for number in packing.order
     )
     return ExpectedSchedule(len(slots), starts, packing.makespan_seconds, scheduler.lower_bound(waiting))

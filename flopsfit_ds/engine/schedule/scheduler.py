@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from flopsfit_ds.engine.executor import Assignment, Layout
+from flopsfit_ds.engine.executor import Assignment
 from flopsfit_ds.engine.schedule.free_slots import FreeSlots, Use
 from flopsfit_ds.engine.schedule.suspects import Suspects
 from flopsfit_ds.engine.slots import Slot
 from flopsfit_ds.engine.ways import FAILURES
-from flopsfit_ds.plan.packing.search import Option, Packing, lower_bound, pack
+from flopsfit_ds.plan.layouts import Layout
+from flopsfit_ds.plan.packing.search import Allotment, Packing, lower_bound, pack
 from flopsfit_ds.records import Attempt
 
 _TRUSTED_FRACTION = 0.05
@@ -36,12 +37,18 @@ class Waiting:
         layouts: Ways to carry it out, at most one a number of slots.
         points_per_slot: How many such runs may share one slot.
         avoid: Names of slots that it should not get again, as long as others hold it.
+        num_steps: Optimiser steps of the whole run.
     """
 
     run_id: str
     layouts: tuple[Layout, ...]
     points_per_slot: int = 1
     avoid: frozenset[str] = frozenset()
+    num_steps: int = 1
+
+    def seconds(self, layout: Layout) -> float:
+        """How long all of the run should take in a layout, as planned, start not included."""
+        return layout.predicted_step_seconds * self.num_steps
 
 
 @dataclass
@@ -49,6 +56,7 @@ class _Run:
     """A run in progress."""
 
     assignment: Assignment
+    planned_seconds: float
     lanes: int
     began: float
     expected_seconds: float
@@ -68,18 +76,17 @@ class Predictions:
     def __init__(self) -> None:
         self._sums: dict[int, tuple[float, float]] = {}
 
-    def note(self, layout: Layout, seconds: float) -> None:
-        """A whole run took so long."""
-        predicted, measured = self._sums.get(layout.num_slots, (0.0, 0.0))
-        self._sums[layout.num_slots] = (predicted + layout.predicted_seconds + _START_SECONDS, measured + seconds)
+    def note(self, num_slots: int, planned_seconds: float, seconds: float) -> None:
+        """A whole run on so many slots, planned to take so long, took so long."""
+        predicted, measured = self._sums.get(num_slots, (0.0, 0.0))
+        self._sums[num_slots] = (predicted + planned_seconds + _START_SECONDS, measured + seconds)
 
-    def seconds(self, layout: Layout) -> float:
-        """How long a whole run should take."""
-        everywhere = self._factor(list(self._sums.values()), 1.0)
-        factor = (
-            self._factor([self._sums[layout.num_slots]], everywhere) if layout.num_slots in self._sums else everywhere
-        )
-        return factor * (layout.predicted_seconds + _START_SECONDS)
+    def seconds(self, num_slots: int, planned_seconds: float) -> float:
+        """How long a whole run on so many slots should take, start included."""
+        factor = self._factor(list(self._sums.values()), 1.0)
+        if num_slots in self._sums:
+            factor = self._factor([self._sums[num_slots]], factor)
+        return factor * (planned_seconds + _START_SECONDS)
 
     @staticmethod
     def _factor(sums: list[tuple[float, float]], prior: float) -> float:
@@ -174,11 +181,10 @@ class Scheduler:
             if assignment is not None:
                 assignments.append(assignment)
         for assignment in assignments:
-            lanes = self._lanes_of(
-                next(each for each in waiting if each.run_id == assignment.run_id), assignment.layout
+            run, layout = next(each for each in waiting if each.run_id == assignment.run_id), assignment.layout
+            self._running[assignment.run_id] = _Run(
+                assignment, run.seconds(layout), self._lanes_of(run, layout), now, self._seconds(run, layout)
             )
-            seconds = self.predictions.seconds(assignment.layout)
-            self._running[assignment.run_id] = _Run(assignment, lanes, now, seconds)
         return assignments
 
     def _set_broken_aside(self, waiting: Sequence[Waiting]) -> Sequence[Waiting]:
@@ -210,7 +216,7 @@ class Scheduler:
     def _place(self, run: Waiting, free: FreeSlots) -> Assignment | None:
         """Give a run its turn: slots now, slots later (nothing is started, but they are kept), or a gap."""
         layout = self._layout_of(run)
-        seconds, lanes = self.predictions.seconds(layout), self._lanes_of(run, layout)
+        seconds, lanes = self._seconds(run, layout), self._lanes_of(run, layout)
         avoid = self._avoided(run, layout) if run.avoid else frozenset()
         if free.has_room_now:
             claim = free.earliest(layout.num_slots, lanes, avoid)
@@ -218,6 +224,9 @@ class Scheduler:
         else:
             claim = free.gap(layout.num_slots, seconds, avoid)
         return Assignment(run.run_id, layout, claim.slots) if claim is not None and claim.start <= 0 else None
+
+    def _seconds(self, run: Waiting, layout: Layout) -> float:
+        return self.predictions.seconds(layout.num_slots, run.seconds(layout))
 
     def _lanes_of(self, run: Waiting, layout: Layout) -> int:
         if layout.num_slots > 1:
@@ -236,7 +245,8 @@ class Scheduler:
         packing = self.pack(waiting, uses, self._incumbent(waiting) if self._ranks else None)
         self._ranks = {waiting[number].run_id: rank for rank, number in enumerate(packing.order)}
         self._layouts = {
-            run.run_id: run.layouts[option].num_slots for run, option in zip(waiting, packing.options, strict=True)
+            run.run_id: run.layouts[allotment].num_slots
+            for run, allotment in zip(waiting, packing.allotments, strict=True)
         }
         self._num_ended = 0
         return packing
@@ -244,8 +254,8 @@ class Scheduler:
     def _incumbent(self, waiting: Sequence[Waiting]) -> Packing:
         """The schedule that is followed; runs that it does not know come first."""
         order = sorted(range(len(waiting)), key=lambda number: self._ranks.get(waiting[number].run_id, -1))
-        options = (run.layouts.index(self._layout_of(run)) for run in waiting)
-        return Packing(tuple(order), tuple(options), float("inf"))
+        allotments = (run.layouts.index(self._layout_of(run)) for run in waiting)
+        return Packing(tuple(order), tuple(allotments), float("inf"))
 
     def _layout_of(self, run: Waiting) -> Layout:
         """The layout that the schedule gives a run, if it still has it."""
@@ -261,7 +271,7 @@ class Scheduler:
         for slot, times in lanes.items():
             nodes.setdefault(slot.node, []).extend([*times, *[0.0] * (self._num_lanes - len(times))])
         sizes = [len(times) // self._num_lanes for times in nodes.values()]
-        return pack(self._options(waiting), sizes, self._num_lanes, list(nodes.values()), incumbent)
+        return pack(self._allotments(waiting), sizes, self._num_lanes, list(nodes.values()), incumbent)
 
     def forecast(self, waiting: Sequence[Waiting]) -> Forecast:
         """See `Chooser`."""
@@ -269,12 +279,12 @@ class Scheduler:
 
     def lower_bound(self, waiting: Sequence[Waiting]) -> float:
         """No schedule of these runs is shorter, in seconds, if all predictions hold."""
-        return lower_bound(self._options(waiting), len(self.slots), self._num_lanes)
+        return lower_bound(self._allotments(waiting), len(self.slots), self._num_lanes)
 
-    def _options(self, waiting: Sequence[Waiting]) -> list[list[Option]]:
+    def _allotments(self, waiting: Sequence[Waiting]) -> list[list[Allotment]]:
         return [
             [
-                Option(layout.num_slots, self._lanes_of(run, layout), self.predictions.seconds(layout))
+                Allotment(layout.num_slots, self._lanes_of(run, layout), self._seconds(run, layout))
                 for layout in run.layouts
             ]
             for run in waiting
@@ -291,7 +301,7 @@ class Scheduler:
         run = self._running.pop(assignment.run_id)
         attempt = attempts[-1]
         if attempt.outcome == "completed" and not attempt.start_step and run.lanes == self._num_lanes:
-            self.predictions.note(assignment.layout, attempt.seconds)
+            self.predictions.note(assignment.layout.num_slots, run.planned_seconds, attempt.seconds)
         if attempt.outcome in FAILURES and not run.fraction:
             self._suspects.note_failure(assignment.run_id, assignment.slots)
         self._num_ended += 1

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from flopsfit_ds.base.hardware import Cluster
 from flopsfit_ds.base.units import GIB
-from flopsfit_ds.engine.executor import Layout
 from flopsfit_ds.engine.slurm.memory import convert_bytes, load_bytes
 from flopsfit_ds.engine.ways import Ways, ways_of
+from flopsfit_ds.plan.layouts import Layout
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 
 _SMALL_SECONDS = 600.0
@@ -72,16 +72,16 @@ def plan_submissions(
     wanted = None if run_ids is None else set(run_ids)
     runs_in_time = [_in_time(ways_of(run), max_minutes) for run in plan.runs if wanted is None or run.run_id in wanted]
     runs = {run.run_id: run for run in plan.runs}
-    bins = _bins(sorted(runs_in_time, key=lambda ways: -ways.planned.predicted_seconds))
+    bins = _bins(sorted(runs_in_time, key=lambda ways: -ways.seconds(ways.planned)))
     return tuple(_submission(plan, members, runs) for members in bins)
 
 
 def _in_time(ways: Ways, max_minutes: int | None) -> Ways:
     """The run in its planned layout, or in the smallest larger one that ends in time, or in the quickest."""
     larger = [layout for layout in ways.layouts if layout.num_slots > ways.planned.num_slots]
-    quickest = min((ways.planned, *larger), key=lambda layout: layout.predicted_seconds)
+    quickest = min((ways.planned, *larger), key=ways.seconds)
     for layout in (ways.planned, *larger):
-        if max_minutes is None or _minutes(layout.predicted_seconds) <= max_minutes:
+        if max_minutes is None or _minutes(ways.seconds(layout)) <= max_minutes:
             return replace(ways, planned=layout)
     return replace(ways, planned=quickest)
 
@@ -95,7 +95,7 @@ def _bins(runs: Sequence[Ways]) -> list[list[Ways]]:
     bins: list[list[Ways]] = []
     open_bins: dict[int, list[Ways]] = {}
     for ways in runs:
-        slots, seconds = ways.planned.num_slots, ways.planned.predicted_seconds
+        slots, seconds = ways.planned.num_slots, ways.seconds(ways.planned)
         current = open_bins.get(slots)
         if seconds >= _SMALL_SECONDS or current is None or _length(current) + seconds > _BIN_SECONDS:
             bins.append([ways])
@@ -107,7 +107,7 @@ def _bins(runs: Sequence[Ways]) -> list[list[Ways]]:
 
 
 def _length(members: Sequence[Ways]) -> float:
-    return sum(ways.planned.predicted_seconds for ways in members)
+    return sum(ways.seconds(ways.planned) for ways in members)
 
 
 def _submission(plan: SweepPlan, members: Sequence[Ways], runs: Mapping[str, RunPlan]) -> Submission:
@@ -138,7 +138,7 @@ def _node_bytes(run: RunPlan, ways: Ways, per_node: int, is_gpu: bool) -> int:
     ]
     most = 0
     for layout in possible:
-        resident = run.placement.memory.host_bytes + (0 if is_gpu else layout.device_bytes)
+        resident = run.placement.memory.host_bytes + (0 if is_gpu else layout.device_total_bytes)
         ranks = min(per_node, layout.num_slots)
         most = max(
             most, ranks * (resident + load_bytes(layout.strategy, run.num_params_total, run.num_params_trainable))

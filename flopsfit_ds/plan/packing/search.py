@@ -19,7 +19,7 @@ _GROWTH = 1.12
 """...each so much longer than the last: from the lower bound to 3.5 times it."""
 _GOOD_ENOUGH = 1.002
 """Over the lower bound: no predicted time is known to 0.2%."""
-_CHANGE_OPTION = 0.2
+_CHANGE_ALLOTMENT = 0.2
 """Share of the other moves that give the run another number of slots as well. Chosen: where the search looks, not
 what it accepts."""
 
@@ -48,8 +48,8 @@ _AGAIN = _Effort(placements=10_000, moves=5000, moves_a_run=50, patience=200)
 
 
 @dataclass(frozen=True)
-class Option:
-    """One layout of a run, as the search sees it.
+class Allotment:
+    """What a run takes of the slots in one of its layouts, and for how long: all that the search sees of it.
 
     Attributes:
         num_slots: Slots it takes.
@@ -68,39 +68,41 @@ class Packing:
 
     Attributes:
         order: Index of each run, the first to start first.
-        options: For each run, the index of its option.
+        allotments: For each run, the index of its allotment among its own.
         makespan_seconds: When the last run ends in the simulation.
     """
 
     order: tuple[int, ...]
-    options: tuple[int, ...]
+    allotments: tuple[int, ...]
     makespan_seconds: float
 
 
-def lower_bound(runs: Sequence[Sequence[Option]], num_slots: int, num_lanes: int = 1) -> float:
+def lower_bound(runs: Sequence[Sequence[Allotment]], num_slots: int, num_lanes: int = 1) -> float:
     """No schedule is shorter, in seconds: the longest run, and all work spread evenly over the slots.
 
-    In a schedule of length T each run has an option that takes at most T, so the work of the cheapest such options,
-    over the slots, may not exceed T; with one option a run that is max(total work / slots, longest run).
+    In a schedule of length T each run has an allotment that takes at most T, so the work of the cheapest of these,
+    over the slots, may not exceed T; with one allotment a run that is max(total work / slots, longest run).
     """
     if not runs:
         return 0.0
-    longest = max(min(option.seconds for option in options) for options in runs)
+    longest = max(min(allotment.seconds for allotment in allotments) for allotments in runs)
     low = longest
-    high = max(longest, sum(_work(options[_allot(options, longest, num_lanes)], num_lanes) for options in runs))
+    high = max(
+        longest, sum(_work(allotments[_allot(allotments, longest, num_lanes)], num_lanes) for allotments in runs)
+    )
     while high - low > 1e-6 * high:
         middle = (low + high) / 2
-        work = sum(_work(options[_allot(options, middle, num_lanes)], num_lanes) for options in runs)
+        work = sum(_work(each[_allot(each, middle, num_lanes)], num_lanes) for each in runs)
         low, high = (low, middle) if work / num_slots <= middle else (middle, high)
     return low
 
 
-def _work(option: Option, num_lanes: int) -> float:
-    return option.num_slots * option.seconds * option.lanes / num_lanes
+def _work(allotment: Allotment, num_lanes: int) -> float:
+    return allotment.num_slots * allotment.seconds * allotment.lanes / num_lanes
 
 
 def pack(
-    runs: Sequence[Sequence[Option]],
+    runs: Sequence[Sequence[Allotment]],
     node_sizes: Sequence[int],
     num_lanes: int = 1,
     busy: Sequence[Sequence[float]] | None = None,
@@ -109,11 +111,11 @@ def pack(
     """Search for a short schedule.
 
     Args:
-        runs: The options of each run; each needs no more slots than there are.
+        runs: The allotments of each run; each needs no more slots than there are.
         node_sizes: Slots of each node.
         num_lanes: Equal shares that a slot can be divided into.
         busy: For each node, seconds until each of its lanes is free; without it, all are free.
-        incumbent: Order and options that were good before some runs started or ended; the search is then short.
+        incumbent: Order and allotments that were good before some runs started or ended; the search is then short.
     """
     start = busy if busy is not None else [[0.0] * (size * num_lanes) for size in node_sizes]
     start = [sorted(lanes) for lanes in start]
@@ -123,39 +125,39 @@ def pack(
     best = _first_guess(runs, start, num_lanes, bound)
     if incumbent is None:
         return _improve(best, runs, start, num_lanes, bound, _FIRST)
-    makespan, _ = _simulate(_picked(runs, incumbent.options), incumbent.order, start, num_lanes)
+    makespan, _ = _simulate(_picked(runs, incumbent.allotments), incumbent.order, start, num_lanes)
     if makespan < best.makespan_seconds:
         best = replace(incumbent, makespan_seconds=makespan)
     return _improve(best, runs, start, num_lanes, bound, _AGAIN)
 
 
-def list_schedule(options: Sequence[Option], free: Sequence[Sequence[float]], num_lanes: int = 1) -> float:
-    """When the last run ends, each in one option and started as early as it can, in the best of a few orders.
+def list_schedule(allotments: Sequence[Allotment], free: Sequence[Sequence[float]], num_lanes: int = 1) -> float:
+    """When the last run ends, each in one allotment and started as early as it can, in the best of a few orders.
 
     Args:
-        options: One a run.
+        allotments: One a run.
         free: For each node, seconds until each of its lanes is free.
         num_lanes: Equal shares that a slot can be divided into.
     """
-    if not options:
+    if not allotments:
         return 0.0
-    return min(_simulate(options, order, free, num_lanes)[0] for order in _orders(options, num_lanes))
+    return min(_simulate(allotments, order, free, num_lanes)[0] for order in _orders(allotments, num_lanes))
 
 
 def shortest_target(
-    runs: Sequence[Sequence[Option]],
+    runs: Sequence[Sequence[Allotment]],
     free: Sequence[Sequence[float]],
     num_lanes: int,
     bound: float,
     near_enough: float,
 ) -> tuple[tuple[int, ...], float]:
-    """Options that keep each run's first one where it is short enough for the whole, and the length they come to.
+    """Allotments that keep each run's first one where it is short enough for the whole, and the length they come to.
 
-    For a series of target lengths each run that is longer takes the cheapest option that is not. Of all schedules whose
-    length is within a factor of the shortest, the one is taken that changes the fewest runs.
+    For a series of target lengths each run that is longer takes the cheapest allotment that is not. Of all
+    schedules whose length is within a factor of the shortest, the one is taken that changes the fewest runs.
 
     Args:
-        runs: The options of each run, the preferred one first.
+        runs: The allotments of each run, the preferred one first.
         free: As of `list_schedule`.
         num_lanes: Equal shares that a slot can be divided into.
         bound: No schedule is shorter, in seconds.
@@ -174,17 +176,17 @@ def shortest_target(
 
 
 def _first_guess(
-    runs: Sequence[Sequence[Option]], start: Sequence[Sequence[float]], num_lanes: int, bound: float
+    runs: Sequence[Sequence[Allotment]], start: Sequence[Sequence[float]], num_lanes: int, bound: float
 ) -> Packing:
-    """The best of all choices of options for a target length, each in a few orders."""
+    """The best of all choices of allotments for a target length, each in a few orders."""
     best: Packing | None = None
     tried: set[tuple[int, ...]] = set()
     for exponent in range(_TARGETS):
-        chosen = tuple(_allot(options, bound * _GROWTH**exponent, num_lanes) for options in runs)
+        chosen = tuple(_allot(allotments, bound * _GROWTH**exponent, num_lanes) for allotments in runs)
         if chosen in tried:
             continue
         tried.add(chosen)
-        picked = [options[index] for options, index in zip(runs, chosen, strict=True)]
+        picked = [allotments[index] for allotments, index in zip(runs, chosen, strict=True)]
         for order in _orders(picked, num_lanes):
             makespan, _ = _simulate(picked, order, start, num_lanes)
             if best is None or makespan < best.makespan_seconds:
@@ -195,7 +197,7 @@ def _first_guess(
 
 def _improve(
     best: Packing,
-    runs: Sequence[Sequence[Option]],
+    runs: Sequence[Sequence[Allotment]],
     start: Sequence[Sequence[float]],
     num_lanes: int,
     bound: float,
@@ -206,67 +208,67 @@ def _improve(
     Where no run has a choice of slots the sorted order stays: it is as near the bound, and a schedule that was tuned to
     predicted times loses more when they are off than one that leaves short runs for the end (scripts/bench_engine.py).
     """
-    if all(len(options) == 1 for options in runs):
+    if all(len(allotments) == 1 for allotments in runs):
         return best
     draw = random.Random(0)
-    order, options = list(best.order), list(best.options)
-    makespan, last = _simulate(_picked(runs, options), order, start, num_lanes)
+    order, allotments = list(best.order), list(best.allotments)
+    makespan, last = _simulate(_picked(runs, allotments), order, start, num_lanes)
     idle = 0
     for _ in range(min(effort.moves, effort.moves_a_run * len(runs), effort.placements // len(runs))):
         if makespan <= bound * _GOOD_ENOUGH or idle >= effort.patience:
             break
-        new_order, new_options = order.copy(), options.copy()
+        new_order, new_allotments = order.copy(), allotments.copy()
         move = draw.randrange(3)
         target = last if move < 2 else draw.randrange(len(runs))
-        if move == 1 or draw.random() < _CHANGE_OPTION:
-            new_options[target] = draw.randrange(len(runs[target]))
+        if move == 1 or draw.random() < _CHANGE_ALLOTMENT:
+            new_allotments[target] = draw.randrange(len(runs[target]))
         position = new_order.index(target)
         if move == 2:
             other = draw.randrange(len(runs))
             new_order[position], new_order[other] = new_order[other], new_order[position]
         elif position:
             new_order.insert(draw.randrange(position), new_order.pop(position))
-        new_makespan, new_last = _simulate(_picked(runs, new_options), new_order, start, num_lanes)
+        new_makespan, new_last = _simulate(_picked(runs, new_allotments), new_order, start, num_lanes)
         idle = 0 if new_makespan < makespan else idle + 1
         if new_makespan <= makespan:
-            order, options, makespan, last = new_order, new_options, new_makespan, new_last
-    return Packing(tuple(order), tuple(options), makespan)
+            order, allotments, makespan, last = new_order, new_allotments, new_makespan, new_last
+    return Packing(tuple(order), tuple(allotments), makespan)
 
 
-def _picked(runs: Sequence[Sequence[Option]], options: Sequence[int]) -> list[Option]:
-    return [run[option] for run, option in zip(runs, options, strict=True)]
+def _picked(runs: Sequence[Sequence[Allotment]], allotments: Sequence[int]) -> list[Allotment]:
+    return [run[allotment] for run, allotment in zip(runs, allotments, strict=True)]
 
 
-def _allot(options: Sequence[Option], target: float, num_lanes: int) -> int:
-    """The cheapest option that is short enough, else the quickest."""
-    short = [index for index, option in enumerate(options) if option.seconds <= target]
+def _allot(allotments: Sequence[Allotment], target: float, num_lanes: int) -> int:
+    """The cheapest allotment that is short enough, else the quickest."""
+    short = [index for index, allotment in enumerate(allotments) if allotment.seconds <= target]
     if short:
-        return min(short, key=lambda index: _work(options[index], num_lanes))
-    return min(range(len(options)), key=lambda index: options[index].seconds)
+        return min(short, key=lambda index: _work(allotments[index], num_lanes))
+    return min(range(len(allotments)), key=lambda index: allotments[index].seconds)
 
 
-def _orders(options: Sequence[Option], num_lanes: int) -> list[tuple[int, ...]]:
-    numbers = range(len(options))
-    wide_first = sorted(numbers, key=lambda i: (-options[i].num_slots, -options[i].lanes, -options[i].seconds))
-    long_first = sorted(numbers, key=lambda i: (-options[i].seconds, -options[i].num_slots))
-    large_first = sorted(numbers, key=lambda i: -_work(options[i], num_lanes))
+def _orders(allotments: Sequence[Allotment], num_lanes: int) -> list[tuple[int, ...]]:
+    numbers = range(len(allotments))
+    wide_first = sorted(numbers, key=lambda i: (-allotments[i].num_slots, -allotments[i].lanes, -allotments[i].seconds))
+    long_first = sorted(numbers, key=lambda i: (-allotments[i].seconds, -allotments[i].num_slots))
+    large_first = sorted(numbers, key=lambda i: -_work(allotments[i], num_lanes))
     return list(dict.fromkeys((tuple(wide_first), tuple(long_first), tuple(large_first))))
 
 
 def _simulate(
-    options: Sequence[Option], order: Sequence[int], busy: Sequence[Sequence[float]], num_lanes: int
+    allotments: Sequence[Allotment], order: Sequence[int], busy: Sequence[Sequence[float]], num_lanes: int
 ) -> tuple[float, int]:
     """Place runs in this order, each as early as it can start, gaps not filled: end and number of the last."""
     nodes = [list(lanes) for lanes in busy]
     end, last = 0.0, order[0]
     for number in order:
-        option = options[number]
-        lanes = option.num_slots * (option.lanes if option.num_slots == 1 else num_lanes)
+        allotment = allotments[number]
+        lanes = allotment.num_slots * (allotment.lanes if allotment.num_slots == 1 else num_lanes)
         best, best_start = -1, float("inf")
         for index, node in enumerate(nodes):
             if len(node) >= lanes and node[lanes - 1] < best_start:
                 best, best_start = index, node[lanes - 1]
-        finish = _take(nodes[best], lanes, option.seconds) if best >= 0 else _spread(nodes, lanes, option.seconds)
+        finish = _take(nodes[best], lanes, allotment.seconds) if best >= 0 else _spread(nodes, lanes, allotment.seconds)
         if finish > end:
             end, last = finish, number
     return end, last

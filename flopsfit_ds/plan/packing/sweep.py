@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from flopsfit_ds.base.hardware import Cluster
 from flopsfit_ds.base.units import format_seconds
 from flopsfit_ds.memory.closed_form import estimate_memory
-from flopsfit_ds.plan.candidates import CLEARLY_FITS, Candidate, Search
-from flopsfit_ds.plan.packing.search import Option, list_schedule, lower_bound, shortest_target
+from flopsfit_ds.plan.layouts import CLEARLY_FITS, Layout, Search
+from flopsfit_ds.plan.packing.search import Allotment, list_schedule, lower_bound, shortest_target
 from flopsfit_ds.plan.placement import Placement
 
 _WORTH_A_CHANGE = 1.1
@@ -37,10 +37,10 @@ class Makespan:
 
 def expected_makespan(placements: Sequence[Placement], cluster: Cluster, points_per_gpu: int) -> Makespan:
     """How long runs so placed take, side by side on all of a cluster."""
-    planned = [_options(placement, points_per_gpu)[0] for placement in placements]
+    planned = [_allotments(placement, points_per_gpu)[0] for placement in placements]
     free = [[0.0] * (cluster.gpus_per_node * points_per_gpu) for _ in range(cluster.num_nodes)]
     seconds = list_schedule(planned, free, points_per_gpu)
-    bound = lower_bound([_options(each, points_per_gpu) for each in placements], cluster.num_gpus, points_per_gpu)
+    bound = lower_bound([_allotments(each, points_per_gpu) for each in placements], cluster.num_gpus, points_per_gpu)
     return Makespan(seconds, bound)
 
 
@@ -58,9 +58,9 @@ def spread_long_runs(
     now = expected_makespan(placements, cluster, points_per_gpu)
     if now.seconds < max(_SHORT_SECONDS, _WORTH_A_CHANGE * now.lower_bound_seconds):
         return list(placements)
-    options = [_options(placement, points_per_gpu) for placement in placements]
+    allotments = [_allotments(placement, points_per_gpu) for placement in placements]
     free = [[0.0] * (cluster.gpus_per_node * points_per_gpu) for _ in range(cluster.num_nodes)]
-    chosen, seconds = shortest_target(options, free, points_per_gpu, now.lower_bound_seconds, _WORTH_A_CHANGE)
+    chosen, seconds = shortest_target(allotments, free, points_per_gpu, now.lower_bound_seconds, _WORTH_A_CHANGE)
     if now.seconds < _WORTH_A_CHANGE * seconds:
         return list(placements)
     return [
@@ -69,45 +69,45 @@ def spread_long_runs(
     ]
 
 
-def _others(placement: Placement) -> list[Candidate]:
+def _others(placement: Placement) -> list[Layout]:
     return [each for each in placement.alternatives if each.strategy.num_gpus != placement.strategy.num_gpus]
 
 
-def _options(placement: Placement, points_per_gpu: int) -> list[Option]:
+def _allotments(placement: Placement, points_per_gpu: int) -> list[Allotment]:
     """The layouts of a run as the search sees them, the planned one first."""
     steps = placement.predicted_seconds / placement.predicted_step_seconds
     shared = -(-points_per_gpu // min(placement.points_per_gpu, points_per_gpu))
-    planned = Option(placement.strategy.num_gpus, shared, placement.predicted_seconds)
+    planned = Allotment(placement.strategy.num_gpus, shared, placement.predicted_seconds)
     others = [
-        Option(each.strategy.num_gpus, shared, each.predicted_step_seconds * steps) for each in _others(placement)
+        Allotment(each.strategy.num_gpus, shared, each.predicted_step_seconds * steps) for each in _others(placement)
     ]
     return [planned, *others]
 
 
 def _widened(placement: Placement, search: Search, index: int) -> Placement:
-    candidate = _others(placement)[index - 1]
+    layout = _others(placement)[index - 1]
     memory = estimate_memory(
         search.profile,
-        candidate.strategy,
+        layout.strategy,
         search.cluster,
         search.rules.memory_margin,
-        candidate.gradient_accumulation_steps,
+        layout.gradient_accumulation_steps,
     )
-    ratio = candidate.gpu_seconds / placement.candidate.gpu_seconds
+    ratio = layout.gpu_seconds / placement.layout.gpu_seconds
     limit = CLEARLY_FITS * search.cluster.device_memory_bytes if search.cluster.kind == "cuda" else float("inf")
-    seconds = placement.predicted_seconds * candidate.predicted_step_seconds / placement.predicted_step_seconds
+    seconds = placement.predicted_seconds * layout.predicted_step_seconds / placement.predicted_step_seconds
     told = (
-        f"{candidate.strategy.label}: on {placement.strategy.num_gpus} it takes "
+        f"{layout.strategy.label}: on {placement.strategy.num_gpus} it takes "
         f"{format_seconds(placement.predicted_seconds)}, and the sweep would wait; here {format_seconds(seconds)}, at "
         f"{ratio:.2f} times the GPU-hours"
     )
-    wide = placement.moved_to(candidate, memory, (told,))
+    wide = placement.moved_to(layout, memory, (told,))
     return replace(
         wide,
         reason=told,
         # no simulation looks at another layout than the planned one, so that closed forms may leave no doubt of it
         alternatives=tuple(
-            each for each in placement.alternatives if each == candidate or each.device_total_bytes <= limit
+            each for each in placement.alternatives if each == layout or each.device_total_bytes <= limit
         ),
-        fallbacks=search.fallbacks(candidate),
+        fallbacks=search.fallbacks(layout),
     )

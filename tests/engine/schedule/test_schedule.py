@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flopsfit_ds.engine.executor import Layout
 from flopsfit_ds.engine.schedule.scheduler import Predictions, Scheduler, Waiting
 from flopsfit_ds.engine.slots import Slot
-from flopsfit_ds.memory import Strategy
 from flopsfit_ds.plan.packing import search as packing
-from flopsfit_ds.plan.packing.search import Option, lower_bound, pack
+from flopsfit_ds.plan.packing.search import Allotment, lower_bound, pack
 from flopsfit_ds.records import Attempt
+from helpers.engine.ways import layout as one_layout
 
 
 def layout(num_slots, seconds):
-    return Layout(Strategy(0, num_slots, 1, False, "none", "fp32"), 1, seconds, 0)
+    """One of a run of a single step."""
+    return one_layout(num_slots, step_seconds=seconds)
 
 
 def slots(nodes, per_node):
@@ -37,7 +37,7 @@ def carry_out(scheduler, waiting, factor=1.0, clock=None):
     running, history = [], []
     while waiting or running:
         for chosen in scheduler.choose(list(waiting.values())):
-            seconds = (chosen.layout.predicted_seconds + 1) * factor
+            seconds = (chosen.layout.predicted_step_seconds + 1) * factor
             running.append((clock[0] + seconds, chosen, clock[0]))
             del waiting[chosen.run_id]
         assert running, "runs wait, slots are free, and nothing starts"
@@ -77,7 +77,7 @@ def test_packing_is_within_two_percent_of_the_lower_bound(nodes, count):
     runs = []
     for _ in range(count):
         seconds = 100 * math.exp(draw.gauss(0, 1))
-        runs.append([Option(width, 1, seconds / (width * 0.93 ** math.log2(width))) for width in (1, 2, 4, 8)])
+        runs.append([Allotment(width, 1, seconds / (width * 0.93 ** math.log2(width))) for width in (1, 2, 4, 8)])
     found = pack(runs, [8] * nodes)
     assert found.makespan_seconds <= 1.02 * lower_bound(runs, 8 * nodes)
 
@@ -85,7 +85,7 @@ def test_packing_is_within_two_percent_of_the_lower_bound(nodes, count):
 def test_a_search_from_a_good_schedule_keeps_it_and_is_short(monkeypatch):
     draw = random.Random(0)
     times = [100 * math.exp(draw.gauss(0, 1)) for _ in range(24)]
-    runs = [[Option(w, 1, seconds / (w * 0.93 ** math.log2(w))) for w in (1, 2, 4, 8)] for seconds in times]
+    runs = [[Allotment(w, 1, seconds / (w * 0.93 ** math.log2(w))) for w in (1, 2, 4, 8)] for seconds in times]
     found = pack(runs, [8])
     tried = []
     simulate = packing._simulate
@@ -128,14 +128,24 @@ def test_a_wide_run_is_not_starved_and_its_gap_is_filled():
     assert wide.run_id == "wide"
 
 
+def test_a_layout_tells_of_a_step_and_a_run_of_how_many():
+    scheduler, _ = make_scheduler(1, 1)
+    short, long = (Waiting(name, (layout(1, 2.0),), num_steps=steps) for name, steps in (("s", 10), ("l", 100)))
+    assert scheduler.forecast([short, long]).makespan_seconds == pytest.approx(220, abs=5)
+    (first,) = scheduler.choose([short, long])
+    assert first.run_id == "l", "the longer one first"
+    scheduler.note_end(first, (attempt(1, 400.0),))
+    assert scheduler.predictions.seconds(1, 200.0) == pytest.approx(400, rel=0.1), "it learns from the whole run"
+
+
 def test_predictions_follow_measured_times():
     predictions = Predictions()
-    before = predictions.seconds(layout(1, 100))
+    before = predictions.seconds(1, 100)
     for _ in range(20):
-        predictions.note(layout(1, 100), 300.0)
+        predictions.note(1, 100, 300.0)
     assert before == pytest.approx(101, abs=1)
-    assert predictions.seconds(layout(1, 100)) == pytest.approx(300, rel=0.05)
-    assert predictions.seconds(layout(4, 100)) == pytest.approx(300, rel=0.05), "the best guess for other widths"
+    assert predictions.seconds(1, 100) == pytest.approx(300, rel=0.05)
+    assert predictions.seconds(4, 100) == pytest.approx(300, rel=0.05), "the best guess for other widths"
 
 
 def test_small_points_share_a_slot_only_as_often_as_allowed():

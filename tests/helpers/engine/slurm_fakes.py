@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from flopsfit_ds.engine.disk.attempts import open_attempt
-from flopsfit_ds.engine.executor import Assignment, Layout
-from flopsfit_ds.memory import Strategy
+from flopsfit_ds.engine.executor import Assignment
 from flopsfit_ds.records import RunFolder
+from helpers.engine.ways import layout
 
 
 class FakeSlurm:
@@ -45,8 +45,7 @@ def begin_attempt(run_folder: str) -> None:
     """What a job does first with a run, unless the run is recorded."""
     folder = RunFolder(Path(run_folder))
     if not folder.record.exists():
-        strategy = Strategy(0, 1, 1, activation_checkpointing=False, offload="none", precision="fp32")
-        open_attempt(folder, Assignment(folder.path.name, Layout(strategy, 1, 1.0, 1), ()))
+        open_attempt(folder, Assignment(folder.path.name, layout(1, micro_batch=1), ()))
 
 
 @pytest.fixture

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from flopsfit_ds.engine.executor import Layout
 from flopsfit_ds.engine.ways import Ways
 from flopsfit_ds.memory import Strategy
+from flopsfit_ds.plan.layouts import Layout
 from flopsfit_ds.records import Attempt
 
 
-def layout(num_slots, micro_batch=8, accumulation=1):
-    return Layout(Strategy(0, num_slots, micro_batch, False, "none", "fp32"), accumulation, 10.0, 0)
+def layout(num_slots, micro_batch=8, accumulation=1, step_seconds=10.0):
+    strategy = Strategy(0, num_slots, micro_batch, False, "none", "fp32")
+    return Layout(strategy, accumulation, 0, 0, 0, predicted_step_seconds=step_seconds)
 
 
 def ways(layouts, planned=0, reductions=()):

@@ -29,11 +29,11 @@ _INDIFFERENCE = 0.05
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One way to lay a run out that fits.
+class Layout:
+    """One way to lay a run out over GPUs, with what it needs and how fast it should be.
 
     Attributes:
-        strategy: ZeRO stage, GPUs, micro-batch, checkpointing, offload.
+        strategy: ZeRO stage, GPUs, micro-batch, checkpointing, offload: what memory and speed follow from.
         gradient_accumulation_steps: Micro-batches of a step.
         peak_allocated_bytes: Predicted, on the worst rank.
         device_total_bytes: With the margin.
@@ -49,6 +49,11 @@ class Candidate:
     predicted_step_seconds: float
 
     @property
+    def num_slots(self) -> int:
+        """Slots of a sweep that it takes: one a GPU, or one a rank on a CPU."""
+        return self.strategy.num_gpus
+
+    @property
     def gpu_seconds(self) -> float:
         """Of one optimiser step, over all GPUs."""
         return self.predicted_step_seconds * self.strategy.num_gpus
@@ -60,26 +65,26 @@ def bytes_of(need: int, available: int) -> str:
     return f"{need / unit:.1f} of {available / unit:.1f} {name}"
 
 
-def rank_candidates(candidates: list[Candidate]) -> list[Candidate]:
+def rank_layouts(layouts: list[Layout]) -> list[Layout]:
     """Best first: fewest GPU-seconds; within a few percent of the fewest, the simplest; then the fastest.
 
     The step times are not exact enough for a hair's breadth to buy a higher stage or more GPUs.
     """
-    fewest = min((candidate.gpu_seconds for candidate in candidates), default=0.0)
+    fewest = min((layout.gpu_seconds for layout in layouts), default=0.0)
 
-    def key(candidate: Candidate) -> tuple[float, int, int, bool, bool, float]:
-        strategy = candidate.strategy
-        excess = candidate.gpu_seconds / fewest
+    def key(layout: Layout) -> tuple[float, int, int, bool, bool, float]:
+        strategy = layout.strategy
+        excess = layout.gpu_seconds / fewest
         return (
             1.0 if excess <= 1 + _INDIFFERENCE else excess,
             strategy.num_gpus,
             strategy.zero_stage,
             strategy.offload != "none",
             strategy.activation_checkpointing,
-            candidate.predicted_step_seconds,
+            layout.predicted_step_seconds,
         )
 
-    return sorted(candidates, key=key)
+    return sorted(layouts, key=key)
 
 
 @dataclass(frozen=True)
@@ -94,9 +99,9 @@ class Search:
     rules: PlacementRules
     micro_batch_size_per_gpu: int | None = None
     """The only one there is; None where any may be chosen."""
-    _known: dict[Strategy, Candidate] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _known: dict[Strategy, Layout] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def best_of_each_layout(self, share: float = 1.0) -> list[Candidate]:
+    def best_of_each_layout(self, share: float = 1.0) -> list[Layout]:
         """For every stage, number of GPUs and checkpointing, the largest micro-batch that fits into this share.
 
         Where offload is allowed, it is the last resort: a host's optimiser is slower than its prediction more often
@@ -106,18 +111,18 @@ class Search:
         found = self._best_of_each((entry for entry in stages if entry[1] == "none"), share)
         return found or self._best_of_each((entry for entry in stages if entry[1] != "none"), share)
 
-    def _best_of_each(self, stages: Iterable[tuple[int, Offload]], share: float) -> list[Candidate]:
-        candidates = (
+    def _best_of_each(self, stages: Iterable[tuple[int, Offload]], share: float) -> list[Layout]:
+        layouts = (
             self._largest_micro_batch(stage, offload, num_gpus, checkpointing, share)
             for num_gpus, (stage, offload), checkpointing in itertools.product(
                 self.gpu_counts(), stages, self.checkpointing()
             )
         )
-        return [candidate for candidate in candidates if candidate is not None]
+        return [layout for layout in layouts if layout is not None]
 
-    def with_room_for_others(self, candidate: Candidate) -> Candidate:
+    def with_room_for_others(self, layout: Layout) -> Layout:
         """A layout on one GPU with the micro-batch that lets as many points share the GPU as the rules allow."""
-        strategy = candidate.strategy
+        strategy = layout.strategy
         if strategy.num_gpus == 1:
             for sharing in range(self.rules.points_per_gpu, 1, -1):
                 smaller = self._largest_micro_batch(
@@ -125,36 +130,36 @@ class Search:
                 )
                 if smaller is not None:
                     return smaller
-        return candidate
+        return layout
 
-    def layout(self, zero_stage: int, offload: Offload, num_gpus: int, checkpointing: bool) -> Candidate:
+    def layout(self, zero_stage: int, offload: Offload, num_gpus: int, checkpointing: bool) -> Layout:
         """A layout at the smallest micro-batch, whether it fits or not."""
         smallest = self.micro_batch_size_per_gpu or 1
-        return self._candidate(zero_stage, offload, num_gpus, checkpointing, smallest)
+        return self._layout(zero_stage, offload, num_gpus, checkpointing, smallest)
 
-    def fits(self, candidate: Candidate, share: float = 1.0) -> bool:
-        """Whether host and this share of the device hold a candidate."""
-        on_node = min(candidate.strategy.num_gpus, self.cluster.gpus_per_node)
-        host = _host_need(candidate) * on_node
-        on_device = candidate.device_total_bytes <= share * self.cluster.device_memory_bytes
+    def fits(self, layout: Layout, share: float = 1.0) -> bool:
+        """Whether host and this share of the device hold a layout."""
+        on_node = min(layout.strategy.num_gpus, self.cluster.gpus_per_node)
+        host = _host_need(layout) * on_node
+        on_device = layout.device_total_bytes <= share * self.cluster.device_memory_bytes
         return on_device and host <= self.cluster.host_memory_bytes
 
-    def need(self, candidate: Candidate) -> str:
-        """What a candidate that does not fit asks for, beside what there is."""
+    def need(self, layout: Layout) -> str:
+        """What a layout that does not fit asks for, beside what there is."""
         cluster = self.cluster
-        if not self.device_fits(candidate.device_total_bytes):
-            return f"{bytes_of(candidate.device_total_bytes, cluster.device_memory_bytes)} a GPU"
+        if not self.device_fits(layout.device_total_bytes):
+            return f"{bytes_of(layout.device_total_bytes, cluster.device_memory_bytes)} a GPU"
         return (
-            f"{format_bytes(_host_need(candidate))} of host memory a GPU, a node has "
+            f"{format_bytes(_host_need(layout))} of host memory a GPU, a node has "
             f"{format_bytes(cluster.host_memory_bytes)} for {cluster.gpus_per_node} GPUs"
         )
 
-    def fallbacks(self, chosen: Candidate) -> tuple[Candidate, ...]:
+    def fallbacks(self, chosen: Layout) -> tuple[Layout, ...]:
         """Smaller micro-batches first, then other layouts on as many GPUs, each needing less than the one before."""
         strategy = chosen.strategy
         count = strategy.num_gpus
         tried = [
-            self._candidate(strategy.zero_stage, strategy.offload, count, strategy.activation_checkpointing, size)
+            self._layout(strategy.zero_stage, strategy.offload, count, strategy.activation_checkpointing, size)
             for size in self._micro_batches(count)
             if size < strategy.micro_batch_size_per_gpu
         ]
@@ -162,11 +167,11 @@ class Search:
             for stage, offload in self.stages():
                 if stage >= strategy.zero_stage:
                     tried.append(self.layout(stage, offload, count, checkpointing))
-        kept: list[Candidate] = []
-        for candidate in tried:
+        kept: list[Layout] = []
+        for layout in tried:
             limit = kept[-1] if kept else chosen
-            if candidate.device_total_bytes < limit.device_total_bytes and self.fits(candidate):
-                kept.append(candidate)
+            if layout.device_total_bytes < limit.device_total_bytes and self.fits(layout):
+                kept.append(layout)
         return tuple(kept[:_MAX_FALLBACKS])
 
     def device_fits(self, num_bytes: int) -> bool:
@@ -209,36 +214,36 @@ class Search:
 
     def _largest_micro_batch(
         self, zero_stage: int, offload: Offload, num_gpus: int, checkpointing: bool, share: float = 1.0
-    ) -> Candidate | None:
+    ) -> Layout | None:
         sizes = self._micro_batches(num_gpus)
-        largest = self._candidate(zero_stage, offload, num_gpus, checkpointing, sizes[0])
+        largest = self._layout(zero_stage, offload, num_gpus, checkpointing, sizes[0])
         if self.fits(largest, share):
             return largest
         low, high, best = 1, len(sizes), None
         while low < high:
             middle = (low + high) // 2
-            candidate = self._candidate(zero_stage, offload, num_gpus, checkpointing, sizes[middle])
-            if self.fits(candidate, share):
-                best, high = candidate, middle
+            layout = self._layout(zero_stage, offload, num_gpus, checkpointing, sizes[middle])
+            if self.fits(layout, share):
+                best, high = layout, middle
             else:
                 low = middle + 1
         return best
 
-    def _candidate(
+    def _layout(
         self, zero_stage: int, offload: Offload, num_gpus: int, checkpointing: bool, micro_batch: int
-    ) -> Candidate:
+    ) -> Layout:
         strategy = Strategy(zero_stage, num_gpus, micro_batch, checkpointing, offload, self.precision)  # pyright: ignore[reportArgumentType]
         known = self._known.get(strategy)
         if known is None:
             known = self._known[strategy] = self._work_out(strategy)
         return known
 
-    def _work_out(self, strategy: Strategy) -> Candidate:
+    def _work_out(self, strategy: Strategy) -> Layout:
         accumulation = self.global_batch // (strategy.num_gpus * strategy.micro_batch_size_per_gpu)
         components, _ = peak_components(self.profile, strategy, workspace_bytes(self.cluster), accumulation)
         peak = components.total
         margin = profile_margin(self.profile, strategy, self.cluster, self.rules.memory_margin)
-        return Candidate(
+        return Layout(
             strategy=strategy,
             gradient_accumulation_steps=accumulation,
             peak_allocated_bytes=peak,
@@ -249,7 +254,7 @@ class Search:
             ),
         )
 
-    def survey(self) -> list[Candidate]:
+    def survey(self) -> list[Layout]:
         """For every stage, offload and number of GPUs the best layout, or the one that needs least where none fits."""
         found = []
         for num_gpus in self.gpu_counts():
@@ -265,15 +270,15 @@ class Search:
         return found
 
 
-def _host_need(candidate: Candidate) -> int:
+def _host_need(layout: Layout) -> int:
     """Host memory of one rank with offload: its states, rounded up, and the process itself.
 
     PyTorch rounds a pinned buffer up to a power of two (CachingHostAllocator.h); of a rank's 20 bytes a parameter the
     4 of DeepSpeed's flat buffer of gradients are one pinned block (stage3.py), which may so become 8.
     """
-    if not candidate.host_bytes:
+    if not layout.host_bytes:
         return 0
-    return candidate.host_bytes * 6 // 5 + _PROCESS_BYTES
+    return layout.host_bytes * 6 // 5 + _PROCESS_BYTES
 
 
 @functools.lru_cache(maxsize=256)
