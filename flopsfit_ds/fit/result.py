@@ -288,6 +288,16 @@ def load_warnings(path: str | Path) -> tuple[FitWarning, ...]:
         raise FitError(f"{path} misses its warnings: {error!r}; write it again with flopsfit-ds fit") from error
 
 
+def is_fit(path: str | Path) -> bool:
+    """Whether a file is the JSON of a fit, of any version; False where it cannot be read."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    inner = content.get("content") if isinstance(content, dict) and "crc32" in content else content
+    return isinstance(inner, dict) and inner.get("format") == FORMAT
+
+
 def load_fit_dict(path: str | Path) -> dict[str, Any]:
     """What `ScalingFit.to_json_dict` gave, from a file.
 

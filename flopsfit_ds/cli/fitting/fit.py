@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from flopsfit_ds.base.errors import DataError, FitError
+from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.base.units import format_count, format_flops
 from flopsfit_ds.cli.fitting.tables import print_table
 from flopsfit_ds.cli.options import AllowImport, AsJson, Overrides, SpecArgument, plan_from, quantity, write_text
 from flopsfit_ds.spec import Fit
 from flopsfit_ds.spec.fit_options import (
     COUNT_FIELDS,
-    COUNT_WORDS,
     DEFAULT_COUNT,
     DEFAULTS,
     RUN_NOISE,
@@ -48,7 +47,10 @@ def register(app: typer.Typer) -> None:
 
 
 def fit_command(
-    data: Annotated[Path, typer.Argument(help="CSV, JSONL or Parquet with a row for each run, or a sweep folder.")],
+    data: Annotated[
+        list[Path],
+        typer.Argument(help="Tables (CSV, JSONL, Parquet, a tracker's export), sweep folders, or fits: all as one."),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the fit as JSON.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the JSON to this file as well.")] = None,
     law: Annotated[str | None, typer.Option(help=f"Form of the law; {_DEFAULT} {DEFAULTS.law}.")] = None,
@@ -89,6 +91,8 @@ def fit_command(
     compute_budget_flops_column: Annotated[str | None, typer.Option(help=_COLUMN)] = None,
 ) -> None:
     """Fit a scaling law to finished runs."""
+    from flopsfit_ds.decide.sources import plan_beside, read_sources
+
     named = {
         "num_params": num_params_column,
         "num_tokens": num_tokens_column,
@@ -104,17 +108,17 @@ def fit_command(
         "law": law,
         "loss": loss,
         "huber_delta": huber_delta,
-        "parameters": parameters,
         "bootstrap": bootstrap,
         "bootstrap_samples": bootstrap_samples,
         "level": level,
         "target_compute": None if target_compute is None else quantity(target_compute, "--target-compute"),
     }
-    plan = _plan_beside(data)
+    plan = plan_beside(data[0])
     options = (Fit() if plan is None else plan.spec.fit).model_dump()
     options |= {name: value for name, value in given.items() if value is not None}
-    points, excluded = _read(data, plan, {k: v for k, v in named.items() if v is not None}, options.pop("parameters"))
-    points, excluded = _drop_highest(points, excluded, drop_highest_losses)
+    del options["parameters"]
+    source = read_sources(data, {k: v for k, v in named.items() if v is not None}, parameters)
+    points, excluded = _drop_highest(list(source.points), list(source.excluded), drop_highest_losses)
     served = None if inference_tokens is None else quantity(inference_tokens, "--inference-tokens")
     fit = _fit_or_show_valleys(points, excluded, as_json, options)
     if served is not None and not fit.optima:
@@ -257,42 +261,6 @@ def _print_preview(preview: DesignPreview) -> None:
     )
     errors = preview.parameter_standard_errors
     print("  standard errors: " + ", ".join(f"{name} {value:.3g}" for name, value in errors.items()))
-
-
-def _plan_beside(path: Path) -> SweepPlan | None:
-    """The plan of a sweep folder; None for a table, and for records without a plan."""
-    from flopsfit_ds.cli.fitting.report import read_sweep_plan
-    from flopsfit_ds.records import SweepFolder
-
-    folder = SweepFolder(path)
-    return read_sweep_plan(folder) if folder.plan.exists() else None
-
-
-def _read(
-    path: Path, plan: SweepPlan | None, named: dict[str, str], parameters: str
-) -> tuple[list[Point], list[Exclusion]]:
-    """Points of a table, or of the records of a sweep folder; what its plan does not have is left out, and listed."""
-    from flopsfit_ds.cli.fitting.report import planned_records
-    from flopsfit_ds.fit import load_points, points_from_records
-    from flopsfit_ds.fit.points.points import Exclusion
-    from flopsfit_ds.records import SweepFolder
-
-    if not path.is_dir():
-        if plan is None and parameters != DEFAULT_COUNT:
-            raise FitError("--parameters is for sweep folders; of a table, name the column with --num-params-column")
-        table = load_points(path, named)
-        return list(table.points), list(table.excluded)
-    counts: list[ParameterCount] = [count for count in COUNT_WORDS if count == parameters]
-    if not counts:
-        raise FitError(f"--parameters is one of {', '.join(COUNT_WORDS)}; got {parameters!r}")
-    folder = SweepFolder(path)
-    records = list(folder.records()) if plan is None else planned_records(folder, plan)
-    others = folder.other_runs([record.run_id for record in records])
-    if not records:
-        raise DataError(f"{path} holds no finished run (runs/*/record.json)" + (" of its plan.json" if others else ""))
-    chosen = points_from_records(records, parameter_count=counts[0])
-    foreign = [Exclusion(None, run_id, "of another spec: not in this folder's plan.json") for run_id in others]
-    return list(chosen.points), [*chosen.excluded, *foreign]
 
 
 def _drop_highest(points: list[Point], excluded: list[Exclusion], count: int) -> tuple[list[Point], list[Exclusion]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flopsfit_ds.base.errors import DataError, FitError
+from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.base.units import format_count, format_flops
 from flopsfit_ds.spec.fit_options import ParameterCount
 
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from flopsfit_ds.fit.result import ScalingFit
-    from flopsfit_ds.plan.sweep_plan import SweepPlan
-    from flopsfit_ds.records import RunRecord, SweepFolder
+    from flopsfit_ds.records import RunRecord
     from flopsfit_ds.report.findings import Findings
 
 _MOST_EXCLUDED = 8
@@ -36,6 +35,7 @@ def report_command(
     """Fit the planned runs that have ended and write fit.json and report/index.html."""
     from rich.console import Console
 
+    from flopsfit_ds.decide.sources import planned_records, read_sweep_plan
     from flopsfit_ds.records import SweepFolder
     from flopsfit_ds.study.steps import conclude_sweep
 
@@ -43,46 +43,6 @@ def report_command(
     plan = replace(read_sweep_plan(sweep), folder=folder)
     result = conclude_sweep(plan, planned_records(sweep, plan))
     print_summary(Console(), result.fit, result.records, result.report, parameter_count=plan.spec.fit.parameters)
-
-
-def planned_records(sweep: SweepFolder, plan: SweepPlan) -> list[RunRecord]:
-    """Records of those runs of a plan that have ended, in the plan's order.
-
-    Raises:
-        RecordError: A record is damaged.
-    """
-    ended = [sweep.run(run.run_id).read_record() for run in plan.runs]
-    return [record for record in ended if record is not None]
-
-
-def read_sweep_plan(folder: SweepFolder) -> SweepPlan:
-    """The plan that a sweep's folder was last used with.
-
-    Raises:
-        DataError: There is none, or it is of another version.
-        RecordError: It is damaged.
-    """
-    from pydantic import ValidationError
-
-    from flopsfit_ds.base.storage import read_json
-    from flopsfit_ds.plan.sweep_plan import SweepPlan
-
-    try:
-        content = read_json(folder.plan)
-    except OSError as error:
-        raise DataError(
-            f"{folder.path}: no folder of a sweep: {folder.plan.name} cannot be read ({error.strerror}); give the "
-            "folder that holds runs/, such as outputs/NAME"
-        ) from None
-    try:
-        return SweepPlan.from_json_dict(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise DataError(
-            f"{folder.plan}: of another version of flopsfit-ds ({where}: {first['msg']}); run the sweep again with "
-            "this one, which trains nothing twice"
-        ) from None
 
 
 def print_summary(

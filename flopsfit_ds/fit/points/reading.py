@@ -1,4 +1,4 @@
-"""Read points from a table of any origin: CSV, JSON lines or Parquet."""
+"""Read points from a table of any origin: CSV, JSON lines, Parquet, or the export of a tracker."""
 
 import csv
 import hashlib
@@ -14,6 +14,7 @@ from typing import Any
 from flopsfit_ds.base.errors import DataError
 from flopsfit_ds.fit.points.columns import match_columns, read_number, unit_of
 from flopsfit_ds.fit.points.points import CONVENTION, Exclusion, Point
+from flopsfit_ds.fit.points.trackers import trackio_rows, unfold
 from flopsfit_ds.model.flops import FLOPS_PER_PARAMETER_TOKEN
 
 MAX_ROWS = 100_000
@@ -44,33 +45,36 @@ class PointTable:
 
 
 def load_points(path: str | Path, columns: Mapping[str, str] | None = None) -> PointTable:
-    """Read the points of a CSV, TSV, JSONL or Parquet file.
+    """Read the points of a CSV, TSV, JSONL or Parquet file, or of a tracker's export (see `trackers`).
 
     Two of N, D and C give the third by C = 6 N D. Rows are numbered from 1 at the first row of data.
 
     Args:
-        path: The file; its suffix says the format (.csv, .tsv, .jsonl, .ndjson, .json, .parquet, .pq).
+        path: The file; its suffix says the format (.csv, .tsv, .jsonl, .ndjson, .json, .parquet, .pq, .db).
         columns: Quantity -> column name where the spelling is not a common one (see `columns.SPELLINGS`).
 
     Raises:
         DataError: The file cannot be read, holds no usable row, has more than 100,000 rows, or misses a quantity.
     """
     path = Path(path)
-    rows, digest = _read(path)
-    header = list(dict.fromkeys(itertools.chain.from_iterable(rows[:1000])))
+    table, digest = _read(path)
+    rows, note = unfold(table)
+    header = list(dict.fromkeys(itertools.chain.from_iterable(row.cells for row in rows[:1000])))
     found = match_columns(header, columns or {})
     _require(found, header, path)
     units = {quantity: unit_of(column, quantity) for quantity, column in found.items()}
     points: list[Point] = []
     excluded: list[Exclusion] = []
-    for number, row in enumerate(rows, start=1):
+    if note is not None:
+        excluded.append(Exclusion(None, None, note))
+    for number, row in rows:
         outcome = _read_row(row, found, units, number)
         if isinstance(outcome, Point):
             points.append(outcome)
         else:
             excluded.append(outcome)
     if not points:
-        shown = "; ".join(f"row {e.row}: {e.reason}" for e in excluded[:3])
+        shown = "; ".join(f"row {e.row}: {e.reason}" for e in excluded if e.row is not None)[:300]
         raise DataError(f"{path}: none of {len(rows)} rows can be used ({shown})")
     return PointTable(tuple(points), tuple(excluded), found, CONVENTION, path.name, digest)
 
@@ -116,6 +120,8 @@ def _require(found: Mapping[str, str], header: list[str], path: Path) -> None:
 
 def _rows(path: Path, content: bytes) -> Iterator[dict[str, Any]]:
     suffix = path.suffix.lower()
+    if suffix in (".db", ".sqlite"):
+        return iter(trackio_rows(path))
     if suffix in (".parquet", ".pq"):
         return _parquet_rows(path, content)
     try:
@@ -126,7 +132,9 @@ def _rows(path: Path, content: bytes) -> Iterator[dict[str, Any]]:
         return _json_rows(path, text)
     if suffix in (".csv", ".tsv", ".txt"):
         return _csv_rows(path, text)
-    raise DataError(f"{path}: unknown format {suffix or '(no suffix)'!r}; use .csv, .tsv, .jsonl or .parquet")
+    raise DataError(
+        f"{path}: unknown format {suffix or '(no suffix)'!r}; use .csv, .tsv, .jsonl, .parquet or trackio's .db"
+    )
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[dict[str, Any]]:
