@@ -21,6 +21,8 @@ from flopsfit_ds.base.errors import RecordError, SweepFolderError
 from flopsfit_ds.base.storage import JsonLines, atomic_write, json_converter, read_json, write_json
 
 RECORD_VERSION = 1
+OWN_FOLDER = 0o755
+"""Mode of a folder below which checkpoints lie: whatever the umask, only its owner may write there."""
 
 Status = Literal["completed", "diverged", "oom", "failed"]
 
@@ -282,7 +284,9 @@ class SweepFolder:
             SweepFolderError: It cannot.
         """
         try:
-            (self.path / "runs").mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            for folder in (self.path, self.path / "runs"):
+                folder.mkdir(mode=OWN_FOLDER, exist_ok=True)
         except OSError as error:
             raise SweepFolderError(
                 f"{self.path}: cannot be made or written: {error.strerror}; change output_root, or free the folder"

@@ -26,9 +26,11 @@ class Seal:
 
     Attributes:
         key: Secret; never shown, logged or put on a command line.
+        made_at: Seconds since the epoch, of the key: what lies in a folder since before was written without one.
     """
 
     key: bytes = field(repr=False)
+    made_at: float = 0.0
 
     def sign(self, name: str, content: bytes) -> str:
         """Digest of a content under a name: a content that was signed under another one does not pass for it."""
@@ -62,7 +64,7 @@ def sweep_seal(folder: Path) -> Seal:
     path = folder / "key"
     try:
         with suppress(FileNotFoundError):
-            return Seal(_read_key(path))
+            return _read_key(path)
         draft = path.with_name(f".key.{os.getpid()}.{secrets.token_hex(4)}.tmp")
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
@@ -77,12 +79,12 @@ def sweep_seal(folder: Path) -> Seal:
             if not path.exists():
                 draft.rename(path)
         draft.unlink(missing_ok=True)
-        return Seal(_read_key(path))
+        return _read_key(path)
     except OSError as error:
         raise SweepFolderError(f"{path}: the sweep's key cannot be read or made: {error.strerror}") from None
 
 
-def _read_key(path: Path) -> bytes:
+def _read_key(path: Path) -> Seal:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         status = os.fstat(descriptor)
@@ -102,4 +104,4 @@ def _read_key(path: Path) -> bytes:
         key = b""
     if len(key) != _KEY_BYTES:
         raise SweepFolderError(f"{path}: is no key of a sweep; remove it, and a new one is made")
-    return key
+    return Seal(key, status.st_mtime)

@@ -10,7 +10,15 @@ from typing import Protocol
 
 from flopsfit_ds.base.errors import RecordError, SweepFolderError
 from flopsfit_ds.base.storage import JsonLines
-from flopsfit_ds.engine.disk.folder import conclude, record_measured, review_plan, runs_to_do, settle, write_plan
+from flopsfit_ds.engine.disk.folder import (
+    check_trusted,
+    conclude,
+    record_measured,
+    review_plan,
+    runs_to_do,
+    settle,
+    write_plan,
+)
 from flopsfit_ds.engine.disk.lease import Lease, Right, Rights
 from flopsfit_ds.engine.disk.recording import Recorder, git_commit
 from flopsfit_ds.engine.driver import Driver
@@ -120,6 +128,8 @@ class Lifecycle:
         folder = SweepFolder(plan.folder)
         at_work = self.ground.at_work(plan, folder)
         missing = runs_to_do(runs, folder)
+        if missing:
+            check_trusted(plan, folder, missing)
         settle(folder, [run for run in missing if run.run_id not in at_work])
         recorder = Recorder(plan, git_commit(Path.cwd()))
         missing = record_measured(missing, folder, recorder, right, events)

@@ -314,6 +314,8 @@ class Execution(Section):
     """A run that is silent for this long, and for five of its own steps, is ended and tried again."""
     simulate_memory: bool = True
     """Points that nearly fill a GPU are simulated before they are trained, and moved where they are too big."""
+    trust_shared_folder: bool = False
+    """Go on from checkpoints in a folder that another user owns, or that group or world can write."""
     slurm_partition: str | None = None
     """SLURM partition of the jobs."""
     slurm_account: str | None = None

@@ -209,7 +209,14 @@ def _task(plan: SweepPlan, shared: _Workloads, run: RunPlan) -> WorkerTask:
         tokens_per_sample=shared.tokens_per_sample,
         traits=shared.traits,
     )
-    return WorkerTask(run, workload, plan.spec.training.checkpoint_every, plan.cluster.peak_flops)
+    return WorkerTask(
+        run,
+        workload,
+        plan.spec.training.checkpoint_every,
+        plan.cluster.peak_flops,
+        sweep_folder=str(plan.folder.absolute()),
+        trust_shared_folder=plan.spec.execution.trust_shared_folder,
+    )
 
 
 def _spec(

@@ -128,6 +128,8 @@ def _token_task(plan: SweepPlan, run: RunPlan) -> WorkerTask:
         workload=TokenWorkload(run.model, tokens),
         checkpoint_every_seconds=plan.spec.training.checkpoint_every,
         peak_flops=plan.cluster.peak_flops,
+        sweep_folder=str(plan.folder.absolute()),
+        trust_shared_folder=plan.spec.execution.trust_shared_folder,
     )
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from flopsfit_ds.plan.sweep_plan import RunPlan
 from flopsfit_ds.train.checkpoint.files import (
     TAG,
     Pulse,
@@ -22,7 +21,7 @@ from flopsfit_ds.train.checkpoint.files import (
     state_bytes,
     temporary_folder,
 )
-from flopsfit_ds.train.checkpoint.resume import ResumePoint, load
+from flopsfit_ds.train.checkpoint.resume import ResumePoint, load, trust_of
 from flopsfit_ds.train.checkpoint.universal import client_state
 from flopsfit_ds.train.data.batches import to_device
 from flopsfit_ds.train.data.sampling import samples_of_step, share_of_rank
@@ -164,7 +163,7 @@ def train(
             heartbeat("checkpoint")
             metrics.flush()
             if _has_room(session, order, checkpoints):
-                _save(session, order, run, progress, checkpoints, pulse)
+                _save(session, order, task, progress, checkpoints, pulse)
                 saved(progress.step)
             last_checkpoint = time.monotonic()
             began = last_checkpoint - (progress.seconds - seconds_before)
@@ -232,7 +231,9 @@ def _has_room(session: Session, order: WorkerOrder, folder: Path) -> bool:
     return bool(fits)
 
 
-def _save(session: Session, order: WorkerOrder, run: RunPlan, progress: Progress, folder: Path, pulse: Pulse) -> None:
+def _save(
+    session: Session, order: WorkerOrder, task: WorkerTask, progress: Progress, folder: Path, pulse: Pulse
+) -> None:
     temporary = temporary_folder(folder, progress.step)
     session.engine.save_checkpoint(str(temporary), tag=TAG, client_state=client_state(session))
     _wait(order)
@@ -240,14 +241,14 @@ def _save(session: Session, order: WorkerOrder, run: RunPlan, progress: Progress
         assert progress.first_loss is not None
         state = SavedState(
             path=temporary,
-            run_id=run.run_id,
+            run_id=task.plan.run_id,
             step=progress.step,
             seconds=progress.seconds,
             first_loss=progress.first_loss,
             zero_stage=order.zero_stage,
             world_size=order.world_size,
         )
-        commit_checkpoint(folder, state, pulse)
+        commit_checkpoint(folder, state, pulse, trust_of(task))
     _wait(order)
 
 

@@ -147,12 +147,16 @@ class WorkerTask:
         workload: Model, data and loss.
         checkpoint_every_seconds: Time between checkpoints.
         peak_flops: Dense FLOP/s of one device, for the utilisation; None where unknown.
+        sweep_folder: Whose key signs the run's checkpoints; None for a run without a sweep.
+        trust_shared_folder: Whether checkpoints are loaded whoever could have written them.
     """
 
     plan: RunPlan
     workload: Workload
     checkpoint_every_seconds: float
     peak_flops: float | None
+    sweep_folder: str | None = None
+    trust_shared_folder: bool = False
 
 
 Tasks = Callable[[RunPlan], WorkerTask]

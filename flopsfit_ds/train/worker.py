@@ -27,7 +27,7 @@ import flopsfit_ds
 from flopsfit_ds.base.errors import SweepFolderError, describe_error
 from flopsfit_ds.base.storage import write_json
 from flopsfit_ds.records import Observed, RunFolder
-from flopsfit_ds.train.checkpoint.resume import ResumePoint, agree_on_resume_point
+from flopsfit_ds.train.checkpoint.resume import ResumePoint, agree_on_resume_point, trust_of
 from flopsfit_ds.train.evaluate import check_evaluation, heldout_loss
 from flopsfit_ds.train.loop import DivergedError, PreemptedError, Progress, train
 from flopsfit_ds.train.order import (
@@ -105,7 +105,7 @@ def run_worker(order: WorkerOrder, task: WorkerTask) -> int:
     heartbeat = Heartbeat(order)
     try:
         heartbeat("start")
-        start = agree_on_resume_point(order, task.plan.run_id, heartbeat.store, heartbeat.pulse)
+        start = agree_on_resume_point(order, task.plan.run_id, heartbeat.store, heartbeat.pulse, trust_of(task))
         session = open_session(order, task.plan, task.workload, load_universal=bool(start.universal))
         check_evaluation(session, task.workload, order.micro_batch_size_per_gpu)
         return _train_and_measure(session, order, task, start, attempt_folder, heartbeat, stop)

@@ -14,13 +14,14 @@ from pydantic import ValidationError
 
 from flopsfit_ds.base.errors import RecordError
 from flopsfit_ds.base.storage import JsonLines, atomic_write, read_json, write_json
+from flopsfit_ds.base.trust import Trust
 from flopsfit_ds.engine.disk.attempts import leftover_processes, newest_outcome, read_attempts, settle_open_attempts
 from flopsfit_ds.engine.disk.lease import Right
 from flopsfit_ds.engine.disk.recording import Recorder
 from flopsfit_ds.engine.fork.processes import end_leftovers
 from flopsfit_ds.engine.progress import Progress
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
-from flopsfit_ds.records import RunRecord, SweepFolder, records_csv
+from flopsfit_ds.records import OWN_FOLDER, RunRecord, SweepFolder, records_csv
 from flopsfit_ds.simulate.decide import review_placements
 
 _log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def write_plan(plan: SweepPlan, folder: SweepFolder) -> None:
     write_json(folder.plan, plan.to_json_dict())
     for run in plan.runs:
         run_folder = folder.run(run.run_id)
-        run_folder.path.mkdir(exist_ok=True)
+        run_folder.path.mkdir(mode=OWN_FOLDER, exist_ok=True)
         write_json(run_folder.plan, run.to_json_dict(), durable=False)
 
 
@@ -153,6 +154,16 @@ def conclude(
     records = {record.run_id: record for record in whole_records(plan.runs, folder)}
     atomic_write(folder.results, records_csv(list(records.values())))
     return records, [run for run in plan.runs if run.run_id not in records]
+
+
+def check_trusted(plan: SweepPlan, folder: SweepFolder, runs: Sequence[RunPlan]) -> None:
+    """See that nobody else could have written what runs would go on from.
+
+    Raises:
+        SweepFolderError: Somebody could; or the sweep's key cannot be read or made.
+    """
+    trust = Trust.of_sweep(folder.path, plan.spec.execution.trust_shared_folder)
+    trust.check([folder.path, *(path for run in runs if (path := folder.run(run.run_id).checkpoint).exists())])
 
 
 def settle(folder: SweepFolder, runs: Sequence[RunPlan]) -> None:

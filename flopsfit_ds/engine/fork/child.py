@@ -58,6 +58,7 @@ def worker_main(launch: Launch) -> None:
     # SLURM sends a preemption's signal to every process of a job: it is the driver's to act on, so all that the server
     # ignores stays ignored here, but for SIGTERM, by which the driver asks for a checkpoint
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.umask(os.umask(0o077) | 0o022)  # what it writes is loaded again only where nobody else could have written it
     order = launch.order
     folder = RunFolder(Path(order.run_folder)).attempt(order.attempt)
     _redirect_output(folder / f"log.{order.rank}.txt")

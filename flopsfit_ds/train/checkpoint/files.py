@@ -1,12 +1,14 @@
 """Checkpoints of one run that a kill cannot tear: a hidden folder, a manifest with hashes, one rename.
 
-DeepSpeed writes its files with plain `torch.save` and reads them with `weights_only=False`: a checkpoint is code. Only
-folders that this run wrote and whose files still have the hashes of their manifest are ever loaded.
+DeepSpeed writes its files with plain `torch.save`, and a pickle can be code. So only folders are loaded that are this
+user's alone, whose manifest is signed with the sweep's key and whose files still have its hashes; and of them tensors
+only, see `tensors`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -19,6 +21,7 @@ from typing import Any
 
 from flopsfit_ds.base.errors import RecordError
 from flopsfit_ds.base.storage import fsync_folder, read_json, write_json
+from flopsfit_ds.base.trust import Trust
 from flopsfit_ds.base.units import format_bytes
 
 TAG = "state"
@@ -33,6 +36,7 @@ _BLOCK_BYTES = 1 << 22
 Pulse = Callable[[str], None]
 """Told a phase, again and again while work without steps goes on, so that it is not taken for a hang."""
 _MANIFEST = "manifest.json"
+_ANYBODY = Trust(shared=True)
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,9 @@ def shortage(folder: Path, num_bytes: int) -> str | None:
     return f"{format_bytes(num_bytes)} are needed and {format_bytes(free)} are free in {folder}"
 
 
-def commit_checkpoint(folder: Path, state: SavedState, pulse: Pulse = lambda phase: None) -> None:
+def commit_checkpoint(
+    folder: Path, state: SavedState, pulse: Pulse = lambda phase: None, trust: Trust = _ANYBODY
+) -> None:
     """Make a written checkpoint the newest: called on one rank, after all ranks have written.
 
     Of the others the one before it is kept. Later ones than it are of a line that the run has left (they were damaged,
@@ -86,6 +92,7 @@ def commit_checkpoint(folder: Path, state: SavedState, pulse: Pulse = lambda pha
         folder: The run's checkpoint folder.
         state: Its `path` is the temporary folder.
         pulse: Told that the work goes on.
+        trust: Its seal signs the manifest.
     """
     paths = list(_files(state.path))
     files = {
@@ -96,7 +103,10 @@ def commit_checkpoint(folder: Path, state: SavedState, pulse: Pulse = lambda pha
         fsync_folder(inner)
     fields: dict[str, Any] = asdict(state)
     del fields["path"]
-    write_json(state.path / _MANIFEST, {"state": fields, "files": files})
+    manifest: dict[str, Any] = {"state": fields, "files": files}
+    if trust.seal is not None:
+        manifest["signature"] = trust.seal.sign(_MANIFEST, _signed_part(manifest))
+    write_json(state.path / _MANIFEST, manifest)
     final = folder / f"step-{state.step}"
     if final.exists():
         discard(final)
@@ -107,32 +117,37 @@ def commit_checkpoint(folder: Path, state: SavedState, pulse: Pulse = lambda pha
         discard(old)
 
 
-def newest_checkpoint(folder: Path, run_id: str, pulse: Pulse = lambda phase: None) -> SavedState | None:
-    """The newest whole checkpoint of a run; damaged ones are passed over, and said."""
+def _signed_part(manifest: dict[str, Any]) -> bytes:
+    return json.dumps([manifest["state"], manifest["files"]], sort_keys=True).encode()
+
+
+def newest_checkpoint(
+    folder: Path, run_id: str, pulse: Pulse = lambda phase: None, trust: Trust = _ANYBODY
+) -> SavedState | None:
+    """The newest whole checkpoint of a run; damaged ones are passed over, and said.
+
+    Raises:
+        SweepFolderError: Somebody else could have written it.
+    """
     for path in _folders(folder):
         try:
-            return verify_checkpoint(path, run_id, pulse)
+            return verify_checkpoint(path, run_id, pulse, trust)
         except RecordError as error:
             _log.warning("%s: passed over: %s", path, error)
     return None
 
 
-def verify_checkpoint(path: Path, run_id: str, pulse: Pulse = lambda phase: None) -> SavedState:
-    """Compare every file of a checkpoint with its manifest.
+def verify_checkpoint(
+    path: Path, run_id: str, pulse: Pulse = lambda phase: None, trust: Trust = _ANYBODY
+) -> SavedState:
+    """See that a checkpoint is to be trusted, and compare every file of it with its manifest.
 
     Raises:
         RecordError: It is torn, altered or of another run.
+        SweepFolderError: Somebody else could have written it.
     """
-    try:
-        manifest = read_json(path / _MANIFEST)
-    except FileNotFoundError:
-        raise RecordError("it has no manifest") from None
-    try:
-        state, files = SavedState(path=path, **manifest["state"]), manifest["files"]
-    except (KeyError, TypeError):
-        raise RecordError("its manifest is of another version") from None
-    if state.run_id != run_id:
-        raise RecordError(f"it belongs to run {state.run_id}")
+    trust.check([path, *path.rglob("*")])
+    state, files = read_manifest(path, run_id, trust)
     found = {str(file.relative_to(path)) for file in _files(path)} - {_MANIFEST}
     if found != set(files):
         raise RecordError(f"its files are not those of its manifest: {sorted(found ^ set(files))}")
@@ -145,6 +160,30 @@ def verify_checkpoint(path: Path, run_id: str, pulse: Pulse = lambda phase: None
         if digest != files[name]["sha256"]:
             raise RecordError(f"{name} has changed since it was written")
     return state
+
+
+def read_manifest(path: Path, run_id: str, trust: Trust) -> tuple[SavedState, dict[str, Any]]:
+    """What a checkpoint says of itself and of its files.
+
+    Raises:
+        RecordError: It is torn, of another run or version, or was not signed with the sweep's key.
+    """
+    try:
+        manifest = read_json(path / _MANIFEST)
+    except FileNotFoundError:
+        raise RecordError("it has no manifest") from None
+    try:
+        state, files = SavedState(path=path, **manifest["state"]), manifest["files"]
+    except (KeyError, TypeError):
+        raise RecordError("its manifest is of another version") from None
+    if state.run_id != run_id:
+        raise RecordError(f"it belongs to run {state.run_id}")
+    seal, signature = trust.seal, manifest.get("signature")
+    if seal is None or seal.matches(_MANIFEST, _signed_part(manifest), signature):
+        return state, files
+    if signature is not None or (path / _MANIFEST).stat().st_mtime > seal.made_at:
+        raise RecordError("its manifest was not signed with this sweep's key")
+    return state, files  # of a version before keys, and older than this sweep's
 
 
 def clear_leftovers(folder: Path) -> None:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
-from flopsfit_ds.base.errors import SweepFolderError
+from flopsfit_ds.base.errors import RecordError, SweepFolderError
 from flopsfit_ds.base.storage import cannot_write
+from flopsfit_ds.base.trust import Trust
 from flopsfit_ds.train.checkpoint.files import (
     TAG,
     Pulse,
@@ -25,16 +26,19 @@ from flopsfit_ds.train.checkpoint.files import (
     clear_leftovers,
     discard,
     newest_checkpoint,
+    read_manifest,
     shortage,
 )
+from flopsfit_ds.train.checkpoint.tensors import tensors_only
 from flopsfit_ds.train.checkpoint.universal import convert, has_share_of_every_group, inside, load_universal
-from flopsfit_ds.train.order import WorkerOrder
+from flopsfit_ds.train.order import WorkerOrder, WorkerTask
 from flopsfit_ds.train.session import Session
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 _log = logging.getLogger(__name__)
 _KEY = "resume"
+_ANYBODY = Trust(shared=True)
 _DECISION_TIMEOUT = timedelta(hours=2)
 """For rank 0 to convert the checkpoint of another layout, while the others wait and it says that it lives. Chosen."""
 _CANNOT_CONVERT = (AssertionError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
@@ -58,7 +62,20 @@ class ResumePoint:
     refused: str | None = None
 
 
-def agree_on_resume_point(order: WorkerOrder, run_id: str, store: Store, pulse: Pulse) -> ResumePoint:
+def trust_of(task: WorkerTask) -> Trust:
+    """What the checkpoints of a task's run must show.
+
+    Raises:
+        SweepFolderError: The sweep's key cannot be read or made.
+    """
+    if task.sweep_folder is None:
+        return Trust(shared=task.trust_shared_folder)
+    return Trust.of_sweep(Path(task.sweep_folder), task.trust_shared_folder)
+
+
+def agree_on_resume_point(
+    order: WorkerOrder, run_id: str, store: Store, pulse: Pulse, trust: Trust = _ANYBODY
+) -> ResumePoint:
     """Let rank 0 choose, and convert if need be, before any engine is built; the other ranks wait for its word.
 
     Args:
@@ -66,12 +83,15 @@ def agree_on_resume_point(order: WorkerOrder, run_id: str, store: Store, pulse: 
         run_id: Of the run.
         store: The attempt's rendezvous.
         pulse: Told that the work goes on.
+        trust: What a checkpoint must show.
 
     Raises:
-        SweepFolderError: There is no room for a conversion, or this rank does not see the files.
+        SweepFolderError: There is no room for a conversion, this rank does not see the files, or somebody else could
+            have written them.
+        RecordError: What rank 0 says is no checkpoint of this run.
     """
     if order.rank == 0:
-        point = _choose(order, run_id, pulse)
+        point = _choose(order, run_id, pulse, trust)
         store.set(_KEY, json.dumps(asdict(point), default=str))
         return point
     store.wait([_KEY], _DECISION_TIMEOUT)
@@ -84,14 +104,33 @@ def agree_on_resume_point(order: WorkerOrder, run_id: str, store: Store, pulse: 
             f"{point.saved.path}: rank 0 goes on from here and rank {order.rank} does not see it; "
             "put output_root on a file system that all nodes share"
         )
+    if point.saved is not None:
+        _check_word(point, order, run_id, trust)
     return point
 
 
-def _choose(order: WorkerOrder, run_id: str, pulse: Pulse) -> ResumePoint:
+def _check_word(point: ResumePoint, order: WorkerOrder, run_id: str, trust: Trust) -> None:
+    """See that what another process names is a checkpoint of this run, by what this rank sees itself.
+
+    Raises:
+        RecordError: It is not.
+        SweepFolderError: Somebody else could have written it.
+    """
+    assert point.saved is not None
+    folder = Path(order.run_folder) / "checkpoint"
+    places = [Path(each) for each in (point.saved.path, point.universal) if each]
+    if any(place.parent != folder for place in places):
+        raise RecordError(f"{places}: not below {folder}; another process of this run named it")
+    for place in places:
+        trust.check([place, *place.rglob("*")])
+    read_manifest(point.saved.path, run_id, trust)
+
+
+def _choose(order: WorkerOrder, run_id: str, pulse: Pulse, trust: Trust) -> ResumePoint:
     folder = Path(order.run_folder) / "checkpoint"
     folder.mkdir(exist_ok=True)
     clear_leftovers(folder)
-    saved = newest_checkpoint(folder, run_id, pulse)
+    saved = newest_checkpoint(folder, run_id, pulse, trust)
     if saved is None:
         return ResumePoint()
     same = (saved.zero_stage, saved.world_size) == (order.zero_stage, order.world_size)
@@ -134,7 +173,7 @@ def load(session: Session, order: WorkerOrder, point: ResumePoint) -> ResumePoin
     if point.saved is None:
         return point
     if not point.universal:
-        with inside(point.saved.path.parent):
+        with inside(point.saved.path.parent), tensors_only():
             session.engine.load_checkpoint(point.saved.path.name, tag=TAG)
         return point
     universal = Path(point.universal)

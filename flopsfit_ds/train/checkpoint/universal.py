@@ -26,6 +26,7 @@ from deepspeed.checkpoint import ds_to_universal
 from deepspeed.checkpoint.constants import DS_VERSION, OPTIMIZER_STATE_DICT, PARAM, PARAM_GROUPS
 
 from flopsfit_ds.train.checkpoint.files import TAG, Pulse, SavedState
+from flopsfit_ds.train.checkpoint.tensors import tensors_only
 from flopsfit_ds.train.session import Session
 
 _STATES = ("fp32", "exp_avg", "exp_avg_sq")
@@ -93,7 +94,12 @@ def _run_deepspeeds_conversion(source: Path, target: Path, pulse: Pulse) -> None
         num_extract_workers=1, num_merge_workers=1, keep_temp_folder=False, inject_missing_state=True,
     )  # fmt: skip
     progress = _Progress(pulse)
-    with inside(source.parent), contextlib.redirect_stdout(progress), contextlib.redirect_stderr(progress):
+    with (
+        inside(source.parent),
+        tensors_only(),
+        contextlib.redirect_stdout(progress),
+        contextlib.redirect_stderr(progress),
+    ):
         ds_to_universal.main(arguments)
 
 
@@ -130,7 +136,8 @@ def _write_states(folder: Path, states: dict[str, torch.Tensor], step: torch.Ten
 
 
 def _load(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=False)
+    with tensors_only():
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def has_share_of_every_group(session: Session) -> bool:
@@ -149,7 +156,7 @@ def load_universal(session: Session, folder: Path) -> None:
         _load_whole(engine, folder / TAG / "zero")
     else:
         settings = [{key: group[key] for key in group if key != "params"} for group in engine.optimizer.param_groups]
-        with inside(folder.parent):
+        with inside(folder.parent), tensors_only():
             _, client = engine.load_checkpoint(folder.name, tag=TAG)
         for group, values in zip(engine.optimizer.param_groups, settings, strict=True):
             group.update(values)
