@@ -54,6 +54,14 @@ def test_a_thousand_ranks_share_the_states(simulator):
     assert many.components.optimizer_states < one.components.optimizer_states / 100
 
 
+def test_a_rank_whose_share_holds_no_parameter_of_a_group_is_simulated(simulator):
+    """Of the five norms' 640 weights a rank of 1,024 has none: DeepSpeed then makes a norm of 0.0 by itself."""
+    case, strategy = LanguageModelCase(SHAPE), Strategy(1, 1024, 1, False, "none", "fp32")
+    memory, rank = simulator.estimate(case, TOTAL, TOTAL, strategy, 1, H100, ranks=(1023,))
+    assert rank.rank == 1023
+    assert memory.components.optimizer_states == pytest.approx(8 * TOTAL / 1024, abs=4096)
+
+
 @pytest.mark.slow
 def test_offload_moves_states_to_the_host(simulator):
     memory, _ = estimate(simulator, Strategy(3, 2, 1, False, "optimizer", "bf16"))

@@ -45,6 +45,7 @@ _TAGS_UNKNOWN = (
 )
 
 
+_COPY = torch.ops.aten._to_copy.default
 _UNKNOWN: Any = object()
 
 
@@ -86,6 +87,10 @@ class FakeOperations:
             return self._view(operation, args, kwargs)
         if operation.namespace == "c10d":
             return self._collective(operation, args, kwargs)
+        if operation is _COPY and isinstance(args[0], FakeTensor) and args[0].constant is not None:
+            # a constant is copied by its value as well, for which the simulated device has no kernel
+            known = _New(args[0].dtype, args[0].shape, args[0].stride(), args[0].fake_device)
+            return operation(self._make(known, []), **kwargs)
         tensors: list[torch.Tensor] = []
         try:
             key = _key_of(operation, args, kwargs, tensors)
