@@ -1,4 +1,8 @@
-"""Files that a kill at any moment cannot tear: replaced by rename, with a checksum; JSON lines with a checksum each."""
+"""Files that a kill at any moment cannot tear: replaced by rename, with a checksum; JSON lines with a checksum each.
+
+A line of JSON lines is an object whose first member, `crc32`, covers the rest of it, so that any reader of JSON lines
+reads the file. Lines of earlier versions, with the checksum before the object, are still read.
+"""
 
 from __future__ import annotations
 
@@ -114,9 +118,24 @@ def read_json(path: Path) -> Any:
     return content
 
 
-def _encode_lines(values: Sequence[dict[str, Any]]) -> bytes:
-    bodies = (json.dumps(value, allow_nan=False) for value in values)
-    return "".join(f"{_checksum(body)} {body}\n" for body in bodies).encode()
+_LINE_HEAD = b'{"crc32": "'
+_LINE_JOIN = b'", '
+
+
+def _encode_line(value: dict[str, Any]) -> bytes:
+    body = json.dumps(value, allow_nan=False)
+    return b"".join((_LINE_HEAD, _checksum(body).encode(), _LINE_JOIN, body[1:].encode(), b"\n"))
+
+
+def _decode_line(line: bytes) -> dict[str, Any] | None:
+    """What a line holds without its checksum; None where it is torn or was altered."""
+    if line.startswith(_LINE_HEAD):
+        checksum, _, rest = line[len(_LINE_HEAD) :].partition(_LINE_JOIN)
+        body = b"{" + rest
+    else:
+        checksum, _, body = line.partition(b" ")
+    whole = checksum.decode(errors="replace") == f"{zlib.crc32(body):08x}"
+    return json.loads(body) if whole and body else None
 
 
 class JsonLines:
@@ -142,7 +161,7 @@ class JsonLines:
             SweepFolderError: The file cannot be written, or not all of the lines; the next line starts anew.
         """
         try:
-            self._extend(_encode_lines(values))
+            self._extend(b"".join(map(_encode_line, values)))
         except OSError as error:
             raise cannot_write(self.path, error) from None
 
@@ -159,7 +178,7 @@ class JsonLines:
 
     def replace(self, values: Sequence[dict[str, Any]]) -> None:
         """Write the file anew, atomically."""
-        atomic_write(self.path, _encode_lines(values))
+        atomic_write(self.path, b"".join(map(_encode_line, values)))
 
     def read(self) -> list[dict[str, Any]]:
         """All undamaged lines, in order; an empty list where there is no file."""
@@ -170,23 +189,23 @@ class JsonLines:
         for line in self.path.read_bytes().split(b"\n"):
             if not line:
                 continue
-            checksum, _, body = line.partition(b" ")
-            if checksum.decode(errors="replace") == f"{zlib.crc32(body):08x}":
-                values.append(json.loads(body))
-            else:
+            value = _decode_line(line)
+            if value is None:
                 self.num_damaged += 1
+            else:
+                values.append(value)
         return values
 
     def last(self) -> dict[str, Any] | None:
         """The last undamaged line among the last few, without reading the whole file; None where there is none."""
+        return next(iter(reversed(self.tail())), None)
+
+    def tail(self) -> list[dict[str, Any]]:
+        """The undamaged ones of the last few lines, in order, without reading the whole file."""
         try:
             with self.path.open("rb") as stream:
                 stream.seek(max(0, stream.seek(0, os.SEEK_END) - _TAIL_BYTES))
                 lines = stream.read().split(b"\n")
         except FileNotFoundError:
-            return None
-        for line in reversed(lines):
-            checksum, _, body = line.partition(b" ")
-            if body and checksum.decode(errors="replace") == f"{zlib.crc32(body):08x}":
-                return json.loads(body)
-        return None
+            return []
+        return [value for value in map(_decode_line, lines) if value is not None]

@@ -21,6 +21,9 @@ _GROUPS = (
     "fitting.report",
     "deciding.register",
     "deciding.score",
+    "sweeping.status",
+    "sweeping.logs",
+    "sweeping.curves",
     "sweeping.timeline",
     "planning.spec",
 )

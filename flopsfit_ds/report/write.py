@@ -10,13 +10,14 @@ from flopsfit_ds.base.storage import atomic_write
 from flopsfit_ds.fit.result import ScalingFit
 from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
+from flopsfit_ds.report.curves import LossCurve, read_curves
 from flopsfit_ds.report.figures.palette import Tone
 from flopsfit_ds.report.figures.svg import Drawing, Svg, rendered
 from flopsfit_ds.report.findings import Findings, gather
 from flopsfit_ds.report.page.page import render_page
 
 PAGE = "index.html"
-FIGURES = ("isoflop", "tokens", "frontier", "residuals", "optimum")
+FIGURES = ("isoflop", "tokens", "frontier", "residuals", "optimum", "curves")
 
 
 def write_report(
@@ -44,7 +45,7 @@ def write_report(
     """
     folder = sweep_folder if isinstance(sweep_folder, SweepFolder) else SweepFolder(Path(sweep_folder))
     findings = gather(records, fit, "total" if plan is None else plan.spec.fit.parameters)
-    figures, tones = draw_figures(findings)
+    figures, tones = draw_figures(findings, read_curves(folder, [record.run_id for record in records]))
     page = render_page(folder, findings, figures, tones, plan, _notes(folder, findings, plan))
     try:
         folder.report.mkdir(exist_ok=True)
@@ -58,9 +59,11 @@ def write_report(
     return folder.report / PAGE
 
 
-def draw_figures(findings: Findings) -> tuple[list[Svg], tuple[Tone, ...]]:
-    """The figures that these findings have something to show in, and the colours they use."""
-    return rendered(lambda: _drawings(findings))
+def draw_figures(findings: Findings, curves: Sequence[LossCurve] = ()) -> tuple[list[Svg], tuple[Tone, ...]]:
+    """The figures that these findings and training curves have something to show in, and the colours they use."""
+    from flopsfit_ds.report.figures.curve_figures import curves_figure
+
+    return rendered(lambda: _drawings(findings) + ([curves_figure(curves)] if curves else []))
 
 
 def _drawings(findings: Findings) -> list[Drawing]:

@@ -117,7 +117,8 @@ def train(
     checkpoints = Path(order.run_folder) / "checkpoint"
     progress = _begin(load(session, order, start))
     resumed(progress.start_step)
-    metrics = MetricsLog(Path(order.run_folder), keep_steps=progress.step, enabled=order.rank == 0)
+    memory = torch.cuda.max_memory_allocated if order.device_index is not None else None
+    metrics = MetricsLog(Path(order.run_folder), progress.step, enabled=order.rank == 0, peak_memory=memory)
     seconds_before = progress.seconds
     last_checkpoint = began = time.monotonic()
 

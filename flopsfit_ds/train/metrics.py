@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,20 @@ _FLUSH_EVERY_SECONDS = 1.0
 
 
 class MetricsLog:
-    """Appends to a run's `metrics.jsonl`; after a resume, lines beyond the checkpoint are taken back first."""
+    """Appends to a run's `metrics.jsonl`; after a resume, lines beyond the checkpoint are taken back first.
 
-    def __init__(self, run_folder: Path, keep_steps: int, enabled: bool) -> None:
+    Args:
+        run_folder: The run's.
+        keep_steps: Steps whose lines are kept.
+        enabled: Whether this rank writes.
+        peak_memory: Gives the largest bytes allocated so far; asked once for each batch of lines. None where the
+            device keeps no count.
+    """
+
+    def __init__(
+        self, run_folder: Path, keep_steps: int, enabled: bool, peak_memory: Callable[[], int] | None = None
+    ) -> None:
+        self._peak_memory = peak_memory
         self._lines: JsonLines | None = RunFolder(run_folder).metrics if enabled else None
         self._waiting: list[dict[str, Any]] = []
         self._last_flush = time.monotonic()
@@ -40,6 +52,8 @@ class MetricsLog:
     def flush(self) -> None:
         """Write what waits."""
         if self._lines is not None and self._waiting:
+            if self._peak_memory is not None:
+                self._waiting[-1]["memory"] = self._peak_memory()
             self._lines.extend(self._waiting)
         self._waiting = []
         self._last_flush = time.monotonic()

@@ -131,12 +131,13 @@ def test_points_of_one_two_and_four_slots_side_by_side(make_plan, run_toys):
     records = run_toys(plan, common={"step_seconds": 0.01})
     assert all(record.status == "completed" for record in records)
     from flopsfit_ds.cli.sweeping.timeline import draw_timeline
+    from flopsfit_ds.engine.disk.watch import attempts_on_slots
     from flopsfit_ds.records import SweepFolder
 
     events = SweepFolder(plan.folder).events.read()
     finish = [event for event in events if event["event"] == "finish"]
     assert finish[0]["num_slots"] == 4
-    picture = draw_timeline(events, 60)
+    picture = draw_timeline(attempts_on_slots(SweepFolder(plan.folder)), 60)
     assert len([line for line in picture.splitlines() if line.lstrip()[:3] in ("0 |", "1 |", "2 |", "3 |")]) == 4
     overlapping = 0
     ends = [event for event in events if event["event"] == "end"]

@@ -1,17 +1,22 @@
-"""`timeline`: which slot ran what when, as text, from a sweep's events."""
+"""`timeline`: which slot ran what when, as text, while a sweep runs or after."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flopsfit_ds.base.units import format_seconds
-from flopsfit_ds.cli.options import SweepFolderArgument, require_sweep
+from flopsfit_ds.cli.options import AsJson, SweepFolderArgument, require_sweep
+
+if TYPE_CHECKING:
+    from flopsfit_ds.engine.disk.watch import Span
 
 _NAMES = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
-_IDLE, _FAILED = ".", "x"
+_IDLE, _FAILED, _GOES_ON = ".", "x", ">"
 
 
 def register(app: typer.Typer) -> None:
@@ -21,40 +26,47 @@ def register(app: typer.Typer) -> None:
     def timeline(  # pyright: ignore[reportUnusedFunction]
         folder: SweepFolderArgument,
         width: Annotated[int, typer.Option(min=20, max=400, help="Characters of the time axis.")] = 80,
+        as_json: AsJson = False,
     ) -> None:
-        """Show which slot ran what when, from a sweep's events."""
+        """Show which slot ran what when, earlier starts of the sweep and what runs now among it.
+
+        Example: flopsfit-ds timeline outputs/quickstart --width 120
+        """
+        from flopsfit_ds.engine.disk.watch import attempts_on_slots
         from flopsfit_ds.records import SweepFolder
 
         require_sweep(folder)
-        print(draw_timeline(SweepFolder(folder).events.read(), width))
+        spans = attempts_on_slots(SweepFolder(folder))
+        print(json.dumps([asdict(span) for span in spans], indent=1) if as_json else draw_timeline(spans, width))
 
 
-def draw_timeline(events: Sequence[dict[str, Any]], width: int) -> str:
-    """One line a slot, a letter a run; `x` ends an attempt that did not complete, `.` is idle.
+def draw_timeline(spans: Sequence[Span], width: int) -> str:
+    """One line a slot, a letter a run; `x` ends an attempt that did not complete, `>` one that goes on, `.` is idle.
 
     Args:
-        events: Lines of `events.jsonl`.
+        spans: The attempts.
         width: Characters of the time axis.
     """
-    ends = [event for event in events if event["event"] == "end" and event["slots"]]
-    if not ends:
-        return "no attempt has ended on a slot"
-    first = min(event["time"] - event["seconds"] for event in ends)
-    span = max(event["time"] for event in ends) - first or 1.0
-    labels = {event["run_id"]: event["label"] for event in events if event["event"] == "start"}
+    if not spans:
+        return "no attempt has begun on a slot"
+    first = min(span.began for span in spans)
+    length = max(span.ended for span in spans) - first or 1.0
+    labels = {span.run_id: span.label for span in spans}
     names = {run_id: _NAMES[number % len(_NAMES)] for number, run_id in enumerate(labels)}
-    rows: dict[str, list[str]] = {slot: [_IDLE] * width for event in ends for slot in event["slots"]}
+    rows: dict[str, list[str]] = {slot: [_IDLE] * width for span in spans for slot in span.slots}
     busy = 0.0
-    for event in ends:
-        left = int((event["time"] - event["seconds"] - first) / span * (width - 1))
-        right = max(left + 1, int((event["time"] - first) / span * (width - 1)) + 1)
-        busy += event["seconds"] * len(event["slots"])
-        for slot in event["slots"]:
-            rows[slot][left:right] = [names[event["run_id"]]] * (right - left)
-            if event["outcome"] not in ("completed", "diverged"):
+    for span in spans:
+        left = int((span.began - first) / length * (width - 1))
+        right = max(left + 1, int((span.ended - first) / length * (width - 1)) + 1)
+        busy += (span.ended - span.began) * len(span.slots)
+        for slot in span.slots:
+            rows[slot][left:right] = [names[span.run_id]] * (right - left)
+            if span.outcome == "running":
+                rows[slot][right - 1] = _GOES_ON
+            elif span.outcome not in ("completed", "diverged"):
                 rows[slot][right - 1] = _FAILED
     margin = max(len(slot) for slot in rows)
     lines = [f"{slot:>{margin}} |{''.join(row)}|" for slot, row in sorted(rows.items())]
-    lines.append(f"{'':>{margin}}  {format_seconds(span)}, {busy / span / len(rows):.1%} of {len(rows)} slots busy")
+    lines.append(f"{'':>{margin}}  {format_seconds(length)}, {busy / length / len(rows):.1%} of {len(rows)} slots busy")
     lines += [f"{'':>{margin}}  {names[run_id]} {label}" for run_id, label in labels.items()]
     return "\n".join(lines)

@@ -173,6 +173,12 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
 
 
+def newest_lease(folder: Path) -> dict[str, Any] | None:
+    """What the newest lease of a folder says; None where there is none, or it is torn."""
+    newest = max(_numbers(folder), default=0)
+    return _read(folder / str(newest)) if newest else None
+
+
 def _describe(path: Path) -> str:
     lease = _read(path)
     if lease is None:

@@ -1,0 +1,44 @@
+"""Figure of the training curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flopsfit_ds.base.units import format_count, format_flops
+from flopsfit_ds.report.curves import AXES, LossCurve, thinned
+from flopsfit_ds.report.figures.axes import log_axis, loss_axis, name_axes, new_drawing, padded
+from flopsfit_ds.report.figures.palette import Tone, budget_tones
+from flopsfit_ds.report.figures.svg import Drawing
+
+_POINTS_A_CURVE = 160
+"""As many as can be told apart on a figure ten inches wide, with room for a hundred runs below a megabyte."""
+_EARLY = 0.02
+"""Share of a run whose losses may leave the figure: the fall from the first steps would flatten all the rest."""
+
+
+def curves_figure(curves: Sequence[LossCurve], over: str = "tokens", smooth: float = 0.9) -> Drawing:
+    """Training loss of runs, coloured by budget, or one by one where there are no budgets.
+
+    Args:
+        curves: At least one.
+        over: Key of `AXES`.
+        smooth: Share of the past in each value.
+    """
+    groups = sorted({curve.budget for curve in curves if curve.budget is not None})
+    keys = [curve.budget if groups else curve.run_id for curve in curves]
+    order = list(groups) if groups else [curve.run_id for curve in curves]
+    tones: dict[object, Tone] = dict(zip(order, budget_tones(len(order)), strict=True))
+    drawing, (ax,) = new_drawing("curves", f"Training loss against {AXES[over]}", 1, tuple(tones.values()))
+    shown: list[float] = []
+    reach: list[float] = []
+    for curve, key in zip(curves, keys, strict=True):
+        xs, ys = thinned(curve.along(over), curve.smoothed(smooth), _POINTS_A_CURVE)
+        shown += [y for x, y in zip(xs, ys, strict=True) if x >= _EARLY * xs[-1]]
+        reach += [xs[0], xs[-1]]
+        tone = tones.get(key, next(iter(tones.values())))
+        tip = f"{curve.label}\nloss {ys[-1]:.4f} at step {curve.steps[-1]}"
+        ax.plot(xs, ys, color=tone.light, linewidth=1.3, alpha=0.9, gid=drawing.tip(tip), zorder=2)
+    log_axis(ax, "x", *padded(reach, (0.02, 0.04)), format_flops if over == "flops" else format_count)
+    loss_axis(ax, shown)
+    name_axes(ax, AXES[over].capitalize().replace("flop", "FLOP"), "Training loss, nats per token (smoothed)")
+    return drawing
