@@ -32,11 +32,15 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def curves(  # pyright: ignore[reportUnusedFunction]
         folder: SweepFolderArgument,
-        runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="Ids or labels, or beginnings.")] = None,
+        runs: Annotated[
+            list[str] | None, typer.Argument(metavar="[RUN]...", help="Ids or labels, or how they begin.")
+        ] = None,
         over: Annotated[str, typer.Option(metavar="tokens|steps|flops", help="The axis.")] = "tokens",
         smooth: Annotated[float, typer.Option(min=0, max=0.999, help="Share of the past in each value.")] = 0.9,
-        as_csv: Annotated[Path | None, typer.Option("--csv", help="Write all points, unsmoothed, to this file.")] = None,
-        svg: Annotated[Path | None, typer.Option("--svg", help="Write a figure to this file.")] = None,
+        as_csv: Annotated[
+            Path | None, typer.Option("--csv", help="Write all points, not smoothed, to this.")
+        ] = None,
+        svg: Annotated[Path | None, typer.Option("--svg", help="Write a figure to this.")] = None,
     ) -> None:
         """Draw the training loss of a sweep's runs, finished or not, against tokens, steps or FLOPs.
 

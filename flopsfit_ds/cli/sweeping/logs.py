@@ -68,7 +68,9 @@ def choose_runs(runs: Sequence[RunState], names: Sequence[str], *, single: bool 
         found = exact or [run for run in runs if run.run_id.startswith(name) or run.label.startswith(name)]
         if not found:
             labels = ", ".join(run.label for run in runs[:_NEAREST])
-            raise SweepFolderError(f"no run's id or label begins with {name!r}; there are {len(runs)}, such as {labels}")
+            raise SweepFolderError(
+                f"no run's id or label begins with {name!r}; there are {len(runs)}, such as {labels}"
+            )
         if single and len(found) > 1:
             ids = ", ".join(f"{run.run_id} ({run.label})" for run in found[:_NEAREST])
             raise SweepFolderError(f"{name!r} means {len(found)} runs: {ids}; write more of it, or the id")

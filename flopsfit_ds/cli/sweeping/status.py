@@ -96,7 +96,9 @@ def _whole(state: SweepState) -> list[str]:
     where = f", {busy} of {state.num_slots} slots busy" if state.num_slots else ""
     if state.driving:
         left = state.seconds_left
-        lines.append(f"driven by {state.driver}{where}" + ("" if left is None else f"; about {format_seconds(left)} left"))
+        lines.append(
+            f"driven by {state.driver}{where}" + ("" if left is None else f"; about {format_seconds(left)} left")
+        )
     elif state.count("running", "stopped", "waiting"):
         lines.append(f"nobody drives it (last: {state.driver}); run the sweep's command again and it goes on")
     else:
