@@ -31,7 +31,7 @@ STEP_SECONDS = 0.5
 
 @pytest.fixture
 def sweep(tmp_path):
-    """Of four runs: one is done, one in its second attempt at step 40, one failed, one waits; and its driver's lease."""
+    """Four runs: one done, one in its second attempt at step 40, one failed, one waits; and the lease of a driver."""
     write_bytes_corpus(tmp_path / "corpus.txt")
     plan = plan_of(with_values(MICRO, design=POINTS), tmp_path)
     folder = SweepFolder(tmp_path / "outputs")

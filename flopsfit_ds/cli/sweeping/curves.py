@@ -37,9 +37,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         over: Annotated[str, typer.Option(metavar="tokens|steps|flops", help="The axis.")] = "tokens",
         smooth: Annotated[float, typer.Option(min=0, max=0.999, help="Share of the past in each value.")] = 0.9,
-        as_csv: Annotated[
-            Path | None, typer.Option("--csv", help="Write all points, not smoothed, to this.")
-        ] = None,
+        as_csv: Annotated[Path | None, typer.Option("--csv", help="Write all points, not smoothed, to this.")] = None,
         svg: Annotated[Path | None, typer.Option("--svg", help="Write a figure to this.")] = None,
     ) -> None:
         """Draw the training loss of a sweep's runs, finished or not, against tokens, steps or FLOPs.
