@@ -25,11 +25,12 @@ import numpy as np
 
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit import ScalingFit, fit_scaling_law
-from flopsfit_ds.fit.checks.design import condition_number, tokens_scatter
-from flopsfit_ds.fit.laws.registry import LAWS, get_law
+from flopsfit_ds.fit.checks.design import condition_number
+from flopsfit_ds.fit.laws.registry import SURFACES, get_law
 from flopsfit_ds.fit.losses import make_loss
 from flopsfit_ds.fit.planted import GridDesign, PlantedLaw, planted_points, random_law
 from flopsfit_ds.fit.points.points import Point, PointArrays
+from flopsfit_ds.fit.points.ray import tokens_scatter
 from flopsfit_ds.fit.scaling import make_problem
 from flopsfit_ds.fit.solve.bootstrap import resample_weights
 from flopsfit_ds.fit.solve.certificate import certified_fit
@@ -168,7 +169,7 @@ def test_problems(laws: int, design: GridDesign, seed: int) -> list[Problem]:
     """Problems of every form; in every second one a tenth of the losses is spoilt by up to 20%."""
     rng = np.random.default_rng(seed)
     found: list[Problem] = []
-    for form in LAWS:
+    for form in SURFACES:
         for number in range(laws):
             planted = random_law(form, rng)
             arrays = PointArrays.of(planted_points(planted, design, rng))
@@ -260,7 +261,7 @@ def print_figures(laws: int, design: GridDesign, seed: int) -> None:
         note("condition number", condition_number(problem, best))
         hat = leverage(problem.law.evaluate(best.theta[None], problem.inputs).jacobian()[0])
         note("largest leverage over its mean", float(hat.max()) * len(hat) / len(best.theta))
-        note("scatter of ln D about its line", tokens_scatter(problem))
+        note("scatter of ln D about its line", tokens_scatter(problem.inputs.n, problem.inputs.d))
         optimum = fit.optima[-1]
         note("factor of N within 0.1% of loss", optimum.flat_factor)
         truth = float(np.log(planted.optimal_size(optimum.compute)))
@@ -300,7 +301,7 @@ def main() -> None:
     elif given.study == "figures":
         print_figures(given.laws, design, given.seed)
     else:
-        print_predictions(cover_predictions(LAWS, given.laws, design, given.samples, 0.9, given.seed), 0.9)
+        print_predictions(cover_predictions(SURFACES, given.laws, design, given.samples, 0.9, given.seed), 0.9)
     print(f"{time.perf_counter() - began:.0f} s")
 
 

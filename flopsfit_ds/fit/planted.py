@@ -52,7 +52,7 @@ class PlantedLaw:
 def random_law(form: str, rng: np.random.Generator) -> PlantedLaw:
     """A law of this form with parameters in the range of published ones.
 
-    Exponents 0.25 to 0.45 (0.06 to 0.16 where there is no floor), 8 to 60 tokens per parameter and a loss of 2.2 to
+    Exponents 0.25 to 0.45 (0.06 to 0.16 where there is no floor, 0.12 to 0.22 of compute alone), 8 to 60 tokens per parameter and a loss of 2.2 to
     3.2 at 1e20 FLOPs, of which 15 to 45% is reducible.
     """
     law = get_law(form)
@@ -69,6 +69,8 @@ def random_law(form: str, rng: np.random.Generator) -> PlantedLaw:
         theta = [floor, *split, alpha, beta]
     elif form == "data-constrained":
         theta = [floor, *split, alpha, beta, math.log(rng.uniform(5.0, 30.0))]
+    elif form == "compute":
+        theta = [floor, rest, rng.uniform(0.12, 0.22)]
     elif form == "chinchilla-tied":
         theta = [floor, *half, alpha]
     elif form == "overtraining":

@@ -16,7 +16,7 @@ from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.base.units import format_count, format_flops
 from flopsfit_ds.fit.compute_rule import ComputeRule
 from flopsfit_ds.fit.laws.base import Inputs
-from flopsfit_ds.fit.laws.chinchilla import Chinchilla
+from flopsfit_ds.fit.laws.surface.chinchilla import Chinchilla
 from flopsfit_ds.fit.losses import FloatArray, LossFunction, make_loss
 from flopsfit_ds.fit.points.compute import compute_rule_of
 from flopsfit_ds.fit.points.points import Point, PointArrays

@@ -40,13 +40,15 @@ class Quantities:
     num_points: int
 
     def _of(self, theta: FloatArray) -> dict[str, FloatArray]:
+        """All that the form has; what it does not have is not a number for any theta, and is left out."""
         a = self.form.size_exponent_of_compute(theta)
-        return {**self.form.natural(theta, self.inputs), "a": a, "b": 1.0 - a}
+        values = {**self.form.natural(theta, self.inputs), "a": a, "b": 1.0 - a}
+        return {name: value for name, value in values.items() if not np.isnan(value).all()}
 
     def _interval(self, name: str, estimate: float, values: FloatArray) -> Interval:
         factor = 1.0
         if self.draws is not None and self.draws.kind == "wild":
-            factor = student_factor(self.num_points, self.form.num_parameters, self.level)
+            factor = student_factor(self.num_points - self.form.num_parameters, self.level)
         return percentile_interval(estimate, values, self.level, factor, name in POSITIVE)
 
     def standard_errors(self) -> dict[str, float]:

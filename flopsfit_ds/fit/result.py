@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit.checks.diagnostics import Diagnostics
 from flopsfit_ds.fit.checks.warnings import FitWarning
+from flopsfit_ds.fit.forecast.frontier import FrontierSummary
 from flopsfit_ds.fit.forecast.isoflop import BudgetMinimum, IsoflopDiagnostics
 from flopsfit_ds.fit.forecast.optimum import LawAt, Optimum, ServingOptimum
 from flopsfit_ds.fit.forecast.prediction import Prediction, PredictionModel, interval_dict
@@ -27,6 +28,8 @@ POINT_COLUMNS = tuple(field.name for field in fields(Point))
 @dataclass(frozen=True)
 class LawSummary:
     """The fitted law in the units of the data.
+
+    The compute-only law has no B, beta, a and b: they are not numbers.
 
     Attributes:
         form: Name of the form.
@@ -124,6 +127,8 @@ class ScalingFit:
         draws: The resampled fits; None without resamples.
         diagnostics: What could be wrong; None where they were not asked for.
         audit: How it was made.
+        frontier: Loss at the best size of each budget against compute; None with too few minima.
+        target_compute: FLOPs of the run to be predicted.
     """
 
     law: LawSummary
@@ -143,14 +148,17 @@ class ScalingFit:
     draws: Draws | None
     diagnostics: Diagnostics | None
     audit: Audit
+    frontier: FrontierSummary | None
+    target_compute: float
 
     @property
     def parameter_rows(self) -> tuple[ParameterRow, ...]:
-        """Every parameter of the law: the table that terminal, page and JSON show."""
+        """Every parameter that the law has: the table that terminal, page and JSON show."""
         named = {name: getattr(self.law, name) for name in ("loss_floor", "A", "B", "alpha", "beta", "a", "b")}
         return tuple(
             ParameterRow(name, value, self.standard_errors.get(name), self.intervals.get(name))
             for name, value in {**named, **self.law.own}.items()
+            if not math.isnan(value)
         )
 
     def predict(
@@ -187,6 +195,7 @@ class ScalingFit:
         points: {columns: names of `Point`'s attributes, rows: [[value, ...]]}, those that entered.
         optima: [{compute, num_params, num_tokens, loss, tokens_per_parameter, flat_band, intervals}].
         warnings: [{code, message}]; excluded: [{row, name, reason}]; num_points.
+        frontier: see `frontier.FrontierSummary`; None without minima enough. target_compute: FLOPs.
         diagnostics: see `diagnostics.Diagnostics`; None where they were not asked for.
         audit: see `Audit`.
         prediction: all that `predict` needs, see `prediction.PredictionModel`.
@@ -214,6 +223,8 @@ class ScalingFit:
             "excluded": [asdict(e) for e in self.excluded],
             "num_points": len(self.points),
             "points": _points_dict(self.points),
+            "frontier": None if self.frontier is None else asdict(self.frontier),
+            "target_compute": self.target_compute,
             "diagnostics": _plain(self.diagnostics),
             "audit": asdict(self.audit),
             "prediction": self.prediction.to_json_dict(),

@@ -13,20 +13,21 @@ import numpy as np
 import flopsfit_ds
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.base.units import format_count, format_flops
-from flopsfit_ds.fit.checks.design import tokens_scatter
 from flopsfit_ds.fit.checks.diagnostics import Diagnostics, FitMaterial, run_diagnostics
 from flopsfit_ds.fit.checks.refits import Target
-from flopsfit_ds.fit.checks.warnings import RAY_SPREAD, FitView, collect_warnings
+from flopsfit_ds.fit.checks.view import FitView
+from flopsfit_ds.fit.checks.warnings import collect_warnings
 from flopsfit_ds.fit.compute_rule import ComputeRule
 from flopsfit_ds.fit.forecast.ensemble import Ensemble, build_ensemble
-from flopsfit_ds.fit.forecast.isoflop import budget_groups, isoflop_minima
+from flopsfit_ds.fit.forecast.isoflop import IsoflopDiagnostics, budget_groups, isoflop_minima
 from flopsfit_ds.fit.forecast.optimum import LawAt
 from flopsfit_ds.fit.forecast.rolling import compute_groups
-from flopsfit_ds.fit.laws.base import Inputs, Law
-from flopsfit_ds.fit.laws.registry import get_law
+from flopsfit_ds.fit.laws.base import FLOOR, Inputs, Law
+from flopsfit_ds.fit.laws.registry import COMPUTE_ONLY, get_law
 from flopsfit_ds.fit.losses import FloatArray, LossFunction, make_loss
 from flopsfit_ds.fit.points.compute import compute_rule_of
 from flopsfit_ds.fit.points.points import Exclusion, Point, PointArrays, cluster_labels, in_order, with_rows
+from flopsfit_ds.fit.points.ray import Ray, ray_of
 from flopsfit_ds.fit.points.selection import select_points
 from flopsfit_ds.fit.quantities import Quantities
 from flopsfit_ds.fit.result import Audit, LawSummary, ScalingFit
@@ -46,7 +47,7 @@ from flopsfit_ds.spec.fit_options import (
 OPTIMISER = "variable-projection grid, batched Newton / Levenberg-Marquardt with exact Hessians and reweighted majorant"
 _ONE_BUDGET = 0.12
 _LEAST_VALUES = 3
-_MAY_BE_ON_A_BOUND = ("E", "log_R")
+_MAY_BE_ON_A_BOUND = (FLOOR, "log_R")
 
 
 def fit_scaling_law(
@@ -62,6 +63,7 @@ def fit_scaling_law(
     seed: int = DEFAULTS.seed,
     other_forms: bool = DEFAULTS.other_forms,
     diagnostics: bool = DEFAULTS.diagnostics,
+    loss_floor: float | None = DEFAULTS.loss_floor,
     excluded: Sequence[Exclusion] = (),
 ) -> ScalingFit:
     """Fit a scaling law to finished runs.
@@ -79,7 +81,10 @@ def fit_scaling_law(
         other_forms: Whether other forms of law enter the prediction intervals; without them the intervals assume that
             the form is right.
         diagnostics: Whether to run the diagnostics: back-test, sensitivity, leverage, profiles.
+        loss_floor: E, where it is known; None to fit it.
         excluded: Rows already left out while reading, to be listed with the rest.
+
+    Runs that all lie on one ray of tokens per parameter are fitted by the compute-only law, whatever form was asked.
 
     Raises:
         FitError: Too few points, sizes or budgets for the law, unknown options, or a fit without a certificate. Where
@@ -96,6 +101,7 @@ def fit_scaling_law(
         seed=seed,
         other_forms=other_forms,
         diagnostics=diagnostics,
+        loss_floor=loss_floor,
     )
     _check_options(options)
     everyone = in_order(with_rows(list(points)))
@@ -119,6 +125,8 @@ class _FitWork:
     groups: list[list[int]]
     ensemble: Ensemble
     computes: list[float]
+    isoflop: IsoflopDiagnostics
+    ray: Ray | None
 
     @classmethod
     def of(cls, options: FitOptions, points: tuple[Point, ...], num_excluded: int) -> "_FitWork":
@@ -128,10 +136,11 @@ class _FitWork:
             FitError: As `fit_scaling_law`.
         """
         arrays = PointArrays.of(points)
-        form = get_law(options.law)
-        check_support(form, arrays, num_excluded)
+        ray = ray_of(arrays)
+        form = get_law(options.law if ray is None else COMPUTE_ONLY)
+        check_support(form, arrays, num_excluded, ray)
         rule = compute_rule_of(arrays)
-        problem = make_problem(form, make_loss(options.loss, options.huber_delta), arrays)
+        problem = make_problem(form, make_loss(options.loss, options.huber_delta), arrays, options.loss_floor)
         fit = certified_fit(problem)
         _check_exponents(problem, fit)
         clusters = cluster_labels(points)
@@ -144,11 +153,14 @@ class _FitWork:
                     f"{draws.num_failed} of {samples} resampled fits did not converge: these points do not determine "
                     f"the {form.name} law; fit a form with fewer parameters, or take bootstrap_samples=0 for none"
                 )
-        groups = compute_groups(points, arrays)
+        groups = compute_groups(points, arrays, on_a_ray=ray is not None)
+        isoflop = isoflop_minima(points)
         labels = clusters if options.bootstrap == "clusters" else np.arange(len(points))
-        ensemble = build_ensemble(problem, fit, groups, arrays, labels, options.seed, options.other_forms)
+        ensemble = build_ensemble(
+            problem, fit, groups, arrays, labels, options.seed, options.other_forms, rule, isoflop.budgets
+        )
         computes = _reported_computes(points, arrays, options.target_compute)
-        return cls(options, points, arrays, rule, problem, fit, draws, groups, ensemble, computes)
+        return cls(options, points, arrays, rule, problem, fit, draws, groups, ensemble, computes, isoflop, ray)
 
     @property
     def at(self) -> LawAt:
@@ -167,7 +179,7 @@ class _FitWork:
                 points=self.points,
                 all_points=everyone,
                 arrays=self.arrays,
-                target=_target(self.at, self.arrays, self.computes[-1]),
+                target=_target(self.at, self.arrays, self.computes[-1], self.ray),
                 level=self.options.level,
             )
         )
@@ -185,9 +197,12 @@ class _FitWork:
             standard_errors=quantities.standard_errors(),
             intervals=quantities.intervals(),
             level=level,
-            isoflop=isoflop_minima(self.points),
+            isoflop=self.isoflop,
             optima=quantities.optima(self.at, self.computes),
             diagnostics=diagnostics,
+            frontier=self.ensemble.frontier_beside(self.at, self.computes[-1]),
+            ray=self.ray,
+            asked=self.options.law,
         )
         return ScalingFit(
             law=_summary(problem.law, problem.inputs, fit.theta),
@@ -203,19 +218,30 @@ class _FitWork:
             residuals=problem.law.log_loss(fit.theta[None], problem.inputs)[0] - problem.log_loss,
             level=level,
             at=self.at,
-            prediction=self.ensemble.model(self.arrays, self.rule, level),
+            prediction=self.ensemble.model(self.arrays, self.rule, level, self.ray),
+            frontier=view.frontier,
+            target_compute=self.computes[-1],
             draws=self.draws,
             diagnostics=diagnostics,
             audit=_audit(self.options, self.draws, self.rule, self.points),
         )
 
 
-def make_problem(form: Law, loss: LossFunction, arrays: PointArrays) -> Problem:
-    """The least-squares problem of these points, without weights."""
+def make_problem(form: Law, loss: LossFunction, arrays: PointArrays, floor: float | None = None) -> Problem:
+    """The least-squares problem of these points, without weights.
+
+    Raises:
+        FitError: A given floor that is not below all losses, or of a form without one.
+    """
     inputs = Inputs.centred(arrays.num_params, arrays.num_tokens, arrays.unique_tokens)
     log_loss = np.log(arrays.loss)
-    lower, upper = form.bounds(log_loss)
-    return Problem(form, inputs, log_loss, loss, lower, upper)
+    if floor is not None and FLOOR not in form.parameter_names:
+        raise FitError(f"the {form.name} law has no floor, so loss_floor {floor:g} means nothing to it")
+    least = float(arrays.loss.min())
+    if floor is not None and not 0.0 < floor < least:
+        raise FitError(f"loss_floor is {floor:g}: it must lie between nought and the smallest loss, {least:.4g}")
+    none = np.zeros(0)
+    return Problem(form, inputs, log_loss, loss, none, none, floor=floor).under(form)
 
 
 def _check_options(options: FitOptions) -> None:
@@ -236,10 +262,10 @@ def _check_options(options: FitOptions) -> None:
 def _check_exponents(problem: Problem, fit: CertifiedFit) -> None:
     """Refuse a fit in which what sets the exponent of N* ran to a bound.
 
-    A floor of nought is a warning, and so is a single ray of points, on which one of the two terms may vanish.
+    A floor of nought is a warning.
     """
     held = [name for name in fit.certificate.active_bounds if name not in _MAY_BE_ON_A_BOUND]
-    if held and tokens_scatter(problem) >= RAY_SPREAD:
+    if held:
         raise FitError(
             f"{', '.join(held)} of the {problem.law.name} law ran to a bound: the losses do not fall with parameters "
             "and tokens as such a law does, so N* and D* are unknown; check the columns, add sizes and budgets, or "
@@ -247,7 +273,7 @@ def _check_exponents(problem: Problem, fit: CertifiedFit) -> None:
         )
 
 
-def check_support(form: Law, arrays: PointArrays, num_excluded: int) -> None:
+def check_support(form: Law, arrays: PointArrays, num_excluded: int, ray: Ray | None = None) -> None:
     """Refuse points that cannot carry the law.
 
     Raises:
@@ -258,6 +284,12 @@ def check_support(form: Law, arrays: PointArrays, num_excluded: int) -> None:
     tokens = np.round(np.log(arrays.num_tokens), 4)
     distinct = len(set(zip(sizes.tolist(), tokens.tolist(), strict=True)))
     left_out = f" ({num_excluded} more were left out)" if num_excluded else ""
+    if distinct <= form.num_parameters and ray is not None:
+        raise FitError(
+            f"{distinct} distinct points{left_out}, all on {ray.in_words}: loss against compute alone needs "
+            f"{form.num_parameters + 1}, and N* and D* need runs at other ratios; train some at a quarter and at four "
+            "times as many tokens per parameter"
+        )
     if distinct <= form.num_parameters:
         raise FitError(
             f"{distinct} distinct points{left_out} for the {form.num_parameters} parameters of the {form.name} law: at "
@@ -292,9 +324,12 @@ def _reported_computes(points: Sequence[Point], arrays: PointArrays, target: flo
     return [*computes, target or TARGET_FACTOR * largest]
 
 
-def _target(at: LawAt, arrays: PointArrays, compute: float) -> Target:
-    """Where diagnostics judge predictions: the optimum at the target, or beyond the data where there is none."""
+def _target(at: LawAt, arrays: PointArrays, compute: float, ray: Ray | None) -> Target:
+    """Where diagnostics judge predictions: the optimum at the target, the ray, or beyond the data without either."""
     log_c = math.log(compute)
+    if ray is not None:
+        log_n = ray.log_params(log_c, at.rule)
+        return Target(log_n, ray.log_tokens(log_n))
     try:
         log_n = at.log_optimum(log_c)
     except FitError:

@@ -44,7 +44,7 @@ class Findings:
         points: What entered the fit, or would have.
         excluded: What did not, with its reason.
         target: The optimum at the target compute; None without a law, or without an interior optimum.
-        prediction: The loss there with its intervals.
+        prediction: The loss there with its intervals; on a ray of runs, of its next run.
         warnings: What a reader must know.
         parameter_count: What N counts.
     """
@@ -105,13 +105,15 @@ def gather(
         points=fit.points,
         excluded=_excluded(fit.excluded, records),
         target=target,
-        prediction=None if target is None else fit.predict(target.compute),
+        prediction=fit.predict(fit.target_compute) if target or fit.prediction.ray else None,
         warnings=fit.warnings,
         parameter_count=parameter_count,
     )
 
 
 def _no_optimum(fit: ScalingFit) -> str:
+    if fit.prediction.ray is not None:
+        return f"all runs lie on {fit.prediction.ray.in_words}, so no other ratio was tried"
     try:
         fit.at.optimum(max(point.compute_flops for point in fit.points))
     except FitError as error:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 from flopsfit_ds.base.units import format_count, format_flops
+from flopsfit_ds.fit.forecast.frontier import FrontierSummary
 from flopsfit_ds.fit.forecast.isoflop import BudgetMinimum, IsoflopDiagnostics
 from flopsfit_ds.fit.forecast.optimum import Optimum
+from flopsfit_ds.fit.laws.registry import COMPUTE_ONLY
 from flopsfit_ds.fit.result import ScalingFit
 from flopsfit_ds.report.table import Cell, Heading, Table, absent, span
 from flopsfit_ds.report.values import log_error_text, loss_text, number_text
@@ -77,6 +79,17 @@ def _optimum_cells(optimum: Optimum | None, has_law: bool) -> tuple[Cell, ...]:
     return (*cells, Cell(f"{format_count(low)} to {format_count(high)}"))
 
 
+def frontier_sentence(frontier: FrontierSummary) -> str:
+    """The compute-only law of the minima, and how far it is from the fitted law."""
+    floors = {"minima": "", "law": " (that of the law: too few minima for one of their own)", "given": " (given)"}
+    return (
+        f"frontier of {frontier.num_minima} minima: L = E + A/C^alpha with E {number_text(frontier.loss_floor)}"
+        f"{floors[frontier.floor_from]}, alpha {number_text(frontier.alpha, 3)}; at the target it says "
+        f"{loss_text(frontier.loss_at_target)} (standard error {frontier.log_standard_error:.2%}), "
+        f"{math.expm1(frontier.log_gap):+.2%} off the law; its weight in predictions is {frontier.weight:.0%}"
+    )
+
+
 _SYMBOLS = {
     "loss_floor": ("E", "loss floor"),
     "A": ("A", "amplitude of the size term"),
@@ -87,12 +100,18 @@ _SYMBOLS = {
     "b": ("b", "D* grows as C to this power"),
 }
 
+_OF_COMPUTE = {
+    "A": ("A", "amplitude of the compute term"),
+    "alpha": ("\N{GREEK SMALL LETTER ALPHA}", "exponent of the compute term"),
+}
+
 
 def law_table(fit: ScalingFit) -> Table:
     """Parameters of the law with standard errors and intervals."""
     rows: list[tuple[Cell, ...]] = []
+    symbols = _SYMBOLS | (_OF_COMPUTE if fit.law.form == COMPUTE_ONLY else {})
     for row in fit.parameter_rows:
-        symbol, meaning = _SYMBOLS.get(row.name, (row.name, "of this form only"))
+        symbol, meaning = symbols.get(row.name, (row.name, "of this form only"))
         error = row.standard_error
         if error is None:
             shown = absent("no resamples were fitted, so there is no standard error")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-LawName = Literal["chinchilla", "chinchilla-tied", "kaplan", "overtraining", "data-constrained", "interaction"]
+LawName = Literal[
+    "chinchilla", "chinchilla-tied", "kaplan", "overtraining", "data-constrained", "interaction", "compute"
+]
 LossName = Literal["huber_log", "squared_log", "huber", "squared"]
 Resampling = Literal["points", "clusters", "wild"]
 ParameterCount = Literal["total", "non-embedding", "active", "matrices"]
@@ -48,6 +50,7 @@ class FitOptions:
         seed: Of the resampling.
         other_forms: Whether other forms of law enter the prediction intervals.
         diagnostics: Whether to run the diagnostics: back-test, sensitivity, leverage, profiles.
+        loss_floor: E, where it is known, such as the entropy of the text; None to fit it.
     """
 
     law: LawName = "chinchilla"
@@ -60,6 +63,7 @@ class FitOptions:
     seed: int = 0
     other_forms: bool = True
     diagnostics: bool = True
+    loss_floor: float | None = None
 
 
 DEFAULTS = FitOptions()

@@ -299,6 +299,8 @@ class Fit(Section):
     """Probability of the intervals."""
     target_compute: Quantity | None = DEFAULTS.target_compute
     """FLOPs of the run to be predicted; without it, ten times the largest budget."""
+    loss_floor: Quantity | None = DEFAULTS.loss_floor
+    """The floor E where it is known, such as the entropy of the text; without it, fitted."""
 
     def for_points(self) -> dict[str, Any]:
         """The keywords of `fit_scaling_law`: all but what N counts, which only records can answer."""

@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit.compute_rule import ComputeRule
 from flopsfit_ds.fit.laws.base import Law
-from flopsfit_ds.fit.laws.registry import LAWS, get_law
+from flopsfit_ds.fit.laws.registry import SURFACES, get_law
 from flopsfit_ds.fit.losses import LOSS_NAMES, make_loss
 from flopsfit_ds.fit.planted import SIX_ND, random_law
 from flopsfit_ds.fit.points.points import PointArrays
@@ -25,7 +25,7 @@ def problem_of(form: str, loss: str = "huber_log", seed: int = 3, **design: obje
     return make_problem(get_law(form), make_loss(loss, 1e-3), PointArrays.of(points))
 
 
-@pytest.mark.parametrize("form", LAWS)
+@pytest.mark.parametrize("form", SURFACES)
 @pytest.mark.parametrize("loss", LOSS_NAMES)
 def test_gradient_and_hessian_agree_with_differences(form: str, loss: str) -> None:
     problem = problem_of(form, loss)._replace(loss=make_loss(loss, 0.02))
@@ -42,7 +42,7 @@ def test_gradient_and_hessian_agree_with_differences(form: str, loss: str) -> No
     np.testing.assert_allclose(local.hessian[0], curved, rtol=2e-3, atol=1e-5 * np.abs(curved).max())
 
 
-@pytest.mark.parametrize("form", LAWS)
+@pytest.mark.parametrize("form", SURFACES)
 def test_optimum_is_where_a_search_over_sizes_finds_it(form: str) -> None:
     planted = random_law(form, np.random.default_rng(1))
     rule = ComputeRule((np.log(1e8), np.log(2e9), np.log(1e11)), (2.3, 2.0, 1.9), "bent, then constant")
@@ -54,7 +54,7 @@ def test_optimum_is_where_a_search_over_sizes_finds_it(form: str) -> None:
         assert found == pytest.approx(log_n[values.argmin()], abs=2e-4)
 
 
-@pytest.mark.parametrize("form", LAWS)
+@pytest.mark.parametrize("form", SURFACES)
 def test_size_exponent_is_the_slope_of_the_optimum(form: str) -> None:
     planted = random_law(form, np.random.default_rng(2))
     law: Law = planted.law
@@ -63,7 +63,7 @@ def test_size_exponent_is_the_slope_of_the_optimum(form: str) -> None:
     assert law.size_exponent_of_compute(planted.theta[None])[0] == pytest.approx(slope, rel=1e-9)
 
 
-@pytest.mark.parametrize("form", LAWS)
+@pytest.mark.parametrize("form", SURFACES)
 def test_noiseless_law_is_recovered(form: str) -> None:
     planted, points = sweep(5, form, noise=0.0, budgets=(1e18, 3e18, 1e19, 3e19, 1e20, 3e20))
     problem = make_problem(get_law(form), make_loss("huber_log", 1e-3), PointArrays.of(points))

@@ -169,6 +169,7 @@ FIT: dict[str, Any] = {
     "bootstrap": "wild",
     "level": 0.5,
     "target_compute": 1e20,
+    "loss_floor": 1.0,
 }
 TAGS = {("DecoderModel", "family"), ("ClassModel", "family"), ("IsoflopDesign", "method"), ("LadderDesign", "method")}
 TAGS |= {("PointsDesign", "method"), ("StdlibData", "source"), ("TextData", "source"), ("TokenData", "source")}

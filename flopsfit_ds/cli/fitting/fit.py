@@ -72,6 +72,9 @@ def fit_command(
         float | None, typer.Option(help=f"Probability of the intervals; {_DEFAULT} {DEFAULTS.level}.")
     ] = None,
     target_compute: Annotated[str | None, typer.Option(help="FLOPs of the run to predict, such as 1e24.")] = None,
+    loss_floor: Annotated[
+        float | None, typer.Option(help="The floor E where it is known, such as the entropy of the text.")
+    ] = None,
     inference_tokens: Annotated[
         str | None, typer.Option(help="Tokens the model will serve: adds the optimum of training and serving.")
     ] = None,
@@ -112,6 +115,7 @@ def fit_command(
         "bootstrap_samples": bootstrap_samples,
         "level": level,
         "target_compute": None if target_compute is None else quantity(target_compute, "--target-compute"),
+        "loss_floor": loss_floor,
     }
     plan = plan_beside(data[0])
     options = (Fit() if plan is None else plan.spec.fit).model_dump()
@@ -295,8 +299,8 @@ def _print_fit(fit: ScalingFit, serving: ServingOptimum | None) -> None:
             f"N {format_count(serving.num_params)}, D {format_count(serving.num_tokens)}, training "
             f"{format_flops(serving.training_compute)} FLOPs, {serving.saving:.0%} of all FLOPs saved"
         )
-    if fit.optima:
-        _print_prediction(fit.predict(fit.optima[-1].compute))
+    if fit.optima or fit.prediction.ray is not None:
+        _print_prediction(fit.predict(fit.target_compute))
     for exclusion in fit.excluded:
         where = f"row {exclusion.row}" if exclusion.row is not None else "a point"
         print(f"left out: {where}{' ' + exclusion.name if exclusion.name else ''}: {exclusion.reason}")
@@ -326,12 +330,14 @@ def _beyond(extrapolation: float) -> str:
 
 def _print_optima(isoflop: IsoflopDiagnostics, fit: ScalingFit | None) -> None:
     """The optimum at each budget, by its own parabola and by the law, and the powers of C that they follow."""
-    from flopsfit_ds.report.law_tables import optima_table
+    from flopsfit_ds.report.law_tables import frontier_sentence, optima_table
 
     table = optima_table(isoflop, fit)
     if table.rows:
         print("compute-optimal, by isoFLOP minima" + (" and by the law:" if fit is not None and fit.optima else ":"))
         print_table(table)
+    if fit is not None and fit.frontier is not None:
+        print(f"  {frontier_sentence(fit.frontier)}")
     for name, power in (("isoFLOP parabolas", isoflop.size_law), ("envelope", isoflop.envelope_law)):
         if power is not None:
             error = "" if power.standard_error is None else f" +- {power.standard_error:.3f}"

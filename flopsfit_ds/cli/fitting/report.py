@@ -118,12 +118,14 @@ def _law_lines(findings: Findings) -> list[str]:
 
 
 def _prediction_lines(findings: Findings) -> list[str]:
-    target, prediction = findings.target, findings.prediction
-    if target is None or prediction is None:
-        return [] if findings.fit is None else [f"no optimum: {findings.refusal}"]
+    prediction = findings.prediction
+    refused = [f"no optimum: {findings.refusal}"] if findings.fit is not None and findings.target is None else []
+    if prediction is None:
+        return refused
     low, high = prediction.interval.low, prediction.interval.high
     return [
-        f"next at {format_flops(target.compute)} FLOPs: N {format_count(target.num_params)}, "
-        f"D {format_count(target.num_tokens)}, {target.tokens_per_parameter:.3g} tokens per parameter; "
-        f"loss {prediction.loss:.4f}, {prediction.level:.0%} interval {low:.4f} to {high:.4f}"
+        *refused,
+        f"next at {format_flops(prediction.compute)} FLOPs: N {format_count(prediction.num_params)}, "
+        f"D {format_count(prediction.num_tokens)}, {prediction.num_tokens / prediction.num_params:.3g} tokens per "
+        f"parameter; loss {prediction.loss:.4f}, {prediction.level:.0%} interval {low:.4f} to {high:.4f}",
     ]

@@ -50,10 +50,3 @@ def condition_number(problem: Problem, fit: CertifiedFit) -> float:
         return math.inf
     values = np.linalg.svd(jacobian / norms, compute_uv=False)
     return float((values[0] / max(values[-1], 1e-300)) ** 2)
-
-
-def tokens_scatter(problem: Problem) -> float:
-    """Standard deviation of ln D about its regression on ln N: how far the points leave a single ray."""
-    n, d = problem.inputs.n, problem.inputs.d
-    slope = float((n * d).sum() / max(1e-300, float((n * n).sum())))
-    return float(np.std(d - slope * n))

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from flopsfit_ds.fit.checks.backtest import Backtest, FormScore, hold_out, rank_forms
-from flopsfit_ds.fit.checks.design import LearningRates, condition_number, learning_rate_edges, tokens_scatter
+from flopsfit_ds.fit.checks.design import LearningRates, condition_number, learning_rate_edges
 from flopsfit_ds.fit.checks.refits import DeltaRefit, Suspect, Target, delta_refits, suspects
 from flopsfit_ds.fit.checks.shapes import ResidualTrend, residual_trends, two_modes
 from flopsfit_ds.fit.forecast.ensemble import Ensemble
 from flopsfit_ds.fit.points.points import Point, PointArrays
+from flopsfit_ds.fit.points.ray import tokens_scatter
 from flopsfit_ds.fit.solve.bootstrap import Draws
 from flopsfit_ds.fit.solve.certificate import CertifiedFit
 from flopsfit_ds.fit.solve.covariance import asymptotic_covariance
@@ -84,7 +85,7 @@ def run_diagnostics(material: FitMaterial) -> Diagnostics:
         drift=material.ensemble.history.drift,
         growth=material.ensemble.history.growth,
         condition_number=condition_number(problem, fit),
-        tokens_scatter=tokens_scatter(problem),
+        tokens_scatter=tokens_scatter(np.log(material.arrays.num_params), np.log(material.arrays.num_tokens)),
         delta_refits=delta_refits(problem, fit, material.target),
         residual_trends=residual_trends(material.arrays, residuals, problem.law.num_parameters),
         suspects=suspects(problem, fit, material.points, residuals, first.noise, material.target),

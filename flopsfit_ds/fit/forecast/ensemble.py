@@ -16,12 +16,17 @@ import numpy as np
 
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit.compute_rule import ComputeRule
+from flopsfit_ds.fit.forecast.frontier import Frontier, FrontierSummary, frontier_member
 from flopsfit_ds.fit.forecast.history import History, look_back
+from flopsfit_ds.fit.forecast.isoflop import BudgetMinimum
 from flopsfit_ds.fit.forecast.members import Member, fit_members, quasi_log_likelihood
+from flopsfit_ds.fit.forecast.optimum import LawAt
 from flopsfit_ds.fit.forecast.prediction import MemberDraws, PredictionModel
 from flopsfit_ds.fit.forecast.rolling import Extrapolation, roll
-from flopsfit_ds.fit.laws.registry import LAWS, get_law
+from flopsfit_ds.fit.laws.base import FLOOR
+from flopsfit_ds.fit.laws.registry import COMPUTE_ONLY, SURFACES, get_law
 from flopsfit_ds.fit.points.points import PointArrays
+from flopsfit_ds.fit.points.ray import Ray
 from flopsfit_ds.fit.solve.certificate import CertifiedFit, certified_fit
 from flopsfit_ds.fit.solve.covariance import run_noise
 from flopsfit_ds.fit.solve.solver import Problem
@@ -63,14 +68,21 @@ class Ensemble:
         members: In the order of the forms.
         history: Weights of the members, drift and growth.
         skipped: Form -> why it is not in the ensemble.
+        frontier: Loss at the best size against compute, the last of the members; None without minima enough.
     """
 
     forms: tuple[FormFit, ...]
     members: tuple[Member, ...]
     history: History
     skipped: dict[str, str]
+    frontier: Frontier | None
 
-    def model(self, arrays: PointArrays, rule: ComputeRule, level: float) -> PredictionModel:
+    def frontier_beside(self, at: LawAt, compute: float) -> FrontierSummary | None:
+        """The frontier beside the fitted law at a compute; None where there is none."""
+        weight = float(self.history.weights[-1])
+        return None if self.frontier is None else self.frontier.beside(at, compute, weight)
+
+    def model(self, arrays: PointArrays, rule: ComputeRule, level: float, ray: Ray | None) -> PredictionModel:
         """The prediction model."""
         first, past = self.forms[0], self.history
         log_ratio = np.log(arrays.num_tokens / arrays.num_params)
@@ -92,6 +104,8 @@ class Ensemble:
             largest_compute=float(arrays.flops.max()),
             tokens_per_parameter=(float(np.exp(log_ratio.min())), float(np.exp(log_ratio.max()))),
             level=level,
+            num_spare=len(arrays.loss) - first.problem.law.num_parameters,
+            ray=ray,
         )
 
 
@@ -103,6 +117,8 @@ def build_ensemble(
     clusters: np.ndarray,
     seed: int,
     other_forms: bool,
+    rule: ComputeRule,
+    minima: Sequence[BudgetMinimum],
 ) -> Ensemble:
     """Fit every form that the points can carry, and weigh its members by what their past forecasts were worth.
 
@@ -113,22 +129,28 @@ def build_ensemble(
         arrays: The points.
         clusters: Points that are resampled together.
         seed: For the resampling.
-        other_forms: False leaves the fitted form alone in the ensemble.
+        other_forms: False leaves the fitted form alone in the ensemble; the compute-only law is always alone, since
+            forms of size and data are not identified by what it is fitted to.
+        rule: How compute divides.
+        minima: Of the isoFLOP budgets, for the frontier.
     """
     log_compute = np.log(arrays.flops)
     forms = [_form_fit(problem, fit, groups, log_compute)]
     members = fit_members(problem, fit, groups, log_compute, clusters, seed)
     skipped: dict[str, str] = {}
-    names = [n for n in LAWS if n != problem.law.name] if other_forms else []
+    alone = problem.law.name == COMPUTE_ONLY
+    names = [n for n in SURFACES if n != problem.law.name] if other_forms and not alone else []
     for name in names:
         law = get_law(name)
         if name == "data-constrained" and arrays.unique_tokens is None:
             continue
+        if problem.floor is not None and FLOOR not in law.parameter_names:
+            skipped[name] = f"no floor that could be held at {problem.floor:g}"
+            continue
         if len(arrays.loss) < law.num_parameters + _SPARE:
             skipped[name] = f"{len(arrays.loss)} points for {law.num_parameters} parameters"
             continue
-        lower, upper = law.bounds(problem.log_loss)
-        other = problem._replace(law=law, lower=lower, upper=upper)
+        other = problem.under(law)
         try:
             found = certified_fit(other)
         except FitError as error:
@@ -136,8 +158,13 @@ def build_ensemble(
             continue
         forms.append(_form_fit(other, found, groups, log_compute))
         members += fit_members(other, found, groups, log_compute, clusters, seed)
+    front = None
+    if other_forms and not alone:
+        front = frontier_member(problem, fit, rule, minima, groups, log_compute, seed)
+        members += [] if front is None else [front.member]
     past = look_back(members, groups, log_compute, problem.log_loss)
-    return Ensemble(_weighted(forms, members, past), tuple(members), past, skipped)
+    forms = _weighted(forms, members, past)
+    return Ensemble(forms, tuple(members), past, skipped, None if front is None else front.frontier)
 
 
 def _form_fit(problem: Problem, fit: CertifiedFit, groups: Sequence[Sequence[int]], log_compute: np.ndarray) -> FormFit:
@@ -149,9 +176,9 @@ def _form_fit(problem: Problem, fit: CertifiedFit, groups: Sequence[Sequence[int
 
 
 def _weighted(forms: Sequence[FormFit], members: Sequence[Member], past: History) -> tuple[FormFit, ...]:
-    shares = {form.problem.law.name: 0.0 for form in forms}
+    shares: dict[str, float] = {}
     for member, weight in zip(members, past.weights, strict=True):
-        shares[member.law.name] += float(weight)
+        shares[member.law.name] = shares.get(member.law.name, 0.0) + float(weight)
     likelihood = np.array([form.log_likelihood for form in forms])
     evidence = np.exp(_SHARED_ERRORS * (likelihood - likelihood.max()))
     evidence /= evidence.sum()

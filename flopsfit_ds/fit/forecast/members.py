@@ -117,9 +117,9 @@ def fit_members(
     size = 1 + len(keeps)
     for number, recency in enumerate(RECENCIES):
         first = number * size
-        whole = _view(problem, predicted[first], weights[first], everyone)
+        whole = view_of(problem, predicted[first], weights[first], everyone)
         origins = {
-            origin: _view(problem, predicted[index], weights[index], keep)
+            origin: view_of(problem, predicted[index], weights[index], keep)
             for index, (origin, keep) in enumerate(keeps.items(), start=first + 1)
         }
         draws = _draws(problem, theta[first], weights[first], whole.noise, clusters, seed)
@@ -135,7 +135,8 @@ def _solve(problem: Problem, weights: FloatArray, starts: FloatArray) -> FloatAr
     return solution.theta[np.arange(len(weights)) * count + best]
 
 
-def _view(problem: Problem, predicted: FloatArray, weights: FloatArray, keep: np.ndarray) -> OriginFit:
+def view_of(problem: Problem, predicted: FloatArray, weights: FloatArray, keep: np.ndarray) -> OriginFit:
+    """How predictions (points,) of all points fit those in `keep`, weighted (points,)."""
     residuals = (predicted - problem.log_loss)[keep]
     noise = run_noise(residuals, problem.law.num_parameters, weights[keep])
     score = problem.loss.score(predicted[None], problem.log_loss).value[0]

@@ -2,19 +2,21 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit.compute_rule import ComputeRule
+from flopsfit_ds.fit.forecast.frontier import offset_from_optimum
 from flopsfit_ds.fit.forecast.history import LEAST_DISTANCE
 from flopsfit_ds.fit.forecast.optimum import FARTHEST
 from flopsfit_ds.fit.laws.base import Inputs
-from flopsfit_ds.fit.laws.registry import get_law
+from flopsfit_ds.fit.laws.registry import COMPUTE_ONLY, get_law
 from flopsfit_ds.fit.losses import FloatArray
-from flopsfit_ds.fit.solve.intervals import Interval
+from flopsfit_ds.fit.points.ray import Ray
+from flopsfit_ds.fit.solve.intervals import Interval, student_factor
 
 _RANGE = (1e-30, 1e60)
 _OF_NORMAL = 0.79
@@ -22,6 +24,8 @@ _OF_NORMAL = 0.79
 of the predictions on six public tables of tuned runs, and 91% with two tables of runs that are not."""
 _OF_DISAGREEMENT = 0.5
 """Share of the variance between members that enters: their weights already lean to the better ones."""
+_OFF_THE_RAY = math.log(1.5)
+"""Of ln D: a factor at which the loss of published laws at their optimum moves by a tenth of a percent to one."""
 _ROBUST = 0.4549
 """Median of the square of a standard normal variable."""
 
@@ -122,6 +126,8 @@ class PredictionModel:
         largest_compute: Largest FLOPs among the points.
         tokens_per_parameter: Smallest and largest D/N among the points.
         level: Default level.
+        num_spare: Points less the parameters of the form that was asked for: few of them know their scatter badly.
+        ray: Where all points lie on one line of tokens against size; None where they do not.
     """
 
     law: str
@@ -138,13 +144,18 @@ class PredictionModel:
     largest_compute: float
     tokens_per_parameter: tuple[float, float]
     level: float
+    num_spare: int
+    ray: Ray | None
 
     def optimum(self, compute: float) -> tuple[float, float]:
-        """N* and D* of the fitted law.
+        """N* and D* of the fitted law; on a ray, what the ray trains at this compute.
 
         Raises:
             FitError: The fitted law has no interior optimum.
         """
+        if self.ray is not None:
+            ray_n = self.ray.log_params(math.log(compute), self.rule)
+            return math.exp(ray_n), math.exp(self.ray.log_tokens(ray_n))
         inputs = Inputs(np.zeros(0), np.zeros(0), self.centre_n, self.centre_d)
         log_c = np.array([math.log(compute)])
         log_n = get_law(self.law).log_optimum(self.theta[None], log_c, self.rule, inputs)[0, 0]
@@ -179,6 +190,12 @@ class PredictionModel:
             raise FitError(f"level must lie between 0 and 1, got {level}")
         compute, num_params, num_tokens = self._resolve(compute, num_params, num_tokens)
         log_n, log_d = math.log(num_params), math.log(num_tokens)
+        if self.ray is not None and abs(log_d - self.ray.log_tokens(log_n)) > _OFF_THE_RAY:
+            raise FitError(
+                f"all runs of this fit lie on {self.ray.in_words}: a model of {num_params:.3g} parameters on "
+                f"{num_tokens:.3g} tokens ({num_tokens / num_params:.3g} a parameter) is not on it, and what leaving "
+                "it costs is not known; train some runs at other ratios"
+            )
         inputs = Inputs(
             np.array([log_n - self.centre_n]), np.array([log_d - self.centre_d]), self.centre_n, self.centre_d
         )
@@ -186,6 +203,7 @@ class PredictionModel:
         centre, spread = self._centre_and_spread(inputs)
         centre += self.drift * beyond
         distance = max(LEAST_DISTANCE, beyond + self._off_the_grid(log_d - log_n))
+        spread *= student_factor(self.num_spare, level) ** 2
         variance = spread + (self.growth * distance) ** 2
         half = _OF_NORMAL * _normal_quantile(0.5 + 0.5 * level)
 
@@ -218,11 +236,23 @@ class PredictionModel:
     def _centre_and_spread(self, inputs: Inputs) -> tuple[float, float]:
         """Weighted mean of ln L, and the variance of what members and their resamples say of it."""
         weights = np.array([member.weight for member in self.members])
-        own = np.array([get_law(m.law).log_loss(m.theta[None], inputs)[0, 0] for m in self.members])
-        drawn = [get_law(m.law).log_loss(m.draws, inputs)[:, 0] for m in self.members]
+        own = np.array([self._says(m, m.theta[None], inputs)[0] for m in self.members])
+        drawn = [self._says(m, m.draws, inputs) for m in self.members]
         squares = [float(np.median((values - mine) ** 2)) / _ROBUST for values, mine in zip(drawn, own, strict=True)]
         centre = float(weights @ own)
         return centre, float(weights @ squares + _OF_DISAGREEMENT * weights @ (own - centre) ** 2)
+
+    def _says(self, member: MemberDraws, theta: FloatArray, inputs: Inputs) -> FloatArray:
+        """ln L by each row of a member's parameters, (rows,).
+
+        The frontier speaks of the best size of a budget; how much worse another size is, the fitted law says.
+        """
+        offset = 0.0
+        if member.law == COMPUTE_ONLY and self.ray is None and self.law != COMPUTE_ONLY:
+            found = offset_from_optimum(get_law(self.law), self.theta, self.rule, inputs)
+            assert found is not None, "a frontier is a member only where the fitted law has an optimum"
+            inputs, offset = found[0], float(found[1][0])
+        return get_law(member.law).log_loss(theta, inputs)[:, 0] + offset
 
     def _off_the_grid(self, log_ratio: float) -> float:
         """E-folds by which a number of tokens per parameter lies outside those of the points."""
@@ -283,6 +313,8 @@ class PredictionModel:
             "largest_compute": self.largest_compute,
             "tokens_per_parameter": list(self.tokens_per_parameter),
             "level": self.level,
+            "num_spare": self.num_spare,
+            "ray": None if self.ray is None else asdict(self.ray),
         }
 
     @classmethod
@@ -318,6 +350,8 @@ class PredictionModel:
                 largest_compute=float(content["largest_compute"]),
                 tokens_per_parameter=(low, high),
                 level=float(content["level"]),
+                num_spare=int(content["num_spare"]),
+                ray=None if content.get("ray") is None else Ray(**{k: float(v) for k, v in content["ray"].items()}),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise FitError(

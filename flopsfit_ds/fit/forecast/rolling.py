@@ -21,6 +21,7 @@ _CHUNKS = 6
 _IN_BUDGETS = 0.8
 _STARTS = 6
 _SPARE = 2
+_SAME_COMPUTE = 0.05  # seeds of one run, or tokens rounded to whole steps
 MIN_ORIGIN_BUDGETS = 2
 
 
@@ -51,11 +52,16 @@ class Extrapolation:
     noise: float
 
 
-def compute_groups(points: Sequence[Point], arrays: PointArrays) -> list[list[int]]:
+def compute_groups(points: Sequence[Point], arrays: PointArrays, on_a_ray: bool = False) -> list[list[int]]:
     """Indices of the points by rising compute: the isoFLOP budgets, or sixths of the points where there are none.
 
-    Empty with fewer than three budgets: nothing could be held out.
+    On a ray every compute that was trained is a budget. Empty with fewer than three budgets: nothing could be held out.
     """
+    if on_a_ray:
+        rising = np.argsort(arrays.flops, kind="stable")
+        steps = np.flatnonzero(np.diff(np.log(arrays.flops[rising])) > _SAME_COMPUTE) + 1
+        found = [part.tolist() for part in np.split(rising, steps)]
+        return found if len(found) >= 3 else []
     groups = [g for g in budget_groups(points) if len(g) > 1]
     if sum(len(g) for g in groups) >= _IN_BUDGETS * len(points):
         return groups if len(groups) >= 3 else []

@@ -16,6 +16,9 @@ import numpy as np
 from flopsfit_ds.fit.compute_rule import ComputeRule, Stretch
 from flopsfit_ds.fit.losses import FloatArray
 
+FLOOR = "E"
+"""What every form with a floor calls it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Inputs:

@@ -2,16 +2,22 @@
 
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit.laws.base import Law
-from flopsfit_ds.fit.laws.chinchilla import Chinchilla
-from flopsfit_ds.fit.laws.data_constrained import DataConstrained
-from flopsfit_ds.fit.laws.interaction import Interaction
-from flopsfit_ds.fit.laws.kaplan import Kaplan
-from flopsfit_ds.fit.laws.overtraining import OverTraining
-from flopsfit_ds.fit.laws.tied import Tied
+from flopsfit_ds.fit.laws.beyond.compute_only import ComputeOnly
+from flopsfit_ds.fit.laws.beyond.data_constrained import DataConstrained
+from flopsfit_ds.fit.laws.surface.chinchilla import Chinchilla
+from flopsfit_ds.fit.laws.surface.interaction import Interaction
+from flopsfit_ds.fit.laws.surface.kaplan import Kaplan
+from flopsfit_ds.fit.laws.surface.overtraining import OverTraining
+from flopsfit_ds.fit.laws.surface.tied import Tied
 
 LAWS: dict[str, Law] = {
-    law.name: law for law in (Chinchilla(), Tied(), Kaplan(), OverTraining(), DataConstrained(), Interaction())
+    law.name: law
+    for law in (Chinchilla(), Tied(), Kaplan(), OverTraining(), DataConstrained(), Interaction(), ComputeOnly())
 }
+COMPUTE_ONLY = ComputeOnly.name
+"""The one form without an optimum: fitted where runs lie on one ray, and to the minima of isoFLOP budgets."""
+SURFACES = tuple(name for name in LAWS if name != COMPUTE_ONLY)
+"""Forms that tell size from data, and so have an optimum."""
 
 
 def get_law(name: str) -> Law:

@@ -22,13 +22,12 @@ class Interval:
         return self.low <= value <= self.high
 
 
-def student_factor(num_points: int, num_parameters: int, level: float) -> float:
-    """Student over normal quantile at this level, with points minus parameters degrees of freedom."""
+def student_factor(num_spare: int, level: float) -> float:
+    """Student over normal quantile at this level; degrees of freedom are the points less the parameters."""
     from scipy.special import ndtri, stdtrit
 
-    spare = max(1, num_points - num_parameters)
     tail = 0.5 + 0.5 * level
-    return float(stdtrit(spare, tail) / ndtri(tail))
+    return float(stdtrit(max(1, num_spare), tail) / ndtri(tail))
 
 
 def standard_errors(draws: dict[str, FloatArray]) -> dict[str, float]:

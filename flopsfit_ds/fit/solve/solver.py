@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flopsfit_ds.fit.laws.base import Inputs, Law
+from flopsfit_ds.fit.laws.base import FLOOR, Inputs, Law
 from flopsfit_ds.fit.losses import FloatArray, LossFunction
 
 # Each by `calibrate_fit.py constant --laws 8 --samples 200`: 48 problems of every form, half with spoilt losses,
@@ -57,6 +57,7 @@ class Problem(NamedTuple):
     Attributes:
         log_loss: (points,), or (rows, points) where each row has its own losses (wild bootstrap).
         weights: (rows, points) weights, or None for ones.
+        floor: The loss floor where it is given rather than fitted.
     """
 
     law: Law
@@ -66,6 +67,14 @@ class Problem(NamedTuple):
     lower: FloatArray
     upper: FloatArray
     weights: FloatArray | None = None
+    floor: float | None = None
+
+    def under(self, law: Law) -> "Problem":
+        """The same points under another form, its bounds with the given floor."""
+        lower, upper = law.bounds(self.log_loss)
+        if self.floor is not None and FLOOR in law.parameter_names:
+            lower[law.parameter_names.index(FLOOR)] = upper[law.parameter_names.index(FLOOR)] = self.floor
+        return self._replace(law=law, lower=lower, upper=upper)
 
 
 class _Local(NamedTuple):

@@ -7,6 +7,7 @@ import math
 from flopsfit_ds.base.units import format_flops
 from flopsfit_ds.fit.checks.diagnostics import Diagnostics
 from flopsfit_ds.fit.result import ScalingFit
+from flopsfit_ds.report.law_tables import frontier_sentence
 from flopsfit_ds.report.table import Cell, Heading, Table, absent
 from flopsfit_ds.report.values import loss_text
 
@@ -28,6 +29,8 @@ def check_sentences(fit: ScalingFit) -> list[str]:
         )
     else:
         sentences.append(f"There is {_NO_BACKTEST}.")
+    if fit.frontier is not None:
+        sentences.append(f"By compute alone: {frontier_sentence(fit.frontier)}.")
     if found.delta_refits and fit.audit.huber_delta is not None:
         changes = [math.expm1(refit.log_loss_change) for refit in found.delta_refits]
         low, high = (f"{refit.huber_delta:g}" for refit in (found.delta_refits[0], found.delta_refits[-1]))

@@ -60,6 +60,7 @@ def render_page(
         figures={figure.name: Markup(figure.inline) for figure in figures},
         summary=_summary(findings),
         headline=_headline(findings),
+        onward=_onward(findings),
         findings=findings,
         has_minima=any(budget.num_params for budget in findings.isoflop.budgets),
         fit=findings.fit,
@@ -128,6 +129,19 @@ def _headline(findings: Findings) -> dict[str, Any] | None:
         "law_interval": span(prediction.confidence_interval, loss_text),
         "isoflop_size": _isoflop_size(findings, target.compute),
     }
+
+
+def _onward(findings: Findings) -> str | None:
+    """The prediction where there is one without an optimum: the next run on the ray of all runs."""
+    guess = findings.prediction
+    if guess is None or findings.target is not None:
+        return None
+    low, high = loss_text(guess.interval.low), loss_text(guess.interval.high)
+    return (
+        f"Further on that line, {format_count(guess.num_params)} {COUNT_WORDS[findings.parameter_count]} on "
+        f"{format_count(guess.num_tokens)} tokens ({format_flops(guess.compute)} FLOPs) are predicted to reach "
+        f"{loss_text(guess.loss)}; the {guess.level:.0%} interval of one run is {low} to {high}."
+    )
 
 
 def _checks(findings: Findings) -> dict[str, Any] | None:

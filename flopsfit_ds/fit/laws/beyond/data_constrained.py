@@ -3,7 +3,7 @@
 import numpy as np
 
 from flopsfit_ds.fit.laws.base import Competition, Inputs, Law, Linearised, Term
-from flopsfit_ds.fit.laws.chinchilla import Chinchilla
+from flopsfit_ds.fit.laws.surface.chinchilla import Chinchilla
 from flopsfit_ds.fit.laws.terms import (
     COARSE_EXPONENTS,
     additive,

@@ -3,7 +3,7 @@
 import numpy as np
 
 from flopsfit_ds.fit.laws.base import Inputs, Linearised, Term
-from flopsfit_ds.fit.laws.kaplan import Kaplan
+from flopsfit_ds.fit.laws.surface.kaplan import Kaplan
 from flopsfit_ds.fit.laws.terms import floor_bounds, floor_term, pack_bounds
 from flopsfit_ds.fit.losses import FloatArray
 

@@ -1,0 +1,122 @@
+"""Warnings of the points and of the design they make, before any law: how many, where, and what their FLOPs say."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from flopsfit_ds.base.units import format_count, format_flops
+from flopsfit_ds.fit.checks.diagnostics import Diagnostics
+from flopsfit_ds.fit.checks.view import FitView, FitWarning
+from flopsfit_ds.fit.forecast.isoflop import IsoflopDiagnostics
+from flopsfit_ds.fit.points.compute import compute_misfit
+from flopsfit_ds.fit.points.points import Point, PointArrays
+from flopsfit_ds.model.flops import FLOPS_PER_PARAMETER_TOKEN
+
+_FEW_PER_PARAMETER = 3
+"""95% intervals of 9, 12 and 15 points for 5 parameters hold in 99.8%, 97.9% and 98.8% (`calibrate_fit.py parameters
+--laws 60 --samples 300 --budgets 1e18 1e19 1e20 --sizes 3`, 4, 5): rough, and rather too wide."""
+_HARDLY_SPARE = 2
+_RULE_MISFIT = 0.1
+"""Where N* ~ C^0.5, 10% of compute is 5% of N*; sizes 22% off still lose under 0.1% (`calibrate_fit.py figures`)."""
+_RULE_DRIFT = 0.05  # half of that: it grows with every further decade
+_WIDE_BUDGET = 0.1  # where N* ~ C^0.5, the ends of such a budget have optima 5% apart
+_FAR_FROM_SIX = 3.0
+"""A multiply and an add counted as one operation give a factor of two, the forward pass alone three."""
+
+
+def design_warnings(view: FitView) -> Iterator[FitWarning]:
+    """All warnings of this module, in a fixed order."""
+    checks = (_few_points, _duplicates, _single_ray, _compute_rule, _compute_beyond)
+    for check in checks:
+        yield from check(view)
+    yield from budget_warnings(view.points, view.isoflop)
+    if view.diagnostics is not None:
+        yield from _learning_rates(view.diagnostics)
+
+
+def _single_ray(view: FitView) -> Iterator[FitWarning]:
+    ray = view.ray
+    if ray is not None:
+        instead = "" if view.asked == view.problem.law.name else f" instead of the {view.asked} law"
+        yield FitWarning(
+            "single_ray",
+            f"all runs lie on {ray.in_words}: the effects of size and data cannot be told apart, so loss is fitted to "
+            f"compute alone{instead}. N*, D* and what another ratio costs are not known, and predictions hold on that "
+            "line only; train some runs at a quarter and at four times as many tokens per parameter",
+        )
+
+
+def _few_points(view: FitView) -> Iterator[FitWarning]:
+    count, size = len(view.points), view.problem.law.num_parameters
+    if count < _FEW_PER_PARAMETER * size:
+        advised = _FEW_PER_PARAMETER * size
+        rough = "intervals are rough" if count > size + _HARDLY_SPARE else "intervals hold less often than they say"
+        yield FitWarning("few_points", f"{count} points for {size} parameters: {rough}; {advised} or more are advised")
+
+
+def _duplicates(view: FitView) -> Iterator[FitWarning]:
+    keys = [(p.num_params, p.num_tokens, p.loss) for p in view.points]
+    repeated = len(keys) - len(set(keys))
+    if repeated:
+        yield FitWarning(
+            "duplicate_rows",
+            f"{repeated} rows repeat another exactly; each copy counts as a run of its own and narrows the intervals",
+        )
+
+
+def budget_warnings(points: Sequence[Point], isoflop: IsoflopDiagnostics) -> Iterator[FitWarning]:
+    """What must be known of the budgets, whether a law was fitted or not."""
+    for budget in isoflop.budgets:
+        if budget.refused and "edge" in budget.refused:
+            yield FitWarning("edge_minimum", f"budget {format_flops(budget.compute_flops)}: {budget.refused}")
+    wide = [b for b in isoflop.budgets if b.computes[1] > (1.0 + _WIDE_BUDGET) * b.computes[0]]
+    if wide and any(point.compute_budget_flops is None for point in points):
+        told = "; ".join(f"{b.num_points} of {' to '.join(map(format_flops, b.computes))}" for b in wide)
+        yield FitWarning(
+            "wide_budget",
+            f"points of unlike FLOPs were taken for one budget, since no gap parts them: {told}; where they are "
+            "several budgets, say so in a column compute_budget_flops",
+        )
+
+
+def _compute_rule(view: FitView) -> Iterator[FitWarning]:
+    rule, arrays = view.at.rule, PointArrays.of(view.points)
+    misfit = compute_misfit(rule, arrays)
+    if misfit > _RULE_MISFIT:
+        yield FitWarning(
+            "compute_misfit",
+            f"the FLOPs of a point are {math.expm1(misfit):.1%} off the rule ({rule.description}): N* and D* of a "
+            "budget may cost as much more or less; check the FLOPs, and which parameters N counts",
+        )
+    ratio = arrays.flops / arrays.num_params / arrays.num_tokens
+    low, high = float(ratio.min()), float(ratio.max())
+    if max(high / FLOPS_PER_PARAMETER_TOKEN, FLOPS_PER_PARAMETER_TOKEN / low) > _FAR_FROM_SIX:
+        yield FitWarning(
+            "unusual_flops",
+            f"FLOPs are {low:.3g} to {high:.3g} times N D where about {FLOPS_PER_PARAMETER_TOKEN} is usual: check the "
+            "unit of FLOPs, tokens and parameters; N* and D* of a budget follow it",
+        )
+
+
+def _compute_beyond(view: FitView) -> Iterator[FitWarning]:
+    rule, optima = view.at.rule, view.optima
+    if len(rule.log_sizes) == 1 or not optima:
+        return
+    last, beyond = rule.stretches()[-2], math.log(optima[-1].num_params) - rule.log_sizes[-1]
+    drift = math.expm1(last.size_exponent * beyond)
+    if beyond > 0 and abs(drift) > _RULE_DRIFT:
+        yield FitWarning(
+            "compute_extrapolated",
+            f"C/(N D) still goes as N^{last.size_exponent:.3f} at the largest sizes tried and is held constant beyond "
+            f"them: at N* {format_count(optima[-1].num_params)} training may cost {drift:+.0%}, give or take, of the "
+            "target; count all parameters, or compute the FLOPs of that model",
+        )
+
+
+def _learning_rates(diagnostics: Diagnostics) -> Iterator[FitWarning]:
+    rates = diagnostics.learning_rates
+    if rates.best_at_edge:
+        yield FitWarning(
+            "learning_rate_edge",
+            f"at {rates.best_at_edge} of {rates.tried} sizes the best learning rate is the smallest or largest tried: "
+            "those losses may be too high; widen the range there",
+        )

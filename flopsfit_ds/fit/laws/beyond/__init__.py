@@ -1,0 +1,1 @@
+"""Forms in other columns than size and tokens: compute alone, repeated data."""

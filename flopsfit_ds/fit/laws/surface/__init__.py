@@ -1,0 +1,1 @@
+"""Forms in the size and the tokens of fresh data."""
