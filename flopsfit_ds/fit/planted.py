@@ -52,8 +52,8 @@ class PlantedLaw:
 def random_law(form: str, rng: np.random.Generator) -> PlantedLaw:
     """A law of this form with parameters in the range of published ones.
 
-    Exponents 0.25 to 0.45 (0.06 to 0.16 where there is no floor, 0.12 to 0.22 of compute alone), 8 to 60 tokens per parameter and a loss of 2.2 to
-    3.2 at 1e20 FLOPs, of which 15 to 45% is reducible.
+    Exponents 0.25 to 0.45 (0.06 to 0.16 where there is no floor, 0.12 to 0.22 of compute alone), 8 to 60 tokens per
+    parameter and a loss of 2.2 to 3.2 at 1e20 FLOPs, of which 15 to 45% is reducible.
     """
     law = get_law(form)
     ratio = math.exp(rng.uniform(math.log(8.0), math.log(60.0)))
