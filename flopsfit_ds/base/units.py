@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 
+from flopsfit_ds.base.text import shown
+
 GIB = 2**30
 MIB = 2**20
 
@@ -15,25 +17,30 @@ _BYTE_SUFFIXES = {
     "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
 }  # fmt: skip
 _SECOND_SUFFIXES = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_LONGEST_NUMBER = 60
+"""Characters: no number takes more, and a file may hold a value of any length."""
 _NUMBER = re.compile(r"\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z]*)\s*")
 
 
 def _parse(value: object, suffixes: dict[str, float] | dict[str, int], kind: str, example: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError(f"{value!r} is not a {kind}; write for example {example}")
+        raise ValueError(f"{shown(value)} is not a {kind}; write for example {example}")
     if isinstance(value, str):
-        match = _NUMBER.fullmatch(value)
+        match = _NUMBER.fullmatch(value) if len(value) <= _LONGEST_NUMBER else None
         if match is None:
-            raise ValueError(f"{value!r} is not a {kind}; write for example {example}")
+            raise ValueError(f"{shown(value)} is not a {kind}; write for example {example}")
         number, suffix = match.groups()
         if suffix not in suffixes:
             known = ", ".join(s for s in suffixes if s)
-            raise ValueError(f"{value!r}: unknown unit {suffix!r}; a {kind} takes {known} or nothing")
+            raise ValueError(f"{shown(value)}: unknown unit {suffix!r}; a {kind} takes {known} or nothing")
         result = float(number.replace("_", "")) * suffixes[suffix]
     else:
-        result = float(value)
+        try:
+            result = float(value)
+        except OverflowError:
+            result = math.inf
     if not math.isfinite(result):
-        raise ValueError(f"{value!r} is not finite; write for example {example}")
+        raise ValueError(f"{shown(value)} is not finite; write for example {example}")
     return result
 
 
@@ -54,7 +61,7 @@ def parse_count(value: object) -> int:
     """
     number = parse_quantity(value)
     if number != round(number):
-        raise ValueError(f"{value!r} is not a whole number")
+        raise ValueError(f"{shown(value)} is not a whole number")
     return round(number)
 
 

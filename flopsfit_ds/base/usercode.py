@@ -28,18 +28,22 @@ def check_allowed(class_path: str, allowed: Sequence[str]) -> None:
         SpecError: It does not.
     """
     module = class_path.partition(":")[0]
-    if not any(module == package or module.startswith(f"{package}.") for package in allowed):
+    if not _lies_in(module, allowed):
         raise SpecError(
             f"model.class_path: {class_path} is code that the spec wants to import; allow it with "
             f"--allow-import {module.partition('.')[0]}"
         )
 
 
-def import_class(class_path: str) -> type[Any]:
-    """The class of that path.
+def import_class(class_path: str, allowed: Sequence[str] = ()) -> type[Any]:
+    """The class of that path: a model that the package defines itself, whatever else it may have imported.
+
+    Args:
+        class_path: `module:Class`.
+        allowed: Packages that the user allowed; without them, the one that the path begins with.
 
     Raises:
-        SpecError: The module or the class does not exist, or the module fails.
+        SpecError: The module or the class does not exist, the module fails, or it is no model of that package.
     """
     module_name, _, class_name = class_path.partition(":")
     try:
@@ -52,7 +56,21 @@ def import_class(class_path: str) -> type[Any]:
         raise SpecError(f"model.class_path: {module_name} has no {class_name}")
     if not inspect.isclass(found):
         raise SpecError(f"model.class_path: {class_path} is not a class")
+    packages = tuple(allowed) or (module_name.partition(".")[0],)
+    home = str(found.__module__)
+    if not _lies_in(home, packages):
+        raise SpecError(
+            f"model.class_path: {class_path} is defined in {home}, not in {', '.join(packages)}; name it where it is "
+            f"defined, {home}:{found.__name__}, and allow that with --allow-import {home.partition('.')[0]}"
+        )
+    torch = sys.modules.get("torch")  # a class of a module that has not loaded it is no model of it
+    if torch is None or not issubclass(found, torch.nn.Module):
+        raise SpecError(f"model.class_path: {class_path} is no torch.nn.Module; name a model class")
     return found
+
+
+def _lies_in(module: str, packages: Sequence[str]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
 def source_hash(*codes: Any) -> str:

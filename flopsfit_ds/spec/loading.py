@@ -14,9 +14,17 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from flopsfit_ds.base.errors import SpecError
+from flopsfit_ds.base.text import shown
 from flopsfit_ds.spec.sections import SweepSpec
 
 _TAGS = {"model": "family", "data": "source", "design": "method"}
+_LONGEST_TEXT = 2**18
+_MAX_NODES = 20_000
+"""Two thousand points with all their keys; PyYAML makes some 20,000 nodes a second."""
+_MAX_ALIASES = 1000
+_DEEPEST = 40
+_MAX_MESSAGES = 20
+_LONGEST_KEY = 80
 _ALLOWED = {
     "bool_parsing": "allowed: true, false",
     "bool_type": "allowed: true, false",
@@ -36,16 +44,16 @@ class _Source:
 
     def where(self, path: tuple[str | int, ...]) -> str:
         """`file:line: key.path`, with the line of the nearest enclosing key in the file; or the override at fault."""
-        dotted = ".".join(str(part) for part in path)
+        dotted = ".".join(str(part)[:_LONGEST_KEY] for part in path)
         for length in range(len(path), 0, -1):
             if path[:length] in self.overrides:
-                return f"override {self.overrides[path[:length]]!r}: {dotted}"
+                return f"override {shown(self.overrides[path[:length]])}: {dotted}"
         for length in range(len(path), 0, -1):
             if path[:length] in self.lines:
                 return f"{self.name}:{self.lines[path[:length]]}: {dotted}"
         for keys, override in self.overrides.items():
             if path and keys[: len(path)] == path:
-                return f"override {override!r}: {dotted}"
+                return f"override {shown(override)}: {dotted}"
         return f"{self.name}: {dotted}" if dotted else self.name
 
 
@@ -62,6 +70,8 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
     """
     path = Path(path)
     try:
+        if path.stat().st_size > _LONGEST_TEXT:
+            raise SpecError(f"{path}: {_too_long(path.stat().st_size)}")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise SpecError(
@@ -100,8 +110,10 @@ def _validate(source: _Source) -> SweepSpec:
         items = [dict(item) for item in error.errors(include_url=False)]
         # a list whose items are all wrong is reported by pydantic as too short as well
         items = [item for item in items if not (item["type"] == "too_short" and item["input"])]
-        messages = [_explain(item, source) for item in items]
-        raise SpecError("\n".join(dict.fromkeys(messages))) from None
+        messages = list(dict.fromkeys(_explain(item, source) for item in items[:_MAX_MESSAGES]))
+        if len(items) > _MAX_MESSAGES:
+            messages.append(f"{source.name}: and {len(items) - _MAX_MESSAGES} more errors")
+        raise SpecError("\n".join(messages)) from None
 
 
 def spec_json_schema() -> dict[str, Any]:
@@ -109,16 +121,78 @@ def spec_json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **SweepSpec.model_json_schema()}
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, within limits: a file of some lines can name itself into billions of values."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = self._num_nodes = self._num_aliases = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """One node, counted."""
+        self._num_nodes += 1
+        self._num_aliases += self.check_event(yaml.AliasEvent)
+        self._depth += 1
+        for number, most, what in (
+            (self._depth, _DEEPEST, "levels deep"),
+            (self._num_nodes, _MAX_NODES, "keys and values"),
+            (self._num_aliases, _MAX_ALIASES, "aliases (`*name`)"),
+        ):
+            if number > most:
+                raise SpecError(f"line {self.peek_event().start_mark.line + 1}: more than {most} {what}, for a spec")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
+def _num_values(node: yaml.Node | None, known: dict[int, float]) -> float:
+    """Nodes below one, each alias counted with all that it stands for; without end where one stands inside itself."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = float("inf")
+        inner = node.value if isinstance(node, yaml.SequenceNode) else [each for pair in node.value for each in pair]
+        known[id(node)] = 1 + sum(_num_values(each, known) for each in inner)
+    return known[id(node)]
+
+
+def _too_long(length: int) -> str:
+    return f"{length} characters are too long for a spec, of which {_LONGEST_TEXT} are read"
+
+
+def load_yaml(text: str) -> tuple[yaml.Node | None, Any]:
+    """A text's YAML as nodes and as plain values, within limits of size, depth and aliases.
+
+    Raises:
+        SpecError: It is beyond them.
+        yaml.YAMLError: It is no YAML.
+        ValueError: A number or date of it is none.
+    """
+    if len(text) > _LONGEST_TEXT:
+        raise SpecError(_too_long(len(text)))
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if _num_values(node, {}) > _MAX_NODES:
+            raise SpecError(f"its aliases (`*name`) stand for more than {_MAX_NODES} values, or for themselves")
+        return node, None if node is None else loader.construct_document(node)
+    except OverflowError as error:
+        raise ValueError(str(error)) from None
+    finally:
+        loader.dispose()
+
+
 def _read_yaml(text: str, name: str) -> _Source:
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        node, data = load_yaml(text)
+    except SpecError as error:
+        raise SpecError(f"{name}: {error}") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f":{mark.line + 1}" if mark is not None else ""
         raise SpecError(f"{name}{line}: this is not YAML: {error.problem}") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise SpecError(f"{name}: this is not YAML: {error}") from None
+        raise SpecError(f"{name}: this is not YAML: {shown(str(error), 200)}") from None
     except RecursionError:
         raise SpecError(f"{name}: this is nested too deeply for a spec") from None
     if not isinstance(data, dict):
@@ -163,18 +237,22 @@ def _apply_override(data: dict[str, Any], override: str) -> tuple[str, ...]:
     path, separator, value = override.partition("=")
     keys = path.strip().split(".")
     if not separator or not all(keys):
-        raise SpecError(f"override {override!r}: write it as section.key=value, for example training.precision=fp32")
+        raise SpecError(
+            f"override {shown(override)}: write it as section.key=value, for example training.precision=fp32"
+        )
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise SpecError(f"override {override!r}: {value!r} is not YAML") from None
+        _, parsed = load_yaml(value)
+    except SpecError as error:
+        raise SpecError(f"override of {path}: {error}") from None
+    except (yaml.YAMLError, ValueError):
+        raise SpecError(f"override {shown(override)}: {shown(value)} is not YAML") from None
     except RecursionError:
         raise SpecError(f"override of {path}: this is nested too deeply for a spec") from None
     target = data
     for key in keys[:-1]:
         inner = target.setdefault(key, {})
         if not isinstance(inner, dict):
-            raise SpecError(f"override {override!r}: {key} is not a section but {inner!r}")
+            raise SpecError(f"override {shown(override)}: {key} is not a section but {shown(inner)}")
         target = inner
     target[keys[-1]] = parsed
     return tuple(keys)
@@ -187,7 +265,7 @@ def _explain(error: dict[str, Any], source: _Source) -> str:
     where = source.where(path)
     if kind == "extra_forbidden":
         known = _known_keys(path[:-1], source.data)
-        return f"{where}: unknown key{_nearest(str(path[-1]), known)}; known here: {', '.join(sorted(known))}"
+        return f"{where}: unknown key{_nearest(str(path[-1])[:80], known)}; known here: {', '.join(sorted(known))}"
     if kind == "missing":
         return f"{where}: this key is required"
     if kind == "union_tag_invalid":
@@ -197,28 +275,29 @@ def _explain(error: dict[str, Any], source: _Source) -> str:
         return _not_one_of(where, found, error["ctx"]["expected"])
     if path[:2] == ("model", "arguments") and len(path) > 2:  # pydantic reports every type that it tried
         where = source.where(path[:3])
-        return f"{where}: found {found!r}; an argument is text, a number, true, false or null"
+        return f"{where}: found {shown(found)}; an argument is text, a number, true, false or null"
     if kind in ("model_type", "dict_type", "model_attributes_type"):
         return f"{where}: found {_shown(found)}; this is a section and takes keys"
     if kind == "tuple_type":
-        return f"{where}: found {_shown(found)}; this takes a list, such as [{1 if found is None else found}]"
+        example = 1 if found is None else str(found)[:_LONGEST_KEY]
+        return f"{where}: found {_shown(found)}; this takes a list, such as [{example}]"
     if kind in _ALLOWED:
         return f"{where}: found {_shown(found)}; {_ALLOWED[kind]}"
     if kind == "string_pattern_mismatch":
-        return f"{where}: found {found!r}; it must match {error['ctx']['pattern']}"
+        return f"{where}: found {shown(found)}; it must match {error['ctx']['pattern']}"
     message = error["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(found, (dict, BaseModel)) or repr(found) in message else f"found {found!r}; "
-    return f"{where}: {shown}{message}"
+    said = "" if isinstance(found, (dict, BaseModel)) or shown(found) in message else f"found {shown(found)}; "
+    return f"{where}: {said}{message}"
 
 
 def _shown(found: object) -> str:
-    return "nothing" if found is None else repr(found)
+    return "nothing" if found is None else shown(found)
 
 
 def _not_one_of(where: str, found: object, expected: str) -> str:
     """`expected` is pydantic's list: `'a', 'b' or 'c'`."""
     allowed = expected.replace("'", "").replace(" or ", ", ").split(", ")
-    return f"{where}: found {found!r}{_nearest(str(found), allowed)}; allowed: {', '.join(allowed)}"
+    return f"{where}: found {shown(found)}{_nearest(str(found)[:_LONGEST_KEY], allowed)}; allowed: {', '.join(allowed)}"
 
 
 def _strip_tags(location: tuple[str | int, ...]) -> tuple[str | int, ...]:

@@ -18,15 +18,19 @@ def number_schema(examples: list[Any], **bounds: float) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [{"type": "number", **bounds}, text], "examples": examples})
 
 
+_LARGEST = 1e45
+"""Far above all FLOPs ever computed, and products of several such numbers are still numbers."""
+
+
 def _positive(value: float) -> float:
-    if value <= 0:
-        raise ValueError(f"{value:g} must be greater than 0")
+    if not 0 < value <= _LARGEST:
+        raise ValueError(f"{value:g} must be greater than 0" if value <= 0 else f"{value:g} is beyond {_LARGEST:g}")
     return value
 
 
 def _at_least_zero(value: float) -> float:
-    if value < 0:
-        raise ValueError(f"{value:g} must be 0 or more")
+    if not 0 <= value <= _LARGEST:
+        raise ValueError(f"{value:g} must be 0 or more" if value < 0 else f"{value:g} is beyond {_LARGEST:g}")
     return value
 
 

@@ -14,7 +14,7 @@ from flopsfit_ds.base.errors import DataError, FitError, LaunchError
 from flopsfit_ds.base.hardware import Machine, launched_world
 from flopsfit_ds.base.storage import write_json
 from flopsfit_ds.base.units import format_count
-from flopsfit_ds.base.usercode import check_allowed
+from flopsfit_ds.base.usercode import check_allowed, import_class
 from flopsfit_ds.data.corpus import ABSENT
 from flopsfit_ds.data.manifest import check_source
 from flopsfit_ds.model.loss_traits import LossTraits
@@ -54,6 +54,7 @@ def build_plan(
     family, loss = None, LossTraits()
     if isinstance(spec.model, ClassModel):
         check_allowed(spec.model.class_path, allow_import)
+        import_class(spec.model.class_path, allow_import)
         from flopsfit_ds.study.class_family import spec_class_family
         from flopsfit_ds.study.loss_probe import look_at_language_model
 

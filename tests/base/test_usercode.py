@@ -18,10 +18,17 @@ from flopsfit_ds.study.steps import build_plan
 from helpers.sweeps import MICRO, spec_of, with_values
 
 MODULE = """
+import collections
 from pathlib import Path
+from torch import nn
+from torch.nn import Linear
 Path(__file__).with_name("imported").touch()
 number = 3
-class Model:
+OrderedDict = collections.OrderedDict
+class NoModel:
+    def __init__(self, width): Path(__file__).with_name("called").touch()
+def function(width): Path(__file__).with_name("called").touch()
+class Model(nn.Module):
     def __init__(self, width): ...
 """
 
@@ -61,11 +68,24 @@ def test_a_package_that_was_allowed_holds_for_its_modules(module, allowed):
         ("mine_pkg.nothing:Model", "No module named .*is its folder on PYTHONPATH"),
         ("mine_pkg.models:Nothing", "mine_pkg.models has no Nothing"),
         ("mine_pkg.models:number", "is not a class"),
+        ("mine_pkg.models:function", "is not a class"),
+        ("mine_pkg.models:NoModel", "is no torch.nn.Module"),
+        ("mine_pkg.models:Linear", r"is defined in torch\.nn\.modules\.linear, not in mine_pkg"),
+        ("mine_pkg.models:OrderedDict", "is defined in collections, not in mine_pkg"),
+        ("mine_pkg.models:nn", "is not a class"),
     ],
 )
-def test_a_class_that_is_not_there_is_a_clear_error(module, path, said):
+def test_what_is_no_model_of_the_package_is_a_clear_error_and_is_not_called(module, path, said):
     with pytest.raises(SpecError, match=said):
-        import_class(path)
+        import_class(path, ["mine_pkg"])
+    assert not (module / "called").exists()
+
+
+def test_a_class_of_a_part_that_was_not_allowed_is_refused(module):
+    (module / "more.py").write_text("from mine_pkg.models import Model\n")
+    assert import_class("mine_pkg.more:Model", ["mine_pkg"]).__name__ == "Model"
+    with pytest.raises(SpecError, match=r"defined in mine_pkg\.models, not in mine_pkg\.more; name it where"):
+        import_class("mine_pkg.more:Model", ["mine_pkg.more"])
 
 
 def test_a_module_that_fails_while_it_is_imported_is_a_clear_error(module):

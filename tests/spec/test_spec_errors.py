@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+import tracemalloc
+
 import pytest
 
 from flopsfit_ds.base.errors import SpecError
@@ -135,13 +138,55 @@ def test_code_in_yaml_is_not_run(tmp_path):
 
 
 def test_an_alias_inside_what_it_names_is_an_error_and_no_endless_walk():
-    assert "s.yaml:1: name" in refusal("name: &x [*x]\ndesign:\n  compute_budgets: [1e12]\n")
+    assert "s.yaml: its aliases" in refusal("name: &x [*x]\ndesign:\n  compute_budgets: [1e12]\n")
 
 
 def test_what_is_nested_too_deeply_is_refused():
     deep = "[" * 3000 + "]" * 3000
-    assert refusal(f"name: {deep}\n") == "s.yaml: this is nested too deeply for a spec"
-    assert "nested too deeply" in refusal(GOOD, f"name={deep}")
+    assert refusal(f"name: {deep}\n") == "s.yaml: line 1: more than 40 levels deep, for a spec"
+    assert "more than 40 levels deep" in refusal(GOOD, f"name={deep}")
+
+
+NINE_TIMES = "".join(f"x{i}: &a{i} [{', '.join([f'*a{i - 1}' if i else '1'] * 9)}]\n" for i in range(10))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (NINE_TIMES, "aliases (`*name`) stand for more than 20000 values"),
+        ("name: [" + "*a," * 2000 + "]", "more than 1000 aliases"),
+        ("name: [" + "1," * 30000 + "]", "more than 20000 keys and values"),
+        ("name: " + "A" * 300_000, "300006 characters are too long"),
+        ("seed: " + "9" * 5000, "5000 digits"),
+        ("name: 0x" + "f" * 100_000, "an integer of about 120412 digits"),
+    ],
+    ids=["billion", "aliases", "nodes", "length", "digits", "hexadecimal"],
+)
+def test_a_text_that_means_harm_is_refused_soon_and_in_little_room(text, said):
+    text = text if text.startswith("x0") else text.replace("[*a", "[&a 1, *a")
+    tracemalloc.start()
+    began = time.process_time()
+    message = refusal(text)
+    seconds, room = time.process_time() - began, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert said in message
+    assert len(message) < 1000
+    assert seconds < 15, "a second without the tracing of memory, on an idle core"
+    assert room < 100e6
+
+
+@pytest.mark.parametrize("number", ["1e300", "9" * 400, "1e45000", "-1e300"])
+def test_no_number_overflows(number):
+    message = refusal(GOOD, f"design.compute_budgets=[{number}]")
+    assert "design.compute_budgets.0: found" in message or "compute_budgets.0: " in message
+    assert "OverflowError" not in message
+    assert len(message) < 300
+
+
+def test_a_long_value_is_cut_short():
+    message = refusal(GOOD, f"training.precision={'x' * 5000}")
+    assert "x" * 50 in message
+    assert len(message) < 400
 
 
 def test_an_anchor_may_be_used_twice():
