@@ -24,6 +24,7 @@ _GROUPS = (
     "sweeping.status",
     "sweeping.logs",
     "sweeping.curves",
+    "deciding.audit",
     "sweeping.timeline",
     "planning.spec",
 )

@@ -7,17 +7,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flopsfit_ds.decide.audit.checklist import audit_runs
     from flopsfit_ds.decide.forecasts.registered import load_forecast, register_forecast
     from flopsfit_ds.decide.forecasts.scoring import score_forecast, summarise
+    from flopsfit_ds.decide.sources import read_sources
 
 _HOMES = {
+    "audit_runs": "audit.checklist",
     "load_forecast": "forecasts.registered",
+    "read_sources": "sources",
     "register_forecast": "forecasts.registered",
     "score_forecast": "forecasts.scoring",
     "summarise": "forecasts.scoring",
 }
 
-__all__ = ["load_forecast", "register_forecast", "score_forecast", "summarise"]
+__all__ = [
+    "audit_runs",
+    "load_forecast",
+    "read_sources",
+    "register_forecast",
+    "score_forecast",
+    "summarise",
+]
 
 
 def __getattr__(name: str) -> Any:

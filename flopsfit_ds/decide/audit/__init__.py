@@ -1,0 +1,1 @@
+"""The checklist of good practice, gone through for one table of runs."""
