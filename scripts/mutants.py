@@ -2,10 +2,12 @@
 
     python scripts/mutants.py                     # all changes of scripts/mutants.tsv, two at a time
     python scripts/mutants.py --only plan/        # those whose file holds this text
-    python scripts/mutants.py -o table.json
+    python scripts/mutants.py --kept verdicts.jsonl --page docs/mutants.md
 
 Each change is made in a copy of the project and the tests named beside it are run there, without the slow ones. A
 change that no test notices is a survivor: it needs a test, or a reason in the table's last column. Not a part of CI.
+With a file of kept verdicts it may be interrupted and goes on: what a test has noticed is not tried again, survivors
+are. The page tells of each change which test noticed it.
 
 The table has five columns, separated by tabs: file, text that stands once in it, what it becomes, tests, and why the
 change cannot be noticed, where that is so.
@@ -14,8 +16,10 @@ change cannot be noticed, where that is so.
 from __future__ import annotations
 
 import argparse
+import html
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +31,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import Queue
+from threading import Lock
 
 PROJECT = Path(__file__).resolve().parents[1]
 TABLE = PROJECT / "scripts" / "mutants.tsv"
@@ -68,11 +73,13 @@ class Verdict:
         mutant: The change.
         outcome: `killed`, `survived`, or `timeout`, which counts as killed: the tests did not pass.
         seconds: How long the tests took.
+        noticed_by: The test that failed; empty where none did, or where the time was over.
     """
 
     mutant: Mutant
     outcome: str
     seconds: float
+    noticed_by: str
 
 
 def read_table(path: Path) -> list[Mutant]:
@@ -128,7 +135,7 @@ def run_tests(copy: Path, tests: tuple[str, ...]) -> tuple[int | None, float, st
         )
     except subprocess.TimeoutExpired:
         return None, time.monotonic() - began, ""
-    return done.returncode, time.monotonic() - began, (done.stdout + done.stderr)[-2000:]
+    return done.returncode, time.monotonic() - began, (done.stdout + done.stderr)[-20000:]
 
 
 def judge(mutant: Mutant, queue: Queue[Path]) -> Verdict:
@@ -143,12 +150,13 @@ def judge(mutant: Mutant, queue: Queue[Path]) -> Verdict:
         path.write_text(original, encoding="utf-8")
         queue.put(copy)
     if code not in (PASSED, FAILED, None):
-        sys.exit(f"{mutant.file}: {mutant.after!r}: pytest ended with {code}, which says nothing\n{said}")
+        sys.exit(f"{mutant.file}: {mutant.after!r}: pytest ended with {code}, which says nothing\n{said[-2000:]}")
     outcome = {PASSED: "survived", FAILED: "killed", None: "timeout"}[code]
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
     print(
         f"{outcome:9}{seconds:6.0f} s  {mutant.file}: {mutant.before.strip()}  ->  {mutant.after.strip()}", flush=True
     )
-    return Verdict(mutant, outcome, seconds)
+    return Verdict(mutant, outcome, seconds, failed.group(1) if failed else "")
 
 
 def check_unchanged(mutants: list[Mutant], queue: Queue[Path], pool: ThreadPoolExecutor) -> None:
@@ -164,26 +172,88 @@ def check_unchanged(mutants: list[Mutant], queue: Queue[Path], pool: ThreadPoolE
             code, _, said = run_tests(copy, tests)
         finally:
             queue.put(copy)
-        return None if code == PASSED else f"{' '.join(tests)} ends with {code} without any change:\n{said}"
+        return None if code == PASSED else f"{' '.join(tests)} ends with {code} without any change:\n{said[-2000:]}"
 
     wrong = [message for message in pool.map(run, sorted({mutant.tests for mutant in mutants})) if message]
     if wrong:
         sys.exit("\n\n".join(wrong))
 
 
-def show(verdicts: list[Verdict]) -> bool:
-    """Print the table by package and the survivors; whether it is good enough."""
-    print(f"\n{'package':12}{'changes':>8}{'killed':>8}")
+def by_package(verdicts: list[Verdict]) -> list[tuple[str, int, int]]:
+    """Package, changes and those noticed, of each package and of all."""
+    rows = []
     for package in sorted({verdict.mutant.package for verdict in verdicts}):
         here = [verdict for verdict in verdicts if verdict.mutant.package == package]
-        print(f"{package:12}{len(here):8}{sum(verdict.outcome != 'survived' for verdict in here):8}")
+        rows.append((package, len(here), sum(verdict.outcome != "survived" for verdict in here)))
+    return [*rows, ("all", len(verdicts), sum(killed for _, _, killed in rows))]
+
+
+def show(verdicts: list[Verdict]) -> bool:
+    """Print the table by package and the survivors; whether it is good enough."""
+    rows = by_package(verdicts)
+    print(f"\n{'package':12}{'changes':>8}{'killed':>8}")
+    for package, count, killed in rows:
+        print(f"{package:12}{count:8}{killed:8}")
+    share = rows[-1][2] / rows[-1][1]
+    print(f"{share:.1%} killed")
     survivors = [verdict for verdict in verdicts if verdict.outcome == "survived"]
-    share = 1 - len(survivors) / len(verdicts)
-    print(f"{'all':12}{len(verdicts):8}{len(verdicts) - len(survivors):8}   {share:.1%}")
     for verdict in survivors:
         mutant = verdict.mutant
         print(f"survived: {mutant.file}: {mutant.before}  ->  {mutant.after}: {mutant.excuse or 'NO REASON GIVEN'}")
     return share >= ASKED_SHARE and all(verdict.mutant.excuse for verdict in survivors)
+
+
+def as_page(verdicts: list[Verdict]) -> str:
+    """The same as a page of the documentation, with the test that noticed each change."""
+
+    def code(text: str) -> str:
+        return f"<code>{html.escape(text.strip()).replace('|', '&#124;')}</code>"
+
+    lines = [
+        "# Changes that a test must notice",
+        "",
+        "Written by `python scripts/mutants.py --page docs/mutants.md` from `scripts/mutants.tsv`. Each change was",
+        "made alone; then the fast tests nearest to it were run. After a change of tests run it for the part that you",
+        "touched: `python scripts/mutants.py --only plan/`.",
+        "",
+        "| package | changes | noticed |",
+        "|---|---|---|",
+        *(f"| {package} | {count} | {killed} |" for package, count, killed in by_package(verdicts)),
+        "",
+        "| file | line | changed to | noticed by |",
+        "|---|---|---|---|",
+    ]
+    for verdict in verdicts:
+        mutant = verdict.mutant
+        noticed = f"not noticed: {mutant.excuse}" if verdict.outcome == "survived" else verdict.noticed_by.split("[")[0]
+        noticed = noticed or "its tests did not end in time"
+        lines.append(f"| {mutant.file} | {code(mutant.before)} | {code(mutant.after)} | {noticed} |")
+    return "\n".join(lines) + "\n"
+
+
+class Kept:
+    """Verdicts in a file of JSON lines, one appended for each change that was tried."""
+
+    def __init__(self, path: Path | None, mutants: list[Mutant]) -> None:
+        self._path, self._lock = path, Lock()
+        self.verdicts: dict[Mutant, Verdict] = {}
+        for line in path.read_text(encoding="utf-8").splitlines() if path and path.exists() else ():
+            values = json.loads(line)
+            told = values.pop("mutant")
+            same = [each for each in mutants if (each.file, each.before, each.after) == tuple(told.values())[:3]]
+            self.verdicts.update({mutant: Verdict(mutant, **values) for mutant in same})
+
+    def pending(self, mutants: list[Mutant]) -> list[Mutant]:
+        """Changes that no test has noticed yet."""
+        return [each for each in mutants if each not in self.verdicts or self.verdicts[each].outcome == "survived"]
+
+    def add(self, verdict: Verdict) -> None:
+        """One more."""
+        with self._lock:
+            self.verdicts[verdict.mutant] = verdict
+            if self._path:
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(verdict)) + "\n")
 
 
 def main() -> None:
@@ -191,14 +261,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="changes whose file holds this text")
     parser.add_argument("--jobs", type=int, default=2, help="copies that are tried side by side")
-    parser.add_argument("-o", "--output", type=Path, help="write the verdicts as JSON")
+    parser.add_argument("--kept", type=Path, help="a file of verdicts to go on from, as JSON lines")
+    parser.add_argument("--page", type=Path, help="write the table as a page of the documentation")
     options = parser.parse_args()
     mutants = [mutant for mutant in read_table(TABLE) if options.only in mutant.file]
-    with copies(options.jobs) as queue, ThreadPoolExecutor(options.jobs) as pool:
-        check_unchanged(mutants, queue, pool)
-        verdicts = list(pool.map(lambda mutant: judge(mutant, queue), mutants))
-    if options.output:
-        options.output.write_text(json.dumps([asdict(verdict) for verdict in verdicts], indent=1) + "\n")
+    kept = Kept(options.kept, mutants)
+    pending = kept.pending(mutants)
+    if pending:
+        with copies(options.jobs) as queue, ThreadPoolExecutor(options.jobs) as pool:
+            check_unchanged(pending, queue, pool)
+            for _ in pool.map(lambda mutant: kept.add(judge(mutant, queue)), pending):
+                pass
+    verdicts = [kept.verdicts[mutant] for mutant in mutants]
+    if options.page:
+        options.page.write_text(as_page(verdicts), encoding="utf-8")
     sys.exit(0 if show(verdicts) else 1)
 
 
