@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from flopsfit_ds.base.errors import RecordError, SweepFolderError
 from flopsfit_ds.base.storage import JsonLines, atomic_write, json_converter, read_json, write_json
 
-RECORD_VERSION = 1
+RECORD_VERSION = 1  # raised when an old record would be misread
 OWN_FOLDER = 0o755
 """Mode of a folder below which checkpoints lie: whatever the umask, only its owner may write there."""
 

@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -150,7 +150,9 @@ def judge(mutant: Mutant, queue: Queue[Path]) -> Verdict:
         path.write_text(original, encoding="utf-8")
         queue.put(copy)
     if code not in (PASSED, FAILED, None):
-        sys.exit(f"{mutant.file}: {mutant.after!r}: pytest ended with {code}, which says nothing\n{said[-2000:]}")
+        raise RuntimeError(
+            f"{mutant.file}: {mutant.after!r}: pytest ended with {code}, which says nothing\n{said[-2000:]}"
+        )
     outcome = {PASSED: "survived", FAILED: "killed", None: "timeout"}[code]
     failed = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
     print(
@@ -159,24 +161,34 @@ def judge(mutant: Mutant, queue: Queue[Path]) -> Verdict:
     return Verdict(mutant, outcome, seconds, failed.group(1) if failed else "")
 
 
-def check_unchanged(mutants: list[Mutant], queue: Queue[Path], pool: ThreadPoolExecutor) -> None:
-    """All tests that the table names pass on the project as it is.
+def check_unchanged(tests: tuple[str, ...], queue: Queue[Path]) -> None:
+    """See that these tests pass on the project as it is: else a failure would prove nothing.
 
     Raises:
-        SystemExit: Some do not: then a failure would prove nothing.
+        RuntimeError: They do not.
     """
+    copy = queue.get()
+    try:
+        code, _, said = run_tests(copy, tests)
+    finally:
+        queue.put(copy)
+    if code != PASSED:
+        raise RuntimeError(f"{' '.join(tests)} ends with {code} without any change:\n{said[-2000:]}")
 
-    def run(tests: tuple[str, ...]) -> str | None:
-        copy = queue.get()
-        try:
-            code, _, said = run_tests(copy, tests)
-        finally:
-            queue.put(copy)
-        return None if code == PASSED else f"{' '.join(tests)} ends with {code} without any change:\n{said[-2000:]}"
 
-    wrong = [message for message in pool.map(run, sorted({mutant.tests for mutant in mutants})) if message]
-    if wrong:
-        sys.exit("\n\n".join(wrong))
+def judge_all(mutants: list[Mutant], queue: Queue[Path], pool: ThreadPoolExecutor, kept: Kept) -> list[str]:
+    """Judge changes, each after its tests have passed without it; what kept some from it."""
+    checks: dict[tuple[str, ...], Future[None]] = {}
+
+    def judge_checked(mutant: Mutant) -> None:
+        checks[mutant.tests].result()
+        kept.add(judge(mutant, queue))
+
+    judged = []
+    for tests in dict.fromkeys(mutant.tests for mutant in mutants):
+        checks[tests] = pool.submit(check_unchanged, tests, queue)
+        judged += [pool.submit(judge_checked, mutant) for mutant in mutants if mutant.tests == tests]
+    return list(dict.fromkeys(str(error) for job in judged if (error := job.exception()) is not None))
 
 
 def by_package(verdicts: list[Verdict]) -> list[tuple[str, int, int]]:
@@ -269,9 +281,9 @@ def main() -> None:
     pending = kept.pending(mutants)
     if pending:
         with copies(options.jobs) as queue, ThreadPoolExecutor(options.jobs) as pool:
-            check_unchanged(pending, queue, pool)
-            for _ in pool.map(lambda mutant: kept.add(judge(mutant, queue)), pending):
-                pass
+            wrong = judge_all(pending, queue, pool, kept)
+        if wrong:
+            sys.exit("\n\n".join(wrong))
     verdicts = [kept.verdicts[mutant] for mutant in mutants]
     if options.page:
         options.page.write_text(as_page(verdicts), encoding="utf-8")

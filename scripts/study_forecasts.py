@@ -1,18 +1,21 @@
 """Do prediction intervals hold? Fit the lower budgets of tables, predict the runs above, and count.
 
     python scripts/study_forecasts.py TABLE.csv [TABLE.csv ...]
+    python scripts/study_forecasts.py TABLE.csv ... --constant forecast.history._TEMPER --values 0.1 0.2 0.4
 
 A table has the columns num_params, num_tokens, flops and loss, a row for each finished run. It is cut below each budget
 from the fourth on (where runs lie in no budgets, at eighths of them), the law is fitted to what lies below, and every
 run from 2 to 300 times as large as the largest below is predicted. Printed for each table and for each ratio: how many
 predictions lie in their 90% interval, the median width, the median error of the centre, and the interval score (width
 plus 20 times what is missed, in percent of the loss; Gneiting and Raftery 2007). No table comes with the project: those
-that its constants were set on are named in docs/forecasts.md.
+that its constants were set on are named in docs/forecasts.md. With a constant of `flopsfit_ds.fit` and some values, the
+last line of each table of results is printed for every value.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -107,13 +110,32 @@ def line(name: str, outcomes: Sequence[Outcome]) -> str:
     return f"{name[:36]:36} {len(outcomes):6} {covered:8.3f} {middle:8.2f} {error:8.2f} {score:8.2f}"
 
 
+def vary_constant(name: str, values: Sequence[float], tables: Sequence[Path]) -> None:
+    """Print what each value of a constant does to all predictions together."""
+    home, _, attribute = name.rpartition(".")
+    module = importlib.import_module(f"flopsfit_ds.fit.{home}")
+    kind = type(getattr(module, attribute))
+    for value in values:
+        setattr(module, attribute, kind(value))
+        studied = [study(path) for path in tables]
+        refused = sum(count for _, _, count in studied)
+        row = line(f"{name} = {value:g}"[-36:], [outcome for outcomes, _, _ in studied for outcome in outcomes])
+        print(f"{row}   ({refused} cuts could not be fitted)", flush=True)
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="+", type=Path)
+    parser.add_argument("--constant", help="its module and name below flopsfit_ds.fit")
+    parser.add_argument("--values", type=float, nargs="+", help="values to give it")
+    given = parser.parse_args()
     everything: list[Outcome] = []
     print(f"{'table':36} {'runs':>6} {'covered':>8} {'width %':>8} {'error %':>8} {'score':>8}")
-    for path in parser.parse_args().tables:
+    if given.constant:
+        vary_constant(given.constant, given.values or (), given.tables)
+        return
+    for path in given.tables:
         outcomes, cuts, refused = study(path)
         everything += outcomes
         said = f"   ({refused} of {cuts} cuts could not be fitted)" if refused else ""

@@ -18,6 +18,7 @@ from flopsfit_ds.base.errors import LaunchError, SpecError
 from flopsfit_ds.base.units import GIB
 
 _MAX_AUTOMATIC_CPU_SLOTS = 8
+"""A slot is a process of its own that loads PyTorch; more of them are for `--slots` to ask for. Chosen."""
 # How users and SLURM write "no GPU" into CUDA_VISIBLE_DEVICES
 _NO_GPU = ("", "-1", "none", "void", "nodevfiles")
 
@@ -74,7 +75,7 @@ _DRIVER_RESERVE = _gib(1)
 # One server core: small byte-level models reached 3e10 to 5.5e10 FLOP/s of exact training FLOPs in fp32.
 _CPU_SLOT = Device("cpu", 0, 4e10, 4e10, 5e9)
 _INTER_NODE_BANDWIDTH = 25e9  # one 200 Gbit/s port a GPU
-_HOST_MEMORY_PER_GPU = _gib(128)
+_HOST_MEMORY_PER_GPU = _gib(128)  # NVIDIA's DGX A100 of 320 GB has 1 TiB for 8 GPUs
 
 
 @dataclass(frozen=True)

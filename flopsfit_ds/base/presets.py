@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_BUCKETS_PER_MODEL = 16
-_ALIGNMENT = 64
+_BUCKETS_PER_MODEL = 16  # see `zero_section`
+_ALIGNMENT = 64  # elements: 256 bytes of fp32, 128 of bf16, whole cache lines
 Offload = Literal["none", "optimizer"]
 
 

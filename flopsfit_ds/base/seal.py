@@ -15,7 +15,7 @@ from typing import Any
 
 from flopsfit_ds.base.errors import SweepFolderError
 
-_KEY_BYTES = 32
+_KEY_BYTES = 32  # as long as the digest of SHA-256, beyond which RFC 2104 sees no gain
 _OTHERS = 0o077
 """Bits of a mode by which group or world could read or write."""
 

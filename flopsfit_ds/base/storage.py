@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 
 from flopsfit_ds.base.errors import RecordError, SweepFolderError
 
-_TAIL_BYTES = 4096
+_TAIL_BYTES = 4096  # a line of metrics is some 130 bytes: the last thirty
 _Kind = TypeVar("_Kind")
 
 

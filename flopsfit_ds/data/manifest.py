@@ -22,9 +22,9 @@ from flopsfit_ds.base.units import format_bytes
 from flopsfit_ds.data.contents import HASHED_WHOLE_BYTES
 from flopsfit_ds.data.corpus import Corpus
 
-_SAMPLES = 1024
-_SAMPLE_BYTES = 1 << 14
-_READ_BYTES = 1 << 22
+_SAMPLES = 1024  # places: a second where finding one takes a millisecond. Chosen
+_SAMPLE_BYTES = 1 << 14  # 16 KiB, with _SAMPLES 16 MiB of a file
+_READ_BYTES = 1 << 22  # 4 MiB: hashing is then as fast as from larger blocks
 
 _log = logging.getLogger(__name__)
 

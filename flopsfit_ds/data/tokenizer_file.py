@@ -13,7 +13,7 @@ from typing import Any
 
 from flopsfit_ds.base.errors import DataError
 
-_SHOWN = 3
+_SHOWN = 3  # in an error of one line
 
 
 @dataclass(frozen=True)

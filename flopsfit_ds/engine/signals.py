@@ -14,7 +14,7 @@ from flopsfit_ds.base.errors import FlopsfitError
 
 EXIT_REQUEUE = 75
 """EX_TEMPFAIL of sysexits.h: the same command, started again, goes on."""
-EXIT_CTRL_C = 130
+EXIT_CTRL_C = 130  # 128 + SIGINT, as shells count
 _PREEMPTION = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _ONE_PRESS_SECONDS = 2.0
 """One Ctrl-C reaches a launched process more than once: from the terminal, and from a launcher that passes it on."""

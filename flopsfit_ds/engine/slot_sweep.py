@@ -29,7 +29,7 @@ from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
 from flopsfit_ds.train.order import Tasks
 
-_MAX_NAMED = 5
+_MAX_NAMED = 5  # in a message of one line
 
 
 @dataclass(frozen=True)

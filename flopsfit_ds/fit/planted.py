@@ -14,7 +14,7 @@ from flopsfit_ds.fit.points.points import CONVENTION, Point
 from flopsfit_ds.model.flops import FLOPS_PER_PARAMETER_TOKEN
 
 SIX_ND = ComputeRule.constant(math.log(FLOPS_PER_PARAMETER_TOKEN), CONVENTION)
-REFERENCE_COMPUTE = 1e20
+REFERENCE_COMPUTE = 1e20  # the largest budget of `GridDesign`
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from flopsfit_ds.fit.solve.certificate import Certificate
 from flopsfit_ds.fit.solve.intervals import Interval
 
 FORMAT = "flopsfit-ds/fit"
-VERSION = 1
+VERSION = 1  # of fit.json: raised when an old file would be misread
 POINT_COLUMNS = tuple(field.name for field in fields(Point))
 
 

@@ -12,8 +12,8 @@ from typing import Literal
 from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.base.units import format_count
 
-_MAX_LAYERS = 256
-_MAX_WIDTH = 65536
+_MAX_LAYERS = 256  # twice those of Llama 3 405B, 126
+_MAX_WIDTH = 65536  # four times that of Llama 3 405B
 
 
 @dataclass(frozen=True)

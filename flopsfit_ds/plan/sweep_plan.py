@@ -30,6 +30,7 @@ from flopsfit_ds.spec import DecoderModel, SweepSpec, Training
 TRAINING_VERSION = 1
 """Part of every run's identity: raised when a change of the training code changes losses."""
 _MIN_STEPS = 20
+"""Below it the loop never smooths its loss, and sees no divergence (`train.loop._SMOOTHING_STEPS`)."""
 _DATASET_WORDS = BatchWords("global_batch_samples", "make the samples shorter")
 
 

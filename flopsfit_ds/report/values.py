@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-_SMALL = 0.5
-_NO_BOUND = 20.0
+_SMALL = 0.5  # above it e^x - 1 and x differ so much that "per cent" misleads
+_NO_BOUND = 20.0  # a factor of 5e8 is none
 
 
 def loss_text(loss: float) -> str:

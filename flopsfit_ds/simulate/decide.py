@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _PATIENCE_SECONDS = 180.0
 """GPUs wait for the review, and the other nodes of a launch for this one: five minutes at most."""
 _MEASURED_SEQUENCES = 64
+"""The largest micro-batch that rules allow by default: there activations are the peak, not gradients."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from flopsfit_ds.simulate.counting.shares import active_params, matrix_params, u
 
 LOOKED_AT_SAMPLES = 2
 """Of the batch that a class is looked at with: batch normalisation refuses a single one."""
-_SHOWN_NAMES = 12
+_SHOWN_NAMES = 12  # in an error of one line
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from flopsfit_ds.base.errors import FlopsfitError
 
 _LENGTH = struct.Struct("<Q")
 _TIMEOUT_SECONDS = 900.0
+"""Those of `scripts/bench_memory.py` took 2 to 7 s each; a hundred times that is a simulation that hangs."""
 _ENDED = "the simulation's process ended without an answer"
 
 

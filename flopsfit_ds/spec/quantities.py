@@ -66,8 +66,8 @@ def _seed(value: int) -> int:
     return value
 
 
-_ABOVE_ZERO = {"exclusiveMinimum": 0}
-_FROM_ZERO = {"minimum": 0}
+_ABOVE_ZERO = {"exclusiveMinimum": 0}  # of JSON schema
+_FROM_ZERO = {"minimum": 0}  # of JSON schema
 Quantity = Annotated[
     float, AfterValidator(_positive), BeforeValidator(parse_quantity), number_schema([1e18, "300B"], **_ABOVE_ZERO)
 ]

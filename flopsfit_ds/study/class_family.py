@@ -21,7 +21,7 @@ from flopsfit_ds.spec import ClassModel, Training
 from flopsfit_ds.train.data.outputs import logits_of
 from flopsfit_ds.train.model import next_token_losses
 
-_LARGEST_SIZE = 1 << 24
+_LARGEST_SIZE = 1 << 24  # beyond all widths, depths and vocabularies: the size does not grow the class
 
 
 class ClassFamily:

@@ -27,12 +27,12 @@ from flopsfit_ds.train.data.outputs import call_model, logits_of, num_samples, r
 from flopsfit_ds.train.model import next_token_losses
 from flopsfit_ds.train.seeding import seeded
 
-_SEED = 0x10550
+_SEED = 0x10550  # any, and always the same
 _SHAKE = 0.02
 """Standard deviation of what is added to each weight: layers that begin at zero would hide what the loss depends on."""
-_LARGEST_PARAMS = 50_000_000
-_SIZES = 24
-_SEQUENCES = 4
+_LARGEST_PARAMS = 50_000_000  # 0.2 GB of fp32
+_SIZES = 24  # doublings: far beyond the parameters above
+_SEQUENCES = 4  # as many as of a dataset (`dataset._TELLING_SAMPLES`)
 _SIGNED = (torch.int64, torch.int32, torch.int16)
 _DEVICE_WORDS = ("cuda", "gpu", "flash", "triton", "nccl")
 """Of errors that say that a class cannot run on a CPU."""

@@ -32,7 +32,7 @@ from flopsfit_ds.train.data.outputs import outputs_of
 from flopsfit_ds.train.order import WorkerTask
 from flopsfit_ds.train.seeding import seeded
 
-_FINGERPRINTED_SAMPLES = 32
+_FINGERPRINTED_SAMPLES = 32  # each is a call of the user's dataset; part of run ids, so that it stays
 
 
 def find_optimal(

@@ -38,6 +38,7 @@ _CHECKPOINT_MARGIN_BYTES = 2**20
 _LAST_PATIENCE = 0.1
 """Of the time between checkpoints: so much work is worth one before the evaluation."""
 _SMOOTHING_STEPS = 20
+"""Steps that a single wild batch must not decide: its share is a twentieth."""
 _DIVERGED_FACTOR = 2.0
 """Over the first step's loss: random weights are about as good as chance, and twice that is far worse than chance."""
 

@@ -12,7 +12,7 @@ from flopsfit_ds.base.storage import JsonLines
 from flopsfit_ds.records import RunFolder
 
 _log = logging.getLogger(__name__)
-_FLUSH_EVERY_SECONDS = 1.0
+_FLUSH_EVERY_SECONDS = 1.0  # a kill loses so much of the log, and a resumed run writes it again
 
 
 class MetricsLog:

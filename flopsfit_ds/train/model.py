@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from flopsfit_ds.model.architecture import ModelShape
 
-_INIT_STD = 0.02
+_INIT_STD = 0.02  # GPT-2's `initializer_range`
 
 
 class Projection(nn.Linear):

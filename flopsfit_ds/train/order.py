@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-EXIT_OUTCOME_WRITTEN = 0
-EXIT_FAILED = 1
-EXIT_PREEMPTED = 75
-EXIT_OUT_OF_MEMORY = 76
+EXIT_OUTCOME_WRITTEN = 0  # success
+EXIT_FAILED = 1  # Python's own for an exception
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the same again goes on
+EXIT_OUT_OF_MEMORY = 76  # the next one, which nothing here means by itself
 
 
 @dataclass(frozen=True)

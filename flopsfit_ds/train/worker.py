@@ -43,7 +43,7 @@ from flopsfit_ds.train.session import Session, open_session
 _log = logging.getLogger(__name__)
 _HEARTBEAT_EVERY_SECONDS = 0.2
 """More often than the engine looks (`slot_executor.HEARTBEAT_SECONDS`), so that no look finds an old step."""
-_PULSE_EVERY_SECONDS = 1.0
+_PULSE_EVERY_SECONDS = 1.0  # a time limit on silence is minutes; each is a message to the driver's node
 
 
 class Heartbeat:

@@ -15,7 +15,7 @@ from flopsfit_ds.cli.options import quantity, write_text
 if TYPE_CHECKING:
     from flopsfit_ds.decide.forecasts.scoring import ScoreTable
 
-_MOST_RUNNING = 40
+_MOST_RUNNING = 40  # one screen
 
 
 def register(app: typer.Typer) -> None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from flopsfit_ds.plan.sweep_plan import SweepPlan
 
 _DEFAULT = "without it what a sweep folder's spec says, else"
-_WITHIN_DATA = 1.1
+_WITHIN_DATA = 1.1  # times the largest compute: less than the width of one budget (`isoflop._BUDGET_WIDTH`)
 _COLUMN = "Column that holds this quantity, where its name is not a common one."
 
 

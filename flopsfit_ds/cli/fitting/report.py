@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flopsfit_ds.records import RunRecord
     from flopsfit_ds.report.findings import Findings
 
-_MOST_EXCLUDED = 8
+_MOST_EXCLUDED = 8  # with the rest of what is said, one screen
 
 
 def register(app: typer.Typer) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 _PARTS = ("weights", "grads", "states", "buckets", "activations", "loss", "other")
-_WIDTH = 120
+_WIDTH = 120  # columns that all parts take; a narrower terminal leaves the parts out
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from flopsfit_ds.cli.options import AllowImport, AsJson, Overrides, SpecArgument
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 
 _LEAST_TOLD_FIRST = ("/6ND", "LR", "D/N", "steps", "batch", "a GPU", "D", "time", "where")
-_GAP = 2
+_GAP = 2  # columns of the terminal
 
 
 def register(app: typer.Typer) -> None:

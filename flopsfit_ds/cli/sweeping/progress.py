@@ -16,7 +16,7 @@ from flopsfit_ds.engine.slots import Slot
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.records import Attempt, RunRecord
 
-_LINE_EVERY_SECONDS = 15.0
+_LINE_EVERY_SECONDS = 15.0  # in a log that nobody rewrites: four lines a minute
 
 
 class SweepDisplay:

@@ -18,14 +18,17 @@ from pathlib import Path
 from flopsfit_ds.base.errors import DataError
 from flopsfit_ds.data.formats.layout import ARRAY_CODES, BYTES_PER_ID
 
-_PLACES = 64
-_BYTES_A_PLACE = 4096
+_PLACES = 64  # with the next 256 KiB of a file: 65,536 ids of two or four bytes at least
+_BYTES_A_PLACE = 4096  # one page of a file system
 _DIFFERENT_IDS = 4
 """Fewer different ids than these prove no type."""
 _CONTRADICTING_IDS = 16
 """A type that the user gave is doubted only where so many different ids speak against it."""
 _ENOUGH_IDS = 32
+"""Where a narrower type fits too: so many zeros in a row at every second place are no chance."""
 _ENTROPY_BITS = 0.5
+"""By which a high byte must vary more than the low one to be the low one, swapped. Of 50,257 ids drawn by Zipf's law
+the low byte has 7.7 bits and the high one 4.3; where all ids are as frequent, 8.0 and 7.6, and no order is told."""
 _CANDIDATES = ("uint8", "uint16", "int32", "int64")
 
 

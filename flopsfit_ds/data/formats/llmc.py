@@ -11,9 +11,9 @@ from pathlib import Path
 from flopsfit_ds.base.errors import DataError
 from flopsfit_ds.data.formats.layout import BYTES_PER_ID, Layout
 
-HEADER_BYTES = 1024
-_KINDS = {20240520: (1, "uint16"), 20240801: (7, "uint32")}
-_EVALUATION = 20240522
+HEADER_BYTES = 1024  # 256 int32
+_KINDS = {20240520: (1, "uint16"), 20240801: (7, "uint32")}  # magic numbers, with version and type of ids
+_EVALUATION = 20240522  # magic number of HellaSwag's files, which are no training data
 
 
 def is_llmc(head: bytes) -> bool:

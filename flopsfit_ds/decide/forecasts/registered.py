@@ -24,7 +24,7 @@ from flopsfit_ds.fit.result import FORMAT as FIT_FORMAT
 from flopsfit_ds.fit.result import load_fit_dict
 
 FORMAT = "flopsfit-ds/forecast"
-VERSION = 1
+VERSION = 1  # of the file: raised when another reading of it would be needed
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 """Levels of the intervals that are printed and scored one by one."""
 PROBABILITIES = tuple(k / 100 for k in range(1, 100))

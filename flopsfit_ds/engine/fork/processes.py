@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-_PR_SET_PDEATHSIG = 1
-_LONGEST_STAT = 4096
+_PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+_LONGEST_STAT = 4096  # a line has 52 numbers and a name of at most 64 bytes
 _STATE, _SESSION, _START_TIME = 0, 3, 19  # fields of /proc/<pid>/stat that follow the command's name; see proc(5)
 
 

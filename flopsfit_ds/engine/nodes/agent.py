@@ -17,7 +17,7 @@ from flopsfit_ds.train.order import WorkerOrder
 
 _TICK_SECONDS = 0.05
 """Longest wait before the driver's next order is read: it adds so much to the start of a run."""
-EXIT_DRIVER_LOST = 1
+EXIT_DRIVER_LOST = 1  # an error, to whatever launched this rank
 
 
 class NodeAgent:

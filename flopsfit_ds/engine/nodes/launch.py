@@ -26,7 +26,7 @@ _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _PARENT, _START_TIME = 1, 19  # fields of /proc/<pid>/stat after the command's name
 _AGENT_PATIENCE_SECONDS = 300.0
 """For the working rank to be there: it imports what the waiting ranks import, on the same machine. Chosen."""
-_EXIT_AGENT_LOST = 1
+_EXIT_AGENT_LOST = 1  # an error, to whatever launched this rank
 _CODE = struct.Struct("i")
 _CREDENTIALS = struct.Struct("iII")
 """Pid, user and group, as SO_PEERCRED gives them; see unix(7)."""

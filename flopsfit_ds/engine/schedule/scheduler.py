@@ -20,6 +20,7 @@ from flopsfit_ds.records import Attempt
 _TRUSTED_FRACTION = 0.05
 """Of a run's steps, after which its own pace says when it ends."""
 _SOON = 0.001
+"""What runs may end at any moment, and its slots do not count as free before."""
 _SHARE_OF_RUNS = 0.05
 """Of the waiting runs that must have ended before the schedule is searched again."""
 _START_SECONDS = 1.0

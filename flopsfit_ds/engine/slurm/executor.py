@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 3.0
 """Between two looks at the queue: each is a call to a controller that all users share."""
-_TAIL_CHARACTERS = 400
+_TAIL_CHARACTERS = 400  # the end of what SLURM says, where its reason stands
 _MAX_FUTILE_JOBS = 5
 """Of the same runs, one after another, in none of which one got further."""
 _INNOCENT = ("interrupted", "preempted")

@@ -19,8 +19,8 @@ import math
 
 from flopsfit_ds.memory import Strategy
 
-_WEIGHT_BYTES = 4
-_MOMENT_BYTES = 8
+_WEIGHT_BYTES = 4  # fp32
+_MOMENT_BYTES = 8  # AdamW's two, in fp32
 
 
 def load_bytes(strategy: Strategy, num_params: int, num_params_trainable: int) -> int:

@@ -15,6 +15,7 @@ _FEW_PER_PARAMETER = 3
 """95% intervals of 9, 12 and 15 points for 5 parameters hold in 99.8%, 97.9% and 98.8% (`calibrate_fit.py parameters
 --laws 60 --samples 300 --budgets 1e18 1e19 1e20 --sizes 3`, 4, 5): rough, and rather too wide."""
 _HARDLY_SPARE = 2
+"""In the same study 6 points (--sizes 2) hold in 67%, 8 points (--budgets 1e18 1e20 --sizes 4) in 99.0%."""
 _RULE_MISFIT = 0.1
 """Where N* ~ C^0.5, 10% of compute is 5% of N*; sizes 22% off still lose under 0.1% (`calibrate_fit.py figures`)."""
 _RULE_DRIFT = 0.05  # half of that: it grows with every further decade

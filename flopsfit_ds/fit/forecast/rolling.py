@@ -22,7 +22,7 @@ _IN_BUDGETS = 0.8
 _STARTS = 6
 _SPARE = 2
 _SAME_COMPUTE = 0.05  # seeds of one run, or tokens rounded to whole steps
-MIN_ORIGIN_BUDGETS = 2
+MIN_ORIGIN_BUDGETS = 2  # one budget says nothing of how loss falls with compute
 
 
 @dataclass(frozen=True)

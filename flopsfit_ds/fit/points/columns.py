@@ -81,7 +81,7 @@ _SCALES = {
     "k": 1e3, "thousand": 1e3, "thousands": 1e3, "m": 1e6, "mm": 1e6, "million": 1e6, "millions": 1e6,
     "b": 1e9, "bn": 1e9, "g": 1e9, "billion": 1e9, "billions": 1e9, "t": 1e12, "trillion": 1e12, "trillions": 1e12,
 }  # fmt: skip
-_PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21, "y": 1e24}
+_PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21, "y": 1e24}  # SI
 _UNIT_WORDS = frozenset((
     "flop", "flops", "floating", "point", "operations", "token", "tokens", "param", "params", "parameter",
     "parameters", "total", "training", "n", "d", "c", "6", "6nd", "count", "number", "of", "nominal", "trainable",

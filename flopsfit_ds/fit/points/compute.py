@@ -14,7 +14,7 @@ from flopsfit_ds.model.flops import FLOPS_PER_PARAMETER_TOKEN
 
 SAME_RATIO = 0.02
 """Where N* ~ C^0.5, 2% of compute is 1% of N*."""
-_ENDS_OF_LINES = (2, 3, 4)
+_ENDS_OF_LINES = (2, 3, 4)  # one, two or three lines, see `compute_rule`
 
 
 def compute_rule_of(arrays: PointArrays) -> ComputeRule:

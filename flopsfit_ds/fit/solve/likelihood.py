@@ -11,6 +11,8 @@ from flopsfit_ds.fit.solve.intervals import Interval
 from flopsfit_ds.fit.solve.solver import Problem, minimise
 
 _STEPS = 12
+"""On either side. In 18 planted problems the ends were off those of 96 steps by 0.12% of the interval's width at the
+median, 6% at most; with 6 steps by 0.6%, and 5 more of the 163 were not found."""
 _REACH = (0.02, 4.0)
 """Standard errors: a normal profile crosses the threshold of 90% at 1.64 and that of 99.9% at 3.29."""
 

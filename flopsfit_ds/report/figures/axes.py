@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MANTISSAS = ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0))
-_LABEL_GAP = 13.0
-_DPI = 72.0
-_MARKER_SIZES = {"o": 6.5, "^": 7.5, "v": 7.5, "P": 7.5, "X": 7.5, "h": 7.0}
+"""Ticks of logarithmic axes, from few to many."""
+_LABEL_GAP = 13.0  # points: a line of text of the figures' size
+_DPI = 72.0  # so that a point is a unit of the SVG
+_MARKER_SIZES = {"o": 6.5, "^": 7.5, "v": 7.5, "P": 7.5, "X": 7.5, "h": 7.0}  # points: shapes of about one area
 
 
 def new_drawing(

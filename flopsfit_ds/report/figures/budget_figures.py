@@ -21,8 +21,8 @@ from flopsfit_ds.spec.fit_options import COUNT_FIELDS, COUNT_WORDS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_CURVE_POINTS = 80
-_BEYOND = 0.1
+_CURVE_POINTS = 80  # a straight piece every ten points of the figure
+_BEYOND = 0.1  # of the sizes tried: the curve shows where it would go, and no more
 _LONGEST_BAR = 20.0
 """Standard error of ln N* that is drawn; any longer bar leaves the axes as well."""
 

@@ -32,9 +32,9 @@ from flopsfit_ds.report.findings import Findings
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_FRONTIER_POINTS = 48
-_OPTIMUM_POINTS = 24
-_WIDEST_BAND = 5.0
+_FRONTIER_POINTS = 48  # a smooth line; each is a whole prediction
+_OPTIMUM_POINTS = 24  # straight lines but for the rule of C/(N D)
+_WIDEST_BAND = 5.0  # times the line: a wider interval would flatten all others, and leaves the axes
 
 
 def frontier_figure(findings: Findings) -> Drawing:

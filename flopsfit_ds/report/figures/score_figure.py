@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from flopsfit_ds.decide.forecasts.scoring import Scored
 
-_MOST_NAMED = 30
+_MOST_NAMED = 30  # labels that do not overlap
 
 
 def score_figure(table: ScoreTable) -> Drawing:

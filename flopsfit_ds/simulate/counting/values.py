@@ -27,7 +27,7 @@ _LARGEST_DRAWN = 1 << 12
 """Random numbers that a forward pass may decide by (dropping a layer); more are weights or noise."""
 _LARGEST_CHOICE = 1 << 22
 """Elements that a choice is made among: a router's, not a vocabulary's."""
-_SEED = 0
+_SEED = 0  # any: what depends on a draw is told, not counted
 
 
 class Cell:

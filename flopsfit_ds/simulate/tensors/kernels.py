@@ -13,7 +13,7 @@ import torch
 
 _library: torch.library.Library | None = None
 _KEY = "AutogradPrivateUse1"
-_MAX_FLASH_HEAD_DIM = 256
+_MAX_FLASH_HEAD_DIM = 256  # `check_head_dim_size_flash`, aten/src/ATen/native/transformers/cuda/sdp_utils.cpp
 
 
 def register_kernels() -> None:

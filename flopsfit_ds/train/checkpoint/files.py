@@ -31,7 +31,8 @@ _log = logging.getLogger(__name__)
 _KEPT = 2
 """The newest, and the one before it should the newest turn out to be damaged."""
 _HASHING_THREADS = 4
-_BLOCK_BYTES = 1 << 22
+"""Hashing and waiting for a disk both leave the interpreter free, and a rank has some cores. Chosen."""
+_BLOCK_BYTES = 1 << 22  # 4 MiB: a sign of life between two, every few milliseconds
 
 Pulse = Callable[[str], None]
 """Told a phase, again and again while work without steps goes on, so that it is not taken for a hang."""

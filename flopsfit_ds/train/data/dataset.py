@@ -19,8 +19,8 @@ from flopsfit_ds.train.seeding import seeded
 
 _SPLIT_KEY = 0x5EED
 """Arbitrary; another one would hold other samples out, and change every run's identity."""
-_LOOKED_AT = 256
-_TELLING_SAMPLES = 4
+_LOOKED_AT = 256  # each is a call of the user's dataset, once a study; part of what its plan tells
+_TELLING_SAMPLES = 4  # the least masked, the most, and two between
 
 
 @dataclass(frozen=True)

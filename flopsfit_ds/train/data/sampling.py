@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-_ROUNDS = 6
-_MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+_ROUNDS = 6  # four make a strong permutation (Luby and Rackoff, 1988), two more for small sizes; part of every loss
+_MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # of SplitMix64
 
 
 def _mix(values: np.ndarray) -> np.ndarray:

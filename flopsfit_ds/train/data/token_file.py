@@ -28,8 +28,8 @@ from flopsfit_ds.data.manifest import (
 )
 from flopsfit_ds.data.tokenizer_file import read_tokenizer_file, renumbered
 
-_CHUNK_IDS = 1 << 24
-_SCANNED_CHUNKS = 32
+_CHUNK_IDS = 1 << 24  # 64 MiB of four bytes each at a time
+_SCANNED_CHUNKS = 32  # with _CHUNK_IDS half a billion ids, scanned in seconds
 _BYTE_ORDER_MARK = "\ufeff"
 
 _log = logging.getLogger(__name__)
