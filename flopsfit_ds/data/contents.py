@@ -13,7 +13,7 @@ from flopsfit_ds.base.errors import SweepFolderError
 from flopsfit_ds.base.storage import atomic_write, user_cache_folder
 
 SAMPLE_BYTES = 1 << 16  # with SAMPLES 4 MiB a file; part of run ids, so that it stays
-SAMPLES = 64
+SAMPLES = 64  # evenly spaced, first and last included
 HASHED_WHOLE_BYTES = 1 << 30
 """A token file up to this size is compared by all of its content, in a few seconds; a larger one by samples."""
 _REMEMBERED_BYTES = 1 << 26

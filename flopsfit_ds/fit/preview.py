@@ -27,7 +27,7 @@ from flopsfit_ds.spec.fit_options import DEFAULTS, RUN_NOISE, TARGET_FACTOR
 WORST_SIZE_ERROR = math.log(3.0)
 """One standard error of ln N*: beyond it N* is not known to within a decade, end to end."""
 _RANK = 1e-9
-"""Of eigenvalues: condition numbers of isoFLOP grids are 840 to 4,300 (`calibrate_fit.py figures`), that of rounding 1e15."""
+"""Of eigenvalues: isoFLOP grids have condition numbers of 840 to 4,300 (`calibrate_fit.py figures`), rounding 1e15."""
 _NUDGE = 1e-4  # central differences: 1e-8 off by curvature, 2e-12 by rounding
 
 

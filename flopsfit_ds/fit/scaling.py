@@ -46,7 +46,7 @@ from flopsfit_ds.spec.fit_options import (
 
 OPTIMISER = "variable-projection grid, batched Newton / Levenberg-Marquardt with exact Hessians and reweighted majorant"
 _ONE_BUDGET = 0.12
-"""E-folds of compute: between nearer runs the optimum moves by 6% at most, where N* ~ C^0.5; that is no second budget."""
+"""E-folds of compute: between nearer runs N* moves by 6% at most, where N* ~ C^0.5; that is no second budget."""
 _LEAST_VALUES = 3  # a floor, an amplitude and an exponent
 _MAY_BE_ON_A_BOUND = (FLOOR, "log_R")
 

@@ -38,3 +38,15 @@ def training_flops_per_token(shape: ModelShape, num_frozen_matrix_params: int = 
 def conventional_flops(num_params: float, num_tokens: float) -> float:
     """C = 6 N D."""
     return FLOPS_PER_PARAMETER_TOKEN * num_params * num_tokens
+
+
+def model_flops_utilisation(flops: float, seconds: float, world_size: int, peak_flops: float) -> float:
+    """Model FLOPs over what all devices could have done in the same time (PaLM; Chowdhery et al., 2022, appendix B).
+
+    Args:
+        flops: Of all devices together.
+        seconds: In which they were done.
+        world_size: Devices.
+        peak_flops: FLOP/s of one device.
+    """
+    return flops / (seconds * world_size * peak_flops)

@@ -20,7 +20,7 @@ from flopsfit_ds.simulate.results import RankMemory
 from flopsfit_ds.simulate.server import SimulationError, SimulationServer
 
 _SHAPE = ModelShape(2, 64, 4, 4, intermediate_size=168, vocab_size=256, context_length=64)
-"""More than one block and head, of sizes that no two tensors share by chance; small, so that all worlds take seconds."""
+"""More than one block and head, of sizes that few tensors share; small, so that all worlds take seconds."""
 _PASSED = {"passed": True}
 _NUM_RANKS = 2  # the least that shards
 _TOLERANCE_BYTES = 1024

@@ -26,6 +26,7 @@ from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsa
 import flopsfit_ds
 from flopsfit_ds.base.errors import SweepFolderError, describe_error
 from flopsfit_ds.base.storage import write_json
+from flopsfit_ds.model.flops import model_flops_utilisation
 from flopsfit_ds.records import Observed, RunFolder
 from flopsfit_ds.train.checkpoint.resume import ResumePoint, agree_on_resume_point, trust_of
 from flopsfit_ds.train.evaluate import check_evaluation, heldout_loss
@@ -193,7 +194,7 @@ def _observe(session: Session, order: WorkerOrder, task: WorkerTask, progress: P
     elif order.device_index is None:
         missing["model_flops_utilisation"] = "a CPU slot's peak FLOP/s is nominal"
     else:
-        utilisation = flops / progress.seconds / order.world_size / task.peak_flops
+        utilisation = model_flops_utilisation(flops, progress.seconds, order.world_size, task.peak_flops)
     return Observed(
         num_params_total=session.num_params_total,
         num_params_trainable=session.num_params_trainable,

@@ -11,7 +11,12 @@ from hypothesis import given, settings
 from torch.utils.flop_counter import FlopCounterMode
 
 from flopsfit_ds.model.architecture import ModelShape
-from flopsfit_ds.model.flops import conventional_flops, forward_flops_per_token, training_flops_per_token
+from flopsfit_ds.model.flops import (
+    conventional_flops,
+    forward_flops_per_token,
+    model_flops_utilisation,
+    training_flops_per_token,
+)
 from flopsfit_ds.train.model import Decoder, next_token_losses
 from flopsfit_ds.train.session import freeze
 from helpers.shapes import built, shapes
@@ -64,3 +69,9 @@ def test_the_convention_is_six_a_parameter_and_token(corpus_folder):
     run = plan_of(MICRO, corpus_folder).runs[0]
     assert run.conventional_flops == conventional_flops(run.num_params_total, run.num_tokens)
     assert run.conventional_flops == 6 * run.num_params_total * run.num_tokens
+
+
+def test_utilisation_is_of_all_devices():
+    """A 7B of 6 N D on 64 A100: 3,600 tokens a second and device are just below half of 312 TFLOP/s."""
+    flops = conventional_flops(7e9, 3600 * 64 * 10.0)
+    assert model_flops_utilisation(flops, 10.0, 64, 312e12) == pytest.approx(0.4846, abs=1e-4)

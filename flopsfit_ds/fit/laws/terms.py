@@ -12,8 +12,8 @@ MAX_EXPONENT = 3.0
 _AMPLITUDE_DEPTH = 12.0
 """A term of e^-12 = 6e-6 of the loss lies far below the 0.2% by which runs scatter in the studies."""
 COARSE_EXPONENTS = np.geomspace(0.06, 1.2, 8)
-"""In 18 planted problems of all forms, a third of them with spoilt losses, all converged starts of the grid ended in one
-minimum."""
+"""In 18 planted problems of all forms, a third of them with spoilt losses, all converged starts of this grid ended in
+one minimum."""
 
 
 def floor_bounds(log_loss: FloatArray) -> tuple[float, float]:

@@ -12,8 +12,8 @@ from flopsfit_ds.fit.solve.starts import grid_points, grid_starts, project_ampli
 _SAME_OBJECTIVE = 1e-6
 """Relative. Ends of one minimum lay within 1e-13 of each other in 18 planted problems of all forms."""
 _EXACT = 1e-20
-"""A point: residuals of an exact law are 3e-16 (`calibrate_fit.py figures`), their squares 1e-31; the objectives of those
-problems, with 0.2% of noise, are 3e-5 to 7e-4."""
+"""A point: residuals of an exact law are 3e-16 (`calibrate_fit.py figures`), their squares 1e-31; the objectives of
+those problems, with 0.2% of noise, are 3e-5 to 7e-4."""
 _STEEP = 1e-3
 """A cosine: at the minima of those problems it was at most 1.2e-8."""
 _CONFIRMATIONS = 16  # 1 to 64 found the same ends in 48 problems (`calibrate_fit.py constant`)
