@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 import re
 
-<<<<<<< HEAD
 from flopsfit_ds.base.text import shown
 
-=======
 # By IEC 80000-13
->>>>>>> 6c7c661 (Utilisation counts all devices, and a test holds it)
 GIB = 2**30
 MIB = 2**20
 
