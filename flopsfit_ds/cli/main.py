@@ -12,6 +12,7 @@ import typer
 
 from flopsfit_ds import __version__
 from flopsfit_ds.base.errors import FlopsfitError
+from flopsfit_ds.cli.streams import guarded, see_to_descriptors
 
 _GROUPS = (
     "sweeping.sweep",
@@ -66,6 +67,11 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         0 where all is well, 1 where runs failed, 2 for a mistake of the user's, 130 after Ctrl-C.
     """
+    with guarded():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         code = build_app()(list(arguments), standalone_mode=False)
         sys.stdout.flush()
@@ -98,6 +104,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """The console command."""
+    see_to_descriptors()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -39,6 +39,7 @@ FAULTS = (
     "clock set back",
     "one rank slow",
     "foreign messages to the control store",
+    "standard output full or closed",
 )
 _PROPERTY = "fault"
 

@@ -14,9 +14,9 @@ from flopsfit_ds.base.units import format_count, format_flops
 from flopsfit_ds.spec.fit_options import ParameterCount
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
+    from flopsfit_ds.cli.console import Console
     from flopsfit_ds.fit.result import ScalingFit
     from flopsfit_ds.records import RunRecord
     from flopsfit_ds.report.findings import Findings
@@ -33,8 +33,7 @@ def report_command(
     folder: Annotated[Path, typer.Argument(metavar="SWEEP_FOLDER", help="Folder of a sweep, finished or not.")],
 ) -> None:
     """Fit the planned runs that have ended and write fit.json and report/index.html."""
-    from rich.console import Console
-
+    from flopsfit_ds.cli.console import Console
     from flopsfit_ds.decide.sources import planned_records, read_sweep_plan
     from flopsfit_ds.records import SweepFolder
     from flopsfit_ds.study.steps import conclude_sweep

@@ -232,9 +232,9 @@ def _answering(quick: bool, as_json: bool, num_points: int) -> Iterator[Callable
             f"estimate-memory simulates the engine that is installed, and there is no {' and no '.join(missing)} here; "
             "install it, or write --quick for the closed forms, which need none"
         )
-    from rich.console import Console
     from rich.progress import Progress
 
+    from flopsfit_ds.cli.console import Console
     from flopsfit_ds.simulate import SimulationError, Simulator
     from flopsfit_ds.simulate.case import LanguageModelCase
     from flopsfit_ds.simulate.decide import decide_layout, learn_activations

@@ -124,8 +124,9 @@ def _fits(layout: Layout, memory: MemoryEstimate, point: Point) -> bool | None:
 
 def print_answers(answers: Iterable[Answer], *, detail: bool, warnings: list[str]) -> None:
     """Tables of all points, and what the user should know."""
-    from rich.console import Console
     from rich.markup import escape
+
+    from flopsfit_ds.cli.console import Console
 
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -147,8 +148,8 @@ def _print_point(console: Any, answer: Answer) -> None:
     share = profile.num_params_trainable / profile.num_params
     trained = "" if share == 1 else f", {share:.2%} of them trained"
     console.print(
-        f"\n[bold]{point.label}[/bold]: {format_count(profile.num_params)} parameters{trained}, {profile.precision}, "
-        f"on {cluster.device_name} of {format_bytes(cluster.device_memory_bytes)}",
+        f"\n[bold]{escape(point.label)}[/bold]: {format_count(profile.num_params)} parameters{trained}, "
+        f"{profile.precision}, on {cluster.device_name} of {format_bytes(cluster.device_memory_bytes)}",
         soft_wrap=True,
     )
     parts_shown = _PARTS if console.width >= _WIDTH else ()

@@ -64,9 +64,10 @@ def _left_out(rows: Sequence[dict[str, str]], width: int) -> list[str]:
 
 def print_plan(sweep: SweepPlan) -> None:
     """A table of all runs, what they cost, and what the user should know."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+
+    from flopsfit_ds.cli.console import Console
 
     console = Console()
     cluster = sweep.cluster

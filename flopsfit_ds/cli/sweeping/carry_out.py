@@ -16,7 +16,7 @@ from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from flopsfit_ds.cli.console import Console
 
 ExecutorChoice = Literal["auto", "local", "launched", "slurm"]
 
@@ -27,8 +27,7 @@ def carry_out(plan: SweepPlan, executor: ExecutorChoice, slots: int | None) -> N
     Raises:
         RunError: Runs failed.
     """
-    from rich.console import Console
-
+    from flopsfit_ds.cli.console import Console
     from flopsfit_ds.cli.sweeping.progress import SweepDisplay
     from flopsfit_ds.study.steps import run_sweep
 

@@ -44,8 +44,7 @@ def register(app: typer.Typer) -> None:
 
         Example: flopsfit-ds curves outputs/quickstart 1e11 --svg curves.svg
         """
-        from rich.console import Console
-
+        from flopsfit_ds.cli.console import Console
         from flopsfit_ds.engine.disk.watch import look_at
         from flopsfit_ds.records import SweepFolder
         from flopsfit_ds.report.curves import AXES, read_curves

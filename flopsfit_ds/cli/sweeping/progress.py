@@ -6,12 +6,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from flopsfit_ds.base.units import format_seconds
+from flopsfit_ds.cli.console import Console
 from flopsfit_ds.engine.slots import Slot
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.records import Attempt, RunRecord
@@ -32,7 +32,7 @@ class SweepDisplay:
             TextColumn("{task.description}"),
             BarColumn(bar_width=32),
             TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
         )
         self._bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
@@ -80,7 +80,7 @@ class SweepDisplay:
         known = f", {len(records)} already done" if records else ""
         self._console.print(
             f"[bold]{self._plan.name}[/bold]: training {len(runs)} of {self._num_total} runs{where}{known}, into "
-            f"{self._plan.folder}",
+            f"{escape(str(self._plan.folder))}",
             highlight=False,
             soft_wrap=True,
         )
@@ -91,7 +91,7 @@ class SweepDisplay:
         self._runs[run.run_id] = run
         where = "+".join(slot.name for slot in slots)
         self._tasks[run.run_id] = self._bars.add_task(
-            f"  {run.label}", total=run.num_steps, note=f"slot {where}, starting"
+            f"  {escape(run.label)}", total=run.num_steps, note=f"slot {where}, starting"
         )
 
     def on_step(self, run_id: str, step: int, loss: float | None) -> None:
@@ -136,7 +136,7 @@ class SweepDisplay:
             self._last_line = now
             running = ", ".join(self._describe(run_id) for run_id in self._tasks)
             note = self._overall_note() + (f": {running}" if running else "")
-            self._console.print(note, highlight=False, soft_wrap=True)
+            self._console.print(note, markup=False, highlight=False, soft_wrap=True)
 
     def _describe(self, run_id: str) -> str:
         run = self._runs[run_id]

@@ -37,9 +37,9 @@ def register(app: typer.Typer) -> None:
 
         Example: flopsfit-ds status outputs/quickstart --watch
         """
-        from rich.console import Console
         from rich.live import Live
 
+        from flopsfit_ds.cli.console import Console
         from flopsfit_ds.engine.disk.watch import look_at
         from flopsfit_ds.records import SweepFolder
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from flopsfit_ds.cli.options import AllowImport, Overrides, SpecArgument, SweepFolderArgument, plan_from, require_sweep
+from flopsfit_ds.cli.streams import lasting_output
 from flopsfit_ds.cli.sweeping.carry_out import ExecutorChoice, carry_out
 from flopsfit_ds.cli.sweeping.dry_run import show_dry_run
 
@@ -35,7 +36,8 @@ def register(app: typer.Typer) -> None:
         if dry_run:
             show_dry_run(plan, executor, slots)
         else:
-            carry_out(plan, executor, slots)
+            with lasting_output():
+                carry_out(plan, executor, slots)
 
     @app.command()
     def retry(  # pyright: ignore[reportUnusedFunction]
@@ -53,4 +55,5 @@ def register(app: typer.Typer) -> None:
         print(f"{len(again)} failed runs of {len(plan.runs)} get another chance")
         for record in again:
             print(f"  {record.label}: {record.status} after {len(record.attempts)} attempts: {record.reason}")
-        carry_out(plan, executor, slots)
+        with lasting_output():
+            carry_out(plan, executor, slots)
