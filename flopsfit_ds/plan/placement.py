@@ -297,7 +297,8 @@ def _explain_nothing_fits(search: Search) -> str:
     if not counts:
         return (
             f"placement.num_gpus: none of {list(search.rules.num_gpus or ())} is at most {search.cluster.num_gpus} "
-            f"GPUs and divides the global batch of {search.global_batch} sequences"
+            f"GPUs, in whole nodes of {search.cluster.gpus_per_node} beyond one, and divides the global batch of "
+            f"{search.global_batch} sequences"
         )
     tried = [
         search.layout(stage, offload, count, checkpointing)

@@ -1,5 +1,7 @@
 """Where runs are placed: what a user sees in a plan."""
 
+from dataclasses import replace
+
 import pytest
 from pydantic import TypeAdapter
 
@@ -8,7 +10,7 @@ from flopsfit_ds.base.hardware import Cluster, resolve_cluster
 from flopsfit_ds.memory import Strategy, profile_decoder
 from flopsfit_ds.model.architecture import ModelShape
 from flopsfit_ds.model.flops import training_flops_per_token
-from flopsfit_ds.plan.layouts import CLEARLY_FITS
+from flopsfit_ds.plan.layouts import CLEARLY_FITS, Search
 from flopsfit_ds.plan.placement import Placement, place_run
 from flopsfit_ds.plan.step_time import step_seconds
 from flopsfit_ds.spec import PlacementRules
@@ -179,3 +181,55 @@ def test_recomputation_under_zero3_gathers_the_weights_once_more():
         step_seconds(profile, Strategy(3, 8, 1, flag, "none", "bf16"), 1, 1e12, slow) for flag in (False, True)
     )
     assert recomputed / plain == pytest.approx(4 / 3, rel=0.02)
+
+
+def test_gradients_of_every_micro_batch_are_reduced_under_zero2_and_those_of_a_step_under_zero1():
+    profile = profile_decoder(SEVEN_B, "bf16")
+    slow = resolve_cluster("bf16", device="H100-SXM", gpus_per_node=8, intra_node_bandwidth=1e8)
+
+    def ratio(stage):
+        one, four = (step_seconds(profile, Strategy(stage, 8, 1, True, "none", "bf16"), n, 1e12, slow) for n in (1, 4))
+        return four / one
+
+    assert ratio(2) == pytest.approx((4 + 1) / (1 + 1), rel=0.02), "gradients four times, weights once"
+    assert ratio(1) == pytest.approx(1.0, rel=0.02)
+
+
+def search_of(shape: ModelShape, cluster: Cluster, batch: int, **rules: object) -> Search:
+    flops = training_flops_per_token(shape) * shape.context_length
+    return Search(profile_decoder(shape, "bf16"), flops, batch, "bf16", cluster, PlacementRules.model_validate(rules))
+
+
+def test_offload_is_the_last_resort():
+    def offloads(search):
+        return {layout.strategy.offload for layout in search.best_of_each_layout()}
+
+    assert offloads(search_of(ONE_B, H100_NODE, 256, offload="allowed")) == {"none"}
+    small = resolve_cluster("bf16", device="H100-SXM", gpus_per_node=1, host_memory=2**38)
+    assert offloads(search_of(SEVEN_B, small, 256, offload="allowed")) == {"optimizer"}
+
+
+def test_beyond_one_node_only_whole_nodes_are_taken():
+    two = resolve_cluster("bf16", device="H100-SXM", gpus_per_node=8, num_nodes=2)
+    assert place(SMALL, two, batch=240, num_gpus=(16,)).strategy.num_gpus == 16
+    with pytest.raises(PlanError, match="whole nodes of 8 beyond one"):
+        place(SMALL, two, batch=240, num_gpus=(12,))
+
+
+@pytest.mark.parametrize("gib", [12, 14, 17, 21, 26, 40])
+def test_the_micro_batch_is_the_largest_that_fits(gib):
+    cluster = replace(H100_NODE, device_memory_bytes=gib * 2**30)
+    search = search_of(SMALL, cluster, 2520, num_gpus=(1,), zero_stages=(0,), activation_checkpointing="never")
+    sizes = [size for size in range(1, 65) if 2520 % size == 0]
+    fitting = [n for n in sizes if replace(search, micro_batch_size_per_gpu=n).best_of_each_layout()]
+    found = [layout.strategy.micro_batch_size_per_gpu for layout in search.best_of_each_layout()]
+    assert found == fitting[-1:]
+    assert fitting
+
+
+def test_gpu_hours_are_of_all_gpus():
+    placement = place(SEVEN_B)
+    assert placement.strategy.num_gpus > 1
+    assert placement.predicted_gpu_hours == pytest.approx(
+        placement.predicted_seconds / 3600 * placement.strategy.num_gpus
+    )

@@ -224,3 +224,15 @@ def test_all_points_that_fit_nowhere_are_listed():
     assert "69.8B" in text
     assert text.count("smallest hardware that would hold it") == 2
     assert "\n" not in text
+
+
+def test_repeated_data_is_a_warning_with_how_often(tmp_path):
+    write_bytes_corpus(tmp_path / "corpus.txt")
+    once = plan_of(MICRO, tmp_path)
+    unique = once.runs[0].unique_tokens
+    assert not any("repeats" in warning for warning in once.warnings)
+    twice = {"num_params": 6e3, "num_tokens": 2 * unique}
+    assert any(
+        "the data repeats 2.0 times" in w
+        for w in plan_of(with_values(MICRO, design__points=[twice]), tmp_path).warnings
+    )

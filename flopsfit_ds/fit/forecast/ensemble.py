@@ -31,7 +31,7 @@ from flopsfit_ds.fit.solve.certificate import CertifiedFit, certified_fit
 from flopsfit_ds.fit.solve.covariance import run_noise
 from flopsfit_ds.fit.solve.solver import Problem
 
-_SPARE = 2
+_SPARE = 2  # points more than parameters, as in `rolling`
 _SHARED_ERRORS = 0.5
 """Power on likelihoods as evidence: runs of one budget or size share their errors, so that points count for fewer."""
 

@@ -22,19 +22,23 @@ from flopsfit_ds.fit.losses import FloatArray
 
 LEAST_DISTANCE = 0.2
 """E-folds of compute: an error so near the data is not taken for one of extrapolation."""
+# The next two and the priors below by `study_forecasts.py --constant`, over 237 predictions of two public tables (C4 of
+# mlfoundations/scaling and marin's nemotron grid), where 90% intervals covered 86% with an interval score of 11.1.
 _TEMPER = 0.2
+"""Power on likelihoods. 0.05 covered 87% with a score of 11.9, 0.8 covered 84% with 10.8."""
 _SHARE_STACKED = 0.6
+"""Of the weights, by errors of earlier forecasts. 0 covered 74%; 1 covered 87% with a score of 12.2."""
 _REFUTED = 5.0
 """A form whose noise is so many times that of the best has no weight: on public tables all forms lie within a factor of
 two, on the points of an exact law within a million."""
 _MOST_ERROR = 0.03
 """An e-fold, in stacking: one wild origin must not decide."""
-_PRIOR_GROWTH = 0.002
+_PRIOR_GROWTH = 0.002  # half of it covered 85%, twice as much 90% of those predictions
 _PRIOR_GROWTH_OF_NOISE = 0.4
 """The prior of growth, an e-fold: so much, and this share of the noise of the runs. Tables with noisy runs hold
 mistuned ones, whose errors grow: a share of nought covered 80%, .3 covers 86%, .5 covers 89% of all predictions."""
-_PRIOR_LOOKS = 2.0
-_PRIOR_LOOKS_DRIFT = 3.0
+_PRIOR_LOOKS = 2.0  # the prior counts for so many looks; 1 covered 88%, 4 86% of them
+_PRIOR_LOOKS_DRIFT = 3.0  # the same of the drift; 1.5 covered 89%, 6 86%
 _MOST_GROWTH = 60.0
 """Times the prior's square, of a single look."""
 _MOST_DRIFT = 8.0

@@ -17,6 +17,8 @@ from flopsfit_ds.fit.solve.covariance import asymptotic_covariance, run_noise
 from flopsfit_ds.fit.solve.solver import Problem, minimise
 from flopsfit_ds.fit.solve.starts import grid_starts
 
+# By `study_forecasts.py --constant` over 237 predictions of two public tables, covered to 86% with a score of 11.1:
+# 4 chunks gave 86% and 10.6, 9 chunks 86% and 11.4; 3 to 12 starts and 1 to 4 spare points changed nothing.
 _CHUNKS = 6
 _IN_BUDGETS = 0.8
 _STARTS = 6
