@@ -1,4 +1,8 @@
-"""Processes known by pid and start time: a pid alone is reused, and a killed driver leaves others behind."""
+"""Processes known by pid and start time: a pid alone is reused, and a killed driver leaves others behind.
+
+The start time is the kernel's own, in clock ticks since the boot, as it stands in /proc. psutil adds to it the time of
+the boot (`create_time`, 7.2), which moves when the clock is set: a worker that a file names would then count as gone.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,30 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 _PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 _LONGEST_STAT = 4096  # a line has 52 numbers and a name of at most 64 bytes
-_STATE, _SESSION, _START_TIME = 0, 3, 19  # fields of /proc/<pid>/stat that follow the command's name; see proc(5)
+_STATE, _PARENT, _START_TIME = 0, 1, 19  # fields of /proc/<pid>/stat that follow the command's name; see proc(5)
+
+
+class ProcessState(NamedTuple):
+    """What the kernel says of a process.
+
+    Attributes:
+        letter: `R` runs, `S` sleeps, `Z` has ended; see proc(5).
+        parent: Pid.
+        start_time: Clock ticks since the boot.
+    """
+
+    letter: str
+    parent: int
+    start_time: int
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether only its exit code is left."""
+        return self.letter in "ZX"
 
 
 @dataclass(frozen=True)
@@ -43,18 +66,18 @@ class ProcessIdentity:
     @property
     def is_alive(self) -> bool:
         """Whether it still runs; only meaningful where `is_here`."""
-        fields = stat_fields(self.pid)
-        return fields is not None and int(fields[_START_TIME]) == self.start_time and fields[_STATE] not in "ZX"
+        state = state_of(self.pid)
+        return state is not None and state.start_time == self.start_time and not state.has_ended
 
     @property
     def is_stopped(self) -> bool:
         """Whether a signal such as SIGSTOP holds it."""
-        fields = stat_fields(self.pid)
-        return fields is not None and int(fields[_START_TIME]) == self.start_time and fields[_STATE] in "Tt"
+        state = state_of(self.pid)
+        return state is not None and state.start_time == self.start_time and state.letter in "Tt"
 
 
-def stat_fields(pid: int) -> list[str] | None:
-    """The fields of /proc/<pid>/stat after the command's name; None where there is no such process."""
+def state_of(pid: int) -> ProcessState | None:
+    """What /proc/<pid>/stat says; None where there is no such process."""
     try:
         descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY)  # no pathlib: read of every process at each end
     except FileNotFoundError:
@@ -65,7 +88,8 @@ def stat_fields(pid: int) -> list[str] | None:
         return None
     finally:
         os.close(descriptor)
-    return line.decode(errors="replace").rpartition(")")[2].split()
+    fields = line.decode(errors="replace").rpartition(")")[2].split()
+    return ProcessState(fields[_STATE], int(fields[_PARENT]), int(fields[_START_TIME]))
 
 
 def identify(pid: int | None = None) -> ProcessIdentity:
@@ -75,10 +99,10 @@ def identify(pid: int | None = None) -> ProcessIdentity:
         ProcessLookupError: There is no such process.
     """
     pid = os.getpid() if pid is None else pid
-    fields = stat_fields(pid)
-    if fields is None:
+    state = state_of(pid)
+    if state is None:
         raise ProcessLookupError(f"no process {pid}")
-    return ProcessIdentity(pid, int(fields[_START_TIME]), host_identity())
+    return ProcessIdentity(pid, state.start_time, host_identity())
 
 
 def host_identity() -> str:
@@ -103,9 +127,9 @@ def session_members(session: int) -> list[int]:
         pids = [int(entry.name) for entry in entries if entry.name.isdigit()]
     members = []
     for pid in pids:
-        fields = stat_fields(pid)
-        if fields is not None and int(fields[_SESSION]) == session and fields[_STATE] not in "ZX":
-            members.append(pid)
+        with suppress(ProcessLookupError):
+            if os.getsid(pid) == session and (state := state_of(pid)) is not None and not state.has_ended:
+                members.append(pid)
     return members
 
 
@@ -115,8 +139,8 @@ def kill_session(leader: ProcessIdentity) -> None:
         if leader.is_alive and os.getsid(leader.pid) != leader.pid:  # forked, but not yet a session of its own
             os.kill(leader.pid, signal.SIGKILL)
             return
-    fields = stat_fields(leader.pid)
-    if fields is not None and int(fields[_START_TIME]) != leader.start_time:
+    state = state_of(leader.pid)
+    if state is not None and state.start_time != leader.start_time:
         return
     for pid in session_members(leader.pid):
         with suppress(ProcessLookupError):

@@ -18,12 +18,11 @@ from types import FrameType
 
 from flopsfit_ds.base.errors import LaunchError
 from flopsfit_ds.base.hardware import launched_world
-from flopsfit_ds.engine.fork.processes import stat_fields
+from flopsfit_ds.engine.fork.processes import state_of
 from flopsfit_ds.engine.signals import Signals
 
 _log = logging.getLogger(__name__)
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-_PARENT, _START_TIME = 1, 19  # fields of /proc/<pid>/stat after the command's name
 _AGENT_PATIENCE_SECONDS = 300.0
 """For the working rank to be there: it imports what the waiting ranks import, on the same machine. Chosen."""
 _EXIT_AGENT_LOST = 1  # an error, to whatever launched this rank
@@ -92,10 +91,10 @@ def _socket_name(place: LaunchedRank) -> str:
             break
         if mark.encode() not in entries:
             break
-        fields = stat_fields(pid)
-        pid = int(fields[_PARENT]) if fields else 1
-    fields = stat_fields(pid)
-    return f"\0flopsfit-ds.{os.getuid()}.{pid}.{fields[_START_TIME] if fields else 0}.{place.node}"
+        state = state_of(pid)
+        pid = state.parent if state else 1
+    state = state_of(pid)
+    return f"\0flopsfit-ds.{os.getuid()}.{pid}.{state.start_time if state else 0}.{place.node}"
 
 
 def _is_own_user(peer: socket.socket) -> bool:

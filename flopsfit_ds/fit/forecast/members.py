@@ -24,8 +24,8 @@ RECENCIES = (0.4, 0.8)
 averaged over tables, was 1.83% without, 1.35% with .3, 1.27% with .7, 1.31% with 1.4, 1.19% with .4 and .8 together."""
 NUM_DRAWS = 40
 """Resamples of a member; only a robust standard deviation is taken of them."""
-# 3 to 12 origins, 2 to 8 starts and 1 to 4 spare points gave 237 predictions of two public tables one coverage, to 0.4%,
-# and median errors of 1.31 to 1.35% (`study_forecasts.py --constant`).
+# 3 to 12 origins, 2 to 8 starts and 1 to 4 spare points gave 237 predictions of two public tables one coverage, to
+# 0.4%, and median errors of 1.31 to 1.35% (`study_forecasts.py --constant`).
 _MOST_ORIGINS = 6
 _STARTS = 4
 _SPARE = 2
