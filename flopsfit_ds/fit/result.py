@@ -115,7 +115,7 @@ class ScalingFit:
         standard_errors: Name -> standard deviation over the resamples; empty without resamples.
         intervals: Name -> confidence interval at `level`; empty without resamples.
         certificate: Starts, agreement, gradient, active bounds.
-        isoflop: Parabolas and envelope.
+        isoflop: Valleys and envelope.
         optima: The optimum at each budget of the data, and at the target.
         warnings: What a reader must know.
         excluded: Rows and runs that did not enter.
@@ -243,7 +243,7 @@ def optimum_dict(optimum: Optimum) -> dict[str, Any]:
 
 
 def isoflop_dict(isoflop: IsoflopDiagnostics) -> dict[str, Any]:
-    """Parabolas and envelope as JSON holds them."""
+    """Valleys and envelope as JSON holds them."""
 
     def budget(minimum: BudgetMinimum) -> dict[str, Any]:
         return _plain(asdict(minimum))

@@ -40,7 +40,7 @@ class Findings:
         records: Every run that ended, in the order of the plan.
         fit: The law; None where it was refused.
         refusal: Why there is no law, or why the law has no optimum; None where it has.
-        isoflop: Parabolas and envelope.
+        isoflop: Valleys and envelope.
         points: What entered the fit, or would have.
         excluded: What did not, with its reason.
         target: The optimum at the target compute; None without a law, or without an interior optimum.
@@ -62,7 +62,7 @@ class Findings:
 
     @property
     def has_isoflop(self) -> bool:
-        """Whether there is a valley to be drawn: a budget with a parabola, or one that the design asked for."""
+        """Whether there is a valley to be drawn: a budget with a curve, or one that the design asked for."""
         designed = any(point.compute_budget_flops is not None for point in self.points)
         return bool(self.isoflop.budgets) and (designed or any(b.coefficients for b in self.isoflop.budgets))
 

@@ -15,7 +15,7 @@ from flopsfit_ds.report.values import log_error_text, loss_text, number_text
 
 
 def optima_table(isoflop: IsoflopDiagnostics, fit: ScalingFit | None) -> Table:
-    """N*, D* and loss at each budget: by the budget's own parabola, and by the law where there is one."""
+    """N*, D* and loss at each budget: by the budget's own valley, and by the law where there is one."""
     headings = [
         Heading("FLOPs"),
         Heading("points"),
@@ -41,7 +41,7 @@ def optima_table(isoflop: IsoflopDiagnostics, fit: ScalingFit | None) -> Table:
         first = Cell(
             format_flops(optimum.compute), "the target" if is_target else None, tone="target" if is_target else None
         )
-        why = "the target: no run was trained at this compute" if is_target else "no parabola at this compute"
+        why = "the target: no run was trained at this compute" if is_target else "no valley at this compute"
         rows.append((first, *(absent(why) for _ in range(5)), *_optimum_cells(optimum, True)))
     return Table(tuple(headings), tuple(rows))
 

@@ -329,7 +329,7 @@ def _beyond(extrapolation: float) -> str:
 
 
 def _print_optima(isoflop: IsoflopDiagnostics, fit: ScalingFit | None) -> None:
-    """The optimum at each budget, by its own parabola and by the law, and the powers of C that they follow."""
+    """The optimum at each budget, by its own valley and by the law, and the powers of C that they follow."""
     from flopsfit_ds.report.law_tables import frontier_sentence, optima_table
 
     table = optima_table(isoflop, fit)
@@ -338,7 +338,7 @@ def _print_optima(isoflop: IsoflopDiagnostics, fit: ScalingFit | None) -> None:
         print_table(table)
     if fit is not None and fit.frontier is not None:
         print(f"  {frontier_sentence(fit.frontier)}")
-    for name, power in (("isoFLOP parabolas", isoflop.size_law), ("envelope", isoflop.envelope_law)):
+    for name, power in (("isoFLOP valleys", isoflop.size_law), ("envelope", isoflop.envelope_law)):
         if power is not None:
             error = "" if power.standard_error is None else f" +- {power.standard_error:.3f}"
             print(f"  {name}: N* ~ C^{power.exponent:.3f}{error}")

@@ -20,6 +20,7 @@ _RULE_MISFIT = 0.1
 """Where N* ~ C^0.5, 10% of compute is 5% of N*; sizes 22% off still lose under 0.1% (`calibrate_fit.py figures`)."""
 _RULE_DRIFT = 0.05  # half of that: it grows with every further decade
 _WIDE_BUDGET = 0.1  # where N* ~ C^0.5, the ends of such a budget have optima 5% apart
+_MOST_NAMED = 8
 _FAR_FROM_SIX = 3.0
 """A multiply and an add counted as one operation give a factor of two, the forward pass alone three."""
 
@@ -69,6 +70,15 @@ def budget_warnings(points: Sequence[Point], isoflop: IsoflopDiagnostics) -> Ite
     for budget in isoflop.budgets:
         if budget.refused and "edge" in budget.refused:
             yield FitWarning("edge_minimum", f"budget {format_flops(budget.compute_flops)}: {budget.refused}")
+    if isoflop.strays and any(b.num_params for b in isoflop.budgets) and len(isoflop.strays) < len(points) / 2:
+        named = ", ".join(isoflop.stray_names[:_MOST_NAMED])
+        more = len(isoflop.strays) - _MOST_NAMED
+        yield FitWarning(
+            "stray_points",
+            f"{len(isoflop.strays)} points are of no budget and enter no isoFLOP minimum (the law has them): {named}"
+            + (f" and {more} more" if more > 0 else "")
+            + "; where they belong to one, say so in a column compute_budget_flops",
+        )
     wide = [b for b in isoflop.budgets if b.computes[1] > (1.0 + _WIDE_BUDGET) * b.computes[0]]
     if wide and any(point.compute_budget_flops is None for point in points):
         told = "; ".join(f"{b.num_points} of {' to '.join(map(format_flops, b.computes))}" for b in wide)

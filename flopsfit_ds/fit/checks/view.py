@@ -41,7 +41,7 @@ class FitView:
         standard_errors: By name; empty without resamples.
         intervals: By name; empty without resamples.
         level: Probability of the intervals.
-        isoflop: Parabolas and envelope.
+        isoflop: Valleys and envelope.
         optima: The optimum at each budget, the target last; empty where there is none.
         diagnostics: What could be wrong; None where they were not asked for.
         frontier: Loss at the best size against compute; None without minima enough.

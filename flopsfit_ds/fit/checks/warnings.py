@@ -78,7 +78,7 @@ def _exponent_within(view: FitView) -> float:
 def _approaches(view: FitView) -> Iterator[FitWarning]:
     a, error = _exponent_within(view), view.standard_errors.get("a")
     isoflop = view.isoflop
-    for name, law in (("isoFLOP parabolas", isoflop.size_law), ("envelope", isoflop.envelope_law)):
+    for name, law in (("isoFLOP valleys", isoflop.size_law), ("envelope", isoflop.envelope_law)):
         if law is None or law.standard_error is None or error is None:
             continue
         if abs(law.exponent - a) > max(_SAME_EXPONENT, 2.0 * math.hypot(law.standard_error, error)):

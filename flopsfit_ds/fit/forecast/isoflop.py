@@ -1,7 +1,8 @@
-"""Approaches 1 and 2 of Hoffmann et al. 2022, as diagnostics beside the law: the envelope and the isoFLOP parabolas.
+"""Approaches 1 and 2 of Hoffmann et al. 2022, as diagnostics beside the law: the envelope and the isoFLOP valleys.
 
-Neither assumes a law of loss. A parabola of loss in ln N is fitted to each budget; its vertex is that budget's optimum.
-A vertex is refused, with the reason, unless it lies between sizes that were tried: an optimum at an edge is no optimum.
+Neither assumes how loss falls with compute. A valley, a sum of two powers of N (see `valley`), is fitted to each
+budget; its minimum is that budget's optimum. It is refused, with the reason, unless it lies between sizes that were
+tried: an optimum at an edge is no optimum.
 """
 
 import itertools
@@ -11,11 +12,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from flopsfit_ds.fit.forecast.valley import Valley, fit_valleys
 from flopsfit_ds.fit.losses import FloatArray
 from flopsfit_ds.fit.points.points import Point, PointArrays
 from flopsfit_ds.fit.points.selection import select_points
 
-MIN_SIZES = 3  # a parabola has three coefficients
+MIN_SIZES = 3  # a valley has three coefficients
 _BUDGET_WIDTH = 0.25
 """E-folds. Of nine public tables the budgets of five are exact to 1e-3 and 0.2 to 0.5 apart; traced from a figure they
 scatter, and a width of 0.1 loses 49 of 157 of those points."""
@@ -25,12 +27,13 @@ lie between budgets, for budgets in five."""
 _LEAST_GAP = 0.05
 """Compute of one budget differs by this much where tokens are rounded to few steps, or FLOPs depend on the shape."""
 _SAME_SIZE = 0.01  # of ln N: below the steps of any grid, above what rounding does to a size
+_FAR = 100.0  # of ln N: no such size
 _GAP_IN_WIDTHS = 3.0  # between points drawn evenly, a gap thrice as wide as what lies on either side is rare
 
 
 @dataclass(frozen=True)
 class BudgetMinimum:
-    """The parabola of one budget, loss = c0 + c1 x + c2 x^2 with x = ln N - log_centre.
+    """The valley of one budget, loss = e + a exp(-p x) + b exp(q x) with x = ln N - log_centre.
 
     Attributes:
         compute_flops: The budget (nominal, or the geometric mean of its points).
@@ -38,12 +41,14 @@ class BudgetMinimum:
         num_points: Points in the budget.
         sizes: Smallest and largest number of parameters tried.
         log_centre: Origin of x.
-        coefficients: (c0, c1, c2), or None with fewer than three sizes.
-        num_params: The vertex N*, None where refused.
-        num_tokens: D* at the vertex, None where refused.
-        loss: Loss at the vertex, None where refused.
-        log_num_params_standard_error: Standard error of ln N*, from the pooled scatter about the parabolas; None
-            where there are no spare points to judge scatter by.
+        coefficients: (e, a, b), or None with fewer than three sizes.
+        powers: (p, q), shared by all budgets; None with fewer than three sizes.
+        num_params: The minimum N*, None where refused.
+        num_tokens: D* there, None where refused.
+        loss: Loss there, None where refused.
+        log_num_params_standard_error: Standard error of ln N*, from the budget's own scatter about its valley, drawn to
+            that of the others where it has few points; None where no budget has points to spare.
+        log_loss_standard_error: Standard error of ln of the loss there, likewise.
         refused: Why there is no minimum, None where there is one.
     """
 
@@ -53,19 +58,21 @@ class BudgetMinimum:
     sizes: tuple[float, float]
     log_centre: float
     coefficients: tuple[float, float, float] | None
+    powers: tuple[float, float] | None
     num_params: float | None
     num_tokens: float | None
     loss: float | None
     log_num_params_standard_error: float | None
+    log_loss_standard_error: float | None
     refused: str | None
 
     def curve(self, num_params: FloatArray) -> FloatArray:
-        """Loss of the parabola at these sizes."""
-        if self.coefficients is None:
+        """Loss of the valley at these sizes."""
+        if self.coefficients is None or self.powers is None:
             return np.full(np.shape(num_params), np.nan)
-        c0, c1, c2 = self.coefficients
+        floor, fall, rise = self.coefficients
         x = np.log(num_params) - self.log_centre
-        return c0 + x * (c1 + x * c2)
+        return floor + fall * np.exp(-self.powers[0] * x) + rise * np.exp(self.powers[1] * x)
 
 
 @dataclass(frozen=True)
@@ -96,31 +103,44 @@ class IsoflopDiagnostics:
         size_law: N* ~ C^a over the accepted minima (approach 2); None with fewer than two.
         envelope: Indices of the points on the lower envelope of loss against compute (approach 1).
         envelope_law: N ~ C^a along the envelope; None with fewer than three distinct budgets on it.
+        strays: Indices, among the usable points, of those that belong to no budget.
+        stray_names: The same, by row and name.
     """
 
     budgets: tuple[BudgetMinimum, ...]
     size_law: PowerLaw | None
     envelope: tuple[int, ...]
     envelope_law: PowerLaw | None
+    strays: tuple[int, ...]
+    stray_names: tuple[str, ...]
 
 
 def budget_groups(points: Sequence[Point]) -> list[list[int]]:
     """Indices of the points of each compute budget, by rising budget.
 
+    Points of no budget are left out, see `split_budgets`.
+    """
+    return split_budgets(points)[0]
+
+
+def split_budgets(points: Sequence[Point]) -> tuple[list[list[int]], list[int]]:
+    """The budgets as `budget_groups` gives them, and the indices of the points that belong to none.
+
     Nominal budgets are used where every point has one. Otherwise sorted compute is cut at its widest gaps until no
     group spans more than a factor of 1.28; a group is cut further where its points lie in tight heaps, each with sizes
-    enough for a parabola of its own. Groups less than a third as large as the largest are taken for stray points.
+    enough for a valley of its own. Groups less than a third as large as the largest are taken for stray points.
     """
     if points and all(p.compute_budget_flops is not None for p in points):
         nominal: dict[float, list[int]] = {}
         for index, point in enumerate(points):
             nominal.setdefault(float(point.compute_budget_flops or 0.0), []).append(index)
-        return [nominal[budget] for budget in sorted(nominal)]
+        return [nominal[budget] for budget in sorted(nominal)], []
     log_c, log_n = np.log([p.compute_flops for p in points]), np.log([p.num_params for p in points])
     wide = _cut_at_gaps(np.argsort(log_c, kind="stable"), log_c)
     groups = [heap for group in wide for heap in _heaps(group, log_c, log_n)]
     most = max((len(group) for group in groups), default=0)
-    return [group for group in groups if len(group) >= _STRAY_SHARE * most]
+    kept = [group for group in groups if len(group) >= _STRAY_SHARE * most]
+    return kept, [index for group in groups if len(group) < _STRAY_SHARE * most for index in group]
 
 
 def _cut_at_gaps(order: np.ndarray, log_c: FloatArray) -> list[list[int]]:
@@ -163,84 +183,81 @@ def _distinct_sizes(log_n: FloatArray) -> int:
 
 
 def isoflop_minima(points: Sequence[Point]) -> IsoflopDiagnostics:
-    """Parabolas and envelope of the points; works where no law can be fitted.
+    """Valleys and envelope of the points; works where no law can be fitted.
 
     Unusable points (see `selection.select_points`) are left out.
     """
     usable = list(select_points(points).points)
     if not usable:
-        return IsoflopDiagnostics((), None, (), None)
+        return IsoflopDiagnostics((), None, (), None, (), ())
     arrays = PointArrays.of(usable)
-    parabolas = [_Parabola.fit(usable, arrays, group) for group in budget_groups(usable)]
-    spare = sum(p.spare for p in parabolas)
-    variance = sum(p.squares for p in parabolas) / spare if spare else None
-    budgets = tuple(p.minimum(variance) for p in parabolas if p.distinct_sizes > 1 or len(p.group) > 1)
+    groups, strays = split_budgets(usable)
+    budgets = _minima(usable, arrays, groups)
     envelope = _envelope(arrays)
-    return IsoflopDiagnostics(budgets, _size_law(budgets), envelope, _envelope_law(arrays, envelope))
+    names = tuple(_name_of(usable[index]) for index in strays)
+    return IsoflopDiagnostics(
+        budgets, _size_law(budgets), envelope, _envelope_law(arrays, envelope), tuple(strays), names
+    )
 
 
-@dataclass(frozen=True, eq=False)
-class _Parabola:
-    group: list[int]
-    arrays: PointArrays
-    compute: float
-    centre: float
-    distinct_sizes: int
-    coefficients: FloatArray | None
-    covariance: FloatArray | None
-    squares: float
-    spare: int
+def _name_of(point: Point) -> str:
+    name = point.label or point.run_id
+    where = "a point" if point.row is None else f"row {point.row}"
+    return where + (f" ({name})" if name else "")
 
-    @classmethod
-    def fit(cls, points: Sequence[Point], arrays: PointArrays, group: list[int]) -> "_Parabola":
-        log_n, loss = np.log(arrays.num_params[group]), arrays.loss[group]
-        nominal = points[group[0]].compute_budget_flops
-        compute = float(np.exp(np.log(arrays.flops[group]).mean())) if nominal is None else nominal
-        centre = float(log_n.mean())
-        distinct = _distinct_sizes(log_n)
-        if distinct < MIN_SIZES:
-            return cls(group, arrays, compute, centre, distinct, None, None, 0.0, 0)
-        x = log_n - centre
-        design = np.stack([np.ones_like(x), x, x * x], axis=1)
-        inverse = np.linalg.pinv(design.T @ design)
-        coefficients = inverse @ (design.T @ loss)
-        squares = float(((loss - design @ coefficients) ** 2).sum())
-        return cls(group, arrays, compute, centre, distinct, coefficients, inverse, squares, len(group) - 3)
 
-    def minimum(self, variance: float | None) -> BudgetMinimum:
-        n, loss = self.arrays.num_params[self.group], self.arrays.loss[self.group]
-        sizes = (float(n.min()), float(n.max()))
-        flops = self.arrays.flops[self.group]
-        known = (self.compute, (float(flops.min()), float(flops.max())), len(n), sizes, self.centre)
-        if self.coefficients is None or self.covariance is None:
-            reason = f"{self.distinct_sizes} sizes; a parabola needs at least {MIN_SIZES}"
-            return BudgetMinimum(*known, None, None, None, None, None, reason)
-        c0, c1, c2 = (float(c) for c in self.coefficients)
-        reason = self._refusal(c1, c2, float(n[int(loss.argmin())]), sizes)
-        if reason is not None:
-            return BudgetMinimum(*known, (c0, c1, c2), None, None, None, None, reason)
-        x = -c1 / (2.0 * c2)
-        slope = np.array([0.0, -1.0 / (2.0 * c2), c1 / (2.0 * c2**2)])
-        error = None if variance is None else math.sqrt(max(0.0, float(slope @ self.covariance @ slope) * variance))
-        num_params = math.exp(self.centre + x)
-        ratio = np.log(flops / (n * self.arrays.num_tokens[self.group]))
-        per_pair = float(np.interp(math.log(num_params), np.sort(np.log(n)), ratio[np.argsort(n)]))
-        num_tokens = self.compute / (math.exp(per_pair) * num_params)
-        value = c0 + x * (c1 + x * c2)
-        return BudgetMinimum(*known, (c0, c1, c2), num_params, num_tokens, value, error, None)
+def _minima(points: Sequence[Point], arrays: PointArrays, groups: Sequence[Sequence[int]]) -> tuple[BudgetMinimum, ...]:
+    """One entry for each budget with more than one point."""
+    log_n = np.log(arrays.num_params)
+    shown = [list(group) for group in groups if len(group) > 1]
+    centres = [float(log_n[group].mean()) for group in shown]
+    broad = [k for k, group in enumerate(shown) if _distinct_sizes(log_n[group]) >= MIN_SIZES]
+    valleys: dict[int, Valley] = {}
+    if broad:
+        sizes = [log_n[shown[k]] - centres[k] for k in broad]
+        valleys = dict(zip(broad, fit_valleys(sizes, [arrays.loss[shown[k]] for k in broad]), strict=True))
+    return tuple(
+        _minimum(points[group[0]].compute_budget_flops, arrays, group, centres[k], valleys.get(k))
+        for k, group in enumerate(shown)
+    )
 
-    def _refusal(self, c1: float, c2: float, best_size: float, sizes: tuple[float, float]) -> str | None:
-        if c2 <= 0:
-            return "the losses do not curve upwards, so there is no minimum; try a wider range of sizes"
-        vertex = math.exp(min(700.0, max(-700.0, self.centre - c1 / (2.0 * c2))))
-        for edge, name, direction in ((sizes[0], "smallest", "smaller"), (sizes[1], "largest", "larger")):
-            outside = vertex < edge if name == "smallest" else vertex > edge
-            if outside or best_size == edge:
-                return (
-                    f"minimum at an edge: the {name} size tried ({edge:.3g}) is the best, vertex at {vertex:.3g}; try "
-                    f"{direction} sizes at this budget"
-                )
-        return None
+
+def _minimum(
+    nominal: float | None, arrays: PointArrays, group: list[int], centre: float, valley: Valley | None
+) -> BudgetMinimum:
+    n, flops = arrays.num_params[group], arrays.flops[group]
+    compute = float(np.exp(np.log(flops).mean())) if nominal is None else nominal
+    sizes = (float(n.min()), float(n.max()))
+    known = (compute, (float(flops.min()), float(flops.max())), len(n), sizes, centre)
+    if valley is None:
+        reason = f"{_distinct_sizes(np.log(n))} sizes; a valley needs at least {MIN_SIZES}"
+        return BudgetMinimum(*known, None, None, None, None, None, None, None, reason)
+    shape = (valley.floor, valley.fall, valley.rise), valley.powers
+    reason = _refusal(valley, centre, float(n[int(arrays.loss[group].argmin())]), sizes)
+    if reason is not None:
+        return BudgetMinimum(*known, *shape, None, None, None, None, None, reason)
+    num_params = math.exp(centre + valley.log_size)
+    ratio = np.log(flops / (n * arrays.num_tokens[group]))
+    per_pair = float(np.interp(math.log(num_params), np.sort(np.log(n)), ratio[np.argsort(n)]))
+    num_tokens = compute / (math.exp(per_pair) * num_params)
+    error = valley.loss_standard_error
+    of_loss = None if error is None else error / valley.loss
+    return BudgetMinimum(*known, *shape, num_params, num_tokens, valley.loss, valley.standard_error, of_loss, None)
+
+
+def _refusal(valley: Valley, centre: float, best_size: float, sizes: tuple[float, float]) -> str | None:
+    if not valley.curved:
+        return "the losses do not curve upwards, so there is no minimum; try a wider range of sizes"
+    at = centre + valley.log_size
+    for edge, name, direction in ((sizes[0], "smallest", "smaller"), (sizes[1], "largest", "larger")):
+        outside = at < math.log(edge) if name == "smallest" else at > math.log(edge)
+        if outside or best_size == edge:
+            where = f", the valley's bottom at {math.exp(at):.3g}" if abs(at) < _FAR else ""
+            return (
+                f"minimum at an edge: the {name} size tried ({edge:.3g}) is the best{where}; try {direction} sizes at "
+                "this budget"
+            )
+    return None
 
 
 def _size_law(budgets: Sequence[BudgetMinimum]) -> PowerLaw | None:

@@ -77,7 +77,7 @@ def parameters_name(findings: Findings) -> str:
 
 
 def isoflop_figure(findings: Findings) -> Drawing:
-    """Loss against size, a valley a budget, with its parabola and minimum."""
+    """Loss against size, a valley a budget, with its curve and minimum."""
     groups = points_of_budgets(findings)
     tones, styles = point_style(findings)
     drawing, (ax,) = new_drawing("isoflop", "Held-out loss against parameters at each compute budget", 1, tones)
