@@ -25,6 +25,8 @@ _SHRINK = 4.0
 """Degrees of freedom that the other budgets' scatter counts for beside a budget's own."""
 _EXACT = 1e-24
 _NUDGE = 1e-4
+_PASSES = 12
+_SETTLED = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,45 +130,50 @@ class _Stack:
 
 
 def _shared_powers(stack: _Stack) -> tuple[tuple[float, float], FloatArray]:
-    """The powers (p, q), and the covariance of their logarithms."""
+    """The powers (p, q), and the covariance of their logarithms.
+
+    Budgets count by their own scatter, so that a bad row of one does not spoil the others. It is judged about the
+    powers found before, and where losses are exact it vanishes with every pass.
+    """
     from scipy.optimize import least_squares
 
     prior, low, high = math.log(_USUAL_POWER), *np.log(_POWERS)
-    spare = float(stack.spare.sum()) - 2.0
 
-    def residuals(log_powers: FloatArray, noise: float) -> FloatArray:
+    def residuals(log_powers: FloatArray, noise: FloatArray) -> FloatArray:
         p, q = np.exp(log_powers)
-        left = stack.residuals((float(p), float(q))).ravel()
-        pull = (log_powers - prior) / _PRIOR_WIDTH
-        return left if noise == 0.0 else np.concatenate([left / noise, pull])
+        left = stack.residuals((float(p), float(q))) / noise[:, None]
+        return np.concatenate([left.ravel(), (log_powers - prior) / _PRIOR_WIDTH])
 
-    def search(start: FloatArray, noise: float):
-        return least_squares(
-            residuals, start, bounds=([low, low], [high, high]), args=(noise,), xtol=1e-14, ftol=1e-14, gtol=1e-14
-        )
-
-    usual = np.full(2, prior)
-    if spare < 1.0:
-        return (_USUAL_POWER, _USUAL_POWER), np.eye(2) * _PRIOR_WIDTH**2
-    starts = [usual + tilt * np.array([1.0, -1.0]) for tilt in (0.0, -0.7, 0.7)]
-    free = min((search(start, 0.0) for start in starts), key=lambda end: end.cost)
-    noise = math.sqrt(max(2.0 * free.cost / spare, _EXACT))
-    best = min((search(start, noise) for start in (free.x, usual)), key=lambda end: end.cost)
-    p, q = np.exp(best.x)
-    return (float(p), float(q)), np.linalg.pinv(best.jac.T @ best.jac)
+    found, spread = np.full(2, prior), np.eye(2) * _PRIOR_WIDTH**2
+    for _ in range(_PASSES):
+        p, q = np.exp(found)
+        variances = _variances(stack.solve((float(p), float(q)))[2], stack.spare)
+        if variances is None:
+            break
+        noise = np.sqrt(np.maximum(variances, _EXACT))
+        bounds = ([low, low], [high, high])
+        end = least_squares(residuals, found, bounds=bounds, args=(noise,), xtol=1e-12, ftol=1e-12, gtol=1e-12)
+        moved, found = float(np.abs(end.x - found).max()), end.x
+        spread = np.linalg.pinv(end.jac.T @ end.jac)
+        if moved < _SETTLED:
+            break
+    p, q = np.exp(found)
+    return (float(p), float(q)), spread
 
 
 def _variances(squares: FloatArray, spare: FloatArray) -> FloatArray | None:
     """Variance about each budget's valley, from its own scatter, drawn to the median of all budgets'.
 
-    The median of a chi-square variable over its degrees of freedom is (1 - 2/(9 v))^3 (Wilson and Hilferty 1931).
+    The median of a chi-square variable over its degrees of freedom is (1 - 2/(9 v))^3 (Wilson and Hilferty 1931). The
+    two powers that all budgets share take two degrees of freedom from all of them.
     """
     known = spare > 0
     if not known.any():
         return None
     own = squares[known] / spare[known] / (1.0 - 2.0 / (9.0 * spare[known])) ** 3
     usual = float(np.median(own))
-    return (_SHRINK * usual + squares) / (_SHRINK + spare)
+    total = float(spare[known].sum())
+    return (_SHRINK * usual + squares) / (_SHRINK + spare) * (total / max(1.0, total - 2.0))
 
 
 def _amplitudes(own: FloatArray, powers: tuple[float, float]) -> tuple[float, float, float]:
