@@ -35,7 +35,8 @@ test_row() { # test_row TORCH DEEPSPEED ACCELERATE: one line of the table
       "$python" -m pip install --quiet "$(wanted torch "$1")" &&
       "$python" -m pip install --quiet --upgrade "$(wanted torch "$1")" "$(wanted deepspeed "$2")" \
         "$(wanted accelerate "$3")" transformers numpy scipy pydantic pyyaml typer rich jinja2 matplotlib psutil \
-        filelock submitit pyarrow pytest pytest-timeout pytest-xdist hypothesis jsonschema
+        filelock submitit pyarrow pytest pytest-timeout pytest-xdist hypothesis jsonschema &&
+      "$python" -m pip install --quiet --no-deps . # what the project says of itself; the code that runs is this folder's
   } >"$log" 2>&1 || { echo "$1 | $2 | $3 | | not installed: $(tail -n 1 "$log" | cut -c 1-90)"; return; }
   shown=$("$python" -c 'import importlib.metadata as m, sys
 print(*(m.version(n) for n in ("torch", "deepspeed", "accelerate")), sys.version.split()[0], sep=" | ")')

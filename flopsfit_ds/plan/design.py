@@ -24,6 +24,11 @@ class SizedModel(Protocol):
         ...
 
     @property
+    def num_params_of_design(self) -> int:
+        """What the design's sizes and tokens per parameter mean: all parameters, or the active ones."""
+        ...
+
+    @property
     def flops_per_token(self) -> float:
         """Training FLOPs a token."""
         ...
@@ -83,7 +88,8 @@ def design_points(
     if isinstance(design, LadderDesign):
         for size in design.num_params:
             model = nearest(size, ())
-            points += [DesignedPoint(model, model.num_params * ratio, None) for ratio in design.tokens_per_parameter]
+            counted = model.num_params_of_design
+            points += [DesignedPoint(model, counted * ratio, None) for ratio in design.tokens_per_parameter]
         return points
     for entry in design.points:
         model = nearest(entry.num_params, ())
@@ -120,7 +126,7 @@ def _expected_optimum(budget: float, tokens_per_parameter: float, nearest: Neare
     num_params = math.sqrt(budget / (6 * tokens_per_parameter))
     for _ in range(20):
         model = nearest(num_params, ())
-        flops_per_parameter_token = model.flops_per_token / model.num_params
+        flops_per_parameter_token = model.flops_per_token / model.num_params_of_design
         refined = math.sqrt(budget / (flops_per_parameter_token * tokens_per_parameter))
         if abs(math.log(refined / num_params)) < 1e-3:
             break

@@ -32,6 +32,7 @@ class SizedModel:
         flops_per_token: Training FLOPs a token.
         flops_source: `counted`, or `6nd` where the user accepted 6 N D.
         profile: What the memory estimate needs.
+        sized_by_active: A design's sizes and tokens per parameter mean active parameters.
     """
 
     shape: ModelShape | ClassShape
@@ -43,6 +44,12 @@ class SizedModel:
     flops_per_token: float
     flops_source: FlopsSource
     profile: ModelProfile
+    sized_by_active: bool = False
+
+    @property
+    def num_params_of_design(self) -> int:
+        """What a design's sizes and tokens per parameter mean: all parameters, or the active ones."""
+        return self.num_params_active if self.sized_by_active and self.num_params_active else self.num_params
 
 
 class Family(Protocol):
@@ -136,22 +143,28 @@ def _frozen_blocks_in_front(shape: ModelShape, frozen: set[str]) -> int:
     return first
 
 
+def counts_active(spec: SweepSpec) -> bool:
+    """Whether N means active parameters where a model holds experts: unless the user says what N counts."""
+    return "parameters" not in spec.fit.model_fields_set or spec.fit.parameters == "active"
+
+
 def count_active(spec: SweepSpec, models: Sequence[SizedModel], warnings: list[str]) -> SweepSpec:
     """The spec whose law counts active parameters, where models hold experts and the user did not say what to count."""
     for model in models:
         if model.num_params_active is None and model.flops_source == "counted":
             warnings.append(
                 f"{model.profile.name} holds experts; how many of its {format_count(model.num_params)} parameters a "
-                f"token makes use of is not known; the law's N counts {COUNT_WORDS[spec.fit.parameters]}"
+                f"token makes use of is not known; the law's N counts {COUNT_WORDS[spec.fit.parameters]} (the class "
+                "can say it by an attribute num_active_parameters)"
             )
             return spec
     sparse = [model for model in models if model.num_params_active not in (None, model.num_params)]
-    if not sparse or "parameters" in spec.fit.model_fields_set:
+    if not sparse or not counts_active(spec) or spec.fit.parameters == "active":
         return spec
     largest = sparse[-1]
     warnings.append(
         f"{largest.profile.name} holds experts: a token makes use of {format_count(largest.num_params_active or 0)} of "
-        f"{format_count(largest.num_params)} parameters; the law's N counts active parameters (write fit.parameters: "
-        "total for all)"
+        f"{format_count(largest.num_params)} parameters; the law's N counts active parameters, and so do the design's "
+        "sizes and tokens per parameter (write fit.parameters: total for all)"
     )
     return spec.model_copy(update={"fit": spec.fit.model_copy(update={"parameters": "active"})})

@@ -29,7 +29,8 @@ class ClassMeasurement:
         num_params: All parameters, each tensor once.
         num_params_trainable: With a gradient.
         num_params_embedding: In `nn.Embedding` tables, and in an output head of as many rows as the largest of them.
-        num_params_active: That a token makes use of; None where that is not known.
+        num_params_active: That a token makes use of, by the class's own attribute `num_active_parameters` where it has
+            one; None where that is not known.
         num_params_matrices: In matrices that something is multiplied by, an output head among them; None where the step
             could not be looked at.
         flops_per_sample: Of forward and backward pass; None where they cannot be counted.
@@ -102,7 +103,8 @@ def profile_class(
 
     Raises:
         SpecError: The class cannot be built, or has no parameters.
-        PlanError: The loss is no scalar, a pattern matches nothing, or nothing is left to train.
+        PlanError: The loss is no scalar, a pattern matches nothing, nothing is left to train, or the count of active
+            parameters that the class gives by hand cannot be right.
     """
     looker = Looker()
     model = _build(looker, model_class, arguments)
@@ -126,9 +128,9 @@ def profile_class(
         freeze_by_name(twin, frozen_parameters)
         other, problem = _try_to_look(looker, twin, samples, loss)
     sizes = {name: parameter.numel() for name, parameter in parameters.items()}
-    active = matrices = None
+    active, matrices = _declared_active(model, sum(sizes.values())), None
     if seen is not None:
-        active = active_params(seen, other, parameters, LOOKED_AT_SAMPLES * tokens_per_sample)
+        active = active or active_params(seen, other, parameters, LOOKED_AT_SAMPLES * tokens_per_sample)
         matrices = matrix_params(seen, sizes)
         problem = problem or uncounted_matrices(seen, parameters, LOOKED_AT_SAMPLES * tokens_per_sample, active)
     return ClassMeasurement(
@@ -143,6 +145,23 @@ def profile_class(
         profile=_class_profile(model, samples, seen, precision, tokens_per_sample),
         problem=problem,
     )
+
+
+def _declared_active(model: nn.Module, total: int) -> int | None:
+    """What a class says of its active parameters by its attribute `num_active_parameters`; None where it says nothing.
+
+    Raises:
+        PlanError: That is no number of its parameters.
+    """
+    declared = getattr(model, "num_active_parameters", None)
+    if declared is None:
+        return None
+    if not isinstance(declared, int) or isinstance(declared, bool) or not 0 < declared <= total:
+        raise PlanError(
+            f"{type(model).__name__}.num_active_parameters is {declared!r}: it must be an integer from 1 to the "
+            f"{total:,} parameters there are (a property of the module, not a method)"
+        )
+    return declared
 
 
 def _try_to_look(

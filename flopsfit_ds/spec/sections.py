@@ -290,7 +290,8 @@ class Fit(Section):
     huber_delta: Quantity = DEFAULTS.huber_delta
     """Where the Huber loss turns from square to linear."""
     parameters: ParameterCount = DEFAULT_COUNT
-    """Which parameters N counts; without it all, or the active ones where a plan's models hold experts."""
+    """Which parameters N counts, and the design's sizes with it where they are total or active; without it all, or the
+    active ones where a plan's models hold experts."""
     bootstrap_samples: Resamples = DEFAULTS.bootstrap_samples
     """Resamples for the intervals; 0 for none."""
     bootstrap: Resampling = DEFAULTS.bootstrap

@@ -22,6 +22,8 @@ from flopsfit_ds.train.data.outputs import logits_of
 from flopsfit_ds.train.model import next_token_losses
 
 _LARGEST_SIZE = 1 << 24  # beyond all widths, depths and vocabularies: the size does not grow the class
+_LOOKS = 6
+"""At sizes, for a number of active parameters; two are enough where their share is the same at all sizes."""
 
 
 class ClassFamily:
@@ -45,6 +47,7 @@ class ClassFamily:
         tokens_per_sample: int,
         vocab_size: int | None,
         approximate_flops: bool = False,
+        sized_by_active: bool = False,
     ) -> None:
         """Note what is needed to build the class.
 
@@ -60,6 +63,7 @@ class ClassFamily:
             tokens_per_sample: Predictions a sample counts as.
             vocab_size: Of a language model; None otherwise.
             approximate_flops: Whether FLOPs may be 6 N D where they cannot be counted.
+            sized_by_active: Whether sizes asked for mean active parameters.
 
         Raises:
             SpecError: The constructor takes no such parameter.
@@ -76,18 +80,31 @@ class ClassFamily:
         self._tokens_per_sample = tokens_per_sample
         self._vocab_size = vocab_size
         self._approximate_flops = approximate_flops
+        self._sized_by_active = sized_by_active
         self._source_hash = source_hash(model_class)
         self._counts: dict[int, int] = {}
         self._models: dict[int, SizedModel] = {}
         self.warnings: list[str] = []
 
     def nearest(self, num_params: float, taken: Container[int]) -> SizedModel:
-        """The size that comes nearest to a number of parameters and whose count is not taken.
+        """The size that comes nearest to a number of parameters and whose total is not taken.
+
+        The number means active parameters where the family is sized by them: their share of the total changes slowly
+        with the size, so that the total aimed at settles in a few looks.
 
         Raises:
             SpecError: The class cannot be built, or does not grow with its size parameter.
             PlanError: No size is within a factor of 2, the loss is no scalar, or FLOPs cannot be counted.
         """
+        model = self._nearest_by_total(num_params, taken)
+        for _ in range(_LOOKS):
+            aimed = self._nearest_by_total(num_params * model.num_params / model.num_params_of_design, taken)
+            if aimed is model:
+                break
+            model = aimed
+        return model
+
+    def _nearest_by_total(self, num_params: float, taken: Container[int]) -> SizedModel:
         upper = self._smallest_reaching(num_params)
         near = [step for step in range(upper - 3, upper + 4) if step >= 1 and self._count(step) not in taken]
         best = min(near, key=lambda step: abs(self._count(step) / num_params - 1), default=None)
@@ -174,6 +191,7 @@ class ClassFamily:
             flops_per_token=(flops or 0) / self._tokens_per_sample,
             flops_source="counted" if measured.problem is None else "6nd",
             profile=profile,
+            sized_by_active=self._sized_by_active,
         )
 
     def _conventional_flops(self, measured: ClassMeasurement) -> int:
@@ -194,9 +212,8 @@ class ClassFamily:
             f"{name}: FLOPs are 6 N D, as accepted by approximate_flops: they cannot be counted ({measured.problem})"
         )
         frozen = measured.num_params - measured.num_params_trainable
-        return round(conventional_flops(measured.num_params, self._tokens_per_sample)) - 2 * frozen * (
-            self._tokens_per_sample
-        )
+        used = measured.num_params_active or measured.num_params
+        return round(conventional_flops(used, self._tokens_per_sample)) - 2 * frozen * (self._tokens_per_sample)
 
 
 def _check_parameter(model_class: type[nn.Module], size_parameter: str, arguments: Mapping[str, Any]) -> None:
@@ -210,7 +227,7 @@ def _check_parameter(model_class: type[nn.Module], size_parameter: str, argument
             )
 
 
-def spec_class_family(model: ClassModel, training: Training) -> ClassFamily:
+def spec_class_family(model: ClassModel, training: Training, sized_by_active: bool = False) -> ClassFamily:
     """The family of a spec's `model: {family: class}`, called as `model(tokens) -> logits`.
 
     Raises:
@@ -234,4 +251,5 @@ def spec_class_family(model: ClassModel, training: Training) -> ClassFamily:
         tokens_per_sample=model.context_length,
         vocab_size=model.vocab_size,
         approximate_flops=model.approximate_flops,
+        sized_by_active=sized_by_active,
     )

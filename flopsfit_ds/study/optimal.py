@@ -17,6 +17,7 @@ from flopsfit_ds.base.errors import DataError, SpecError
 from flopsfit_ds.base.usercode import source_hash
 from flopsfit_ds.data.corpus import Corpus
 from flopsfit_ds.model.loss_traits import LossTraits
+from flopsfit_ds.plan.family import counts_active
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan, build_plan
 from flopsfit_ds.simulate import Simulator
 from flopsfit_ds.simulate.case import ClassCase
@@ -141,6 +142,7 @@ def find_optimal(
         tokens_per_sample=tokens_per_sample,
         vocab_size=None,
         approximate_flops=approximate_flops,
+        sized_by_active=counts_active(spec),
     )
     corpus = Corpus(
         source="dataset",

@@ -19,6 +19,7 @@ from flopsfit_ds.data.corpus import ABSENT
 from flopsfit_ds.data.manifest import check_source
 from flopsfit_ds.model.loss_traits import LossTraits
 from flopsfit_ds.plan import sweep_plan as _planning
+from flopsfit_ds.plan.family import counts_active
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
 from flopsfit_ds.spec import ClassModel, SweepSpec
@@ -58,7 +59,8 @@ def build_plan(
         from flopsfit_ds.study.class_family import spec_class_family
         from flopsfit_ds.study.loss_probe import look_at_language_model
 
-        family, probe = spec_class_family(spec.model, spec.training), look_at_language_model(spec.model)
+        family = spec_class_family(spec.model, spec.training, counts_active(spec))
+        probe = look_at_language_model(spec.model)
         family.warnings += probe.warnings
         loss = probe.traits
     return _planning.build_plan(spec, spec_folder=spec_folder, family=family, machine=machine, loss=loss)

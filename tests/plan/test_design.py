@@ -56,6 +56,10 @@ class TestIsoflop:
             num_params: int
 
             @property
+            def num_params_of_design(self) -> int:
+                return self.num_params
+
+            @property
             def flops_per_token(self) -> float:
                 return 24.0 * self.num_params
 

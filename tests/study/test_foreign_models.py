@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -10,17 +12,24 @@ from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.model.architecture import ClassShape
 from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.train.session import give_scalars_a_dimension
-from helpers.study.foreign_models import CONTEXT, FOREIGN, PAIRS, Clip
+from helpers.study.foreign_models import CONTEXT, FOREIGN, PAIRS, Clip, Mixtral
 
 
-def foreign_plan(name: str, **changes: object) -> SweepPlan:
+def foreign_plan(
+    name: str,
+    model_class: type[torch.nn.Module] | None = None,
+    span: float = 3,
+    budget: float = 1e12,
+    **changes: object,
+) -> SweepPlan:
     """Of a language model that someone else wrote, on windows of constant tokens."""
     foreign = FOREIGN[name]
     tokens = foreign.batch[0][0]
     result = find_optimal(
-        foreign.model_class, size_parameter="width", size_multiple_of=16, dataset=[(tokens, tokens)] * 200,
-        loss_fn=foreign.loss, compute_budgets=[1e12], global_batch_samples=8,
-        design={"sizes_per_budget": 2, "size_span": 3},
+        model_class or foreign.model_class, size_parameter="width", size_multiple_of=16,
+        dataset=[(tokens, tokens)] * 200, loss_fn=foreign.loss, compute_budgets=[budget],
+        global_batch_samples=8,
+        design={"sizes_per_budget": 2, "size_span": span},
         training={"precision": "fp32"}, hardware={"device": "cpu", "gpus_per_node": 2}, train=False, **changes,
     )  # fmt: skip
     assert isinstance(result, SweepPlan)
@@ -39,6 +48,39 @@ def test_the_law_of_experts_counts_active_parameters_unless_told_otherwise() -> 
     assert any("counts active parameters" in warning for warning in found.warnings)
     assert foreign_plan("Mixtral", fit={"parameters": "total"}).spec.fit.parameters == "total"
     assert foreign_plan("Llama").spec.fit.parameters == "total"
+
+
+@pytest.mark.parametrize(("counted", "name"), [(None, "active"), ("total", "total")])
+def test_a_designs_sizes_and_tokens_mean_active_parameters_unless_told_otherwise(counted, name) -> None:
+    """Two sizes at equal distances of the expected optimum, which trains 20 tokens a parameter."""
+    fit = {} if counted is None else {"fit": {"parameters": counted}}
+    smaller, larger = foreign_plan("Mixtral", span=1.5, budget=3e15, **fit).runs
+    tokens = math.sqrt(smaller.num_tokens * larger.num_tokens)
+    ratios = {
+        kind: tokens / math.sqrt(getattr(smaller, f"num_params_{kind}") * getattr(larger, f"num_params_{kind}"))
+        for kind in ("active", "total")
+    }
+    assert ratios["total"] < ratios["active"] / 1.3
+    assert ratios[name] == pytest.approx(20, rel=0.12), ratios
+
+
+class Declared(Mixtral):
+    """Says by hand what of it a token makes use of."""
+
+    @property
+    def num_active_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters()) // 2
+
+
+class Impossible(Mixtral):
+    num_active_parameters = 0
+
+
+def test_a_class_can_say_by_hand_how_many_of_its_parameters_are_active() -> None:
+    for run in foreign_plan("Mixtral", Declared, budget=1e14).runs:
+        assert run.num_params_active == run.num_params_total // 2
+    with pytest.raises(PlanError, match="num_active_parameters is 0: it must be an integer from 1 to the"):
+        foreign_plan("Mixtral", Impossible, budget=1e14)
 
 
 def test_experts_that_a_batch_may_pass_by_are_planned_where_ranks_need_not_agree() -> None:
