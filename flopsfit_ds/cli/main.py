@@ -26,6 +26,7 @@ _GROUPS = (
     "sweeping.logs",
     "sweeping.curves",
     "deciding.audit",
+    "deciding.compare",
     "sweeping.timeline",
     "planning.spec",
 )

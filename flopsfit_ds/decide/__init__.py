@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flopsfit_ds.decide.audit.checklist import audit_runs
+    from flopsfit_ds.decide.comparing.compare import compare_runs
     from flopsfit_ds.decide.forecasts.registered import load_forecast, register_forecast
     from flopsfit_ds.decide.forecasts.scoring import score_forecast, summarise
     from flopsfit_ds.decide.sources import read_sources
 
 _HOMES = {
     "audit_runs": "audit.checklist",
+    "compare_runs": "comparing.compare",
     "load_forecast": "forecasts.registered",
     "read_sources": "sources",
     "register_forecast": "forecasts.registered",
@@ -23,6 +25,7 @@ _HOMES = {
 
 __all__ = [
     "audit_runs",
+    "compare_runs",
     "load_forecast",
     "read_sources",
     "register_forecast",
