@@ -140,15 +140,12 @@ def _backtest(view: AuditView, fitted: Fitted, title: str) -> Check:
     looks = roll(fitted.problem, fitted.fit.theta, fitted.groups, log_c) if len(fitted.groups) > 2 else []
     if not looks:
         return unknown("backtest", title, "fewer than three budgets, or too few runs below", "train a third budget")
-    middle = (len(fitted.groups) - 1) // 2
-    origin = min({look.origin for look in looks}, key=lambda k: abs(k - middle))
-    mine = [look for look in looks if look.origin == origin]
-    worst = max(mine, key=_misses)
-    edge = math.exp(float(log_c[fitted.groups[origin]].mean()))
+    worst = max(looks, key=_misses)
+    edge = math.exp(float(log_c[fitted.groups[worst.origin]].mean()))
     found = (
         f"fitted up to {format_flops(edge)} FLOPs, the law is off by {worst.bias:+.2%} at "
         f"{format_flops(edge * math.exp(worst.log_distance))}, where {_promised(worst):.2%} was promised; "
-        f"{max(look.rms for look in mine):.2%} at most"
+        f"{max(look.rms for look in looks):.2%} at most"
     )
     if _misses(worst) <= MISS or abs(worst.bias) <= LEAST_MISS:
         return passed("backtest", title, found)

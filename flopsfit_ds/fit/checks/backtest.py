@@ -59,28 +59,18 @@ class Backtest:
     rms: float
 
 
-def _origin(form: FormFit, groups: Sequence[Sequence[int]]) -> int | None:
-    """The origin that leaves about the top third of the budgets, at least one, to be predicted."""
-    held = max(1, round(_HELD_OUT * len(groups)))
-    origins = {look.origin for look in form.extrapolations}
-    wanted = len(groups) - 1 - held
-    fitting = [origin for origin in origins if origin >= wanted]
-    return min(fitting) if fitting else None
-
-
 def hold_out(form: FormFit, groups: Sequence[Sequence[int]], log_compute: FloatArray) -> Backtest | None:
     """The back-test of one form; None with fewer than three budgets, or too few points on the lower ones."""
-    origin = _origin(form, groups)
-    if origin is None:
+    looks = form.extrapolations
+    if not looks:
         return None
-    looks = [look for look in form.extrapolations if look.origin == origin]
 
     def compute(group: int) -> float:
         return math.exp(float(log_compute[list(groups[group])].mean()))
 
     total = sum(look.num_points for look in looks)
     return Backtest(
-        compute(origin),
+        compute(looks[0].origin),
         tuple(compute(look.budget) for look in looks),
         tuple(look.bias for look in looks),
         tuple(math.sqrt(look.spread**2 + look.noise**2 / look.num_points) for look in looks),
@@ -95,8 +85,7 @@ def rank_forms(
     scores: list[FormScore] = []
     for form in forms:
         test = hold_out(form, groups, log_compute)
-        origin = _origin(form, groups)
-        sizes = [look.num_points for look in form.extrapolations if look.origin == origin]
+        sizes = [look.num_points for look in form.extrapolations]
         scores.append(
             FormScore(
                 law=form.problem.law.name,

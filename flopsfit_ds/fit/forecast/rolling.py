@@ -1,7 +1,4 @@
-"""Rolling origin: fit on lower budgets, look at the next ones. What the past says about errors of extrapolation.
-
-All origins of a form, and their starts, are rows of one batch: points beyond an origin have weight nought.
-"""
+"""The back-test's origin: fit on lower budgets, look at the next ones, as `history` does for the members."""
 
 import math
 from collections.abc import Sequence
@@ -25,6 +22,7 @@ _STARTS = 6
 _SPARE = 2
 _SAME_COMPUTE = 0.05  # seeds of one run, or tokens rounded to whole steps
 MIN_ORIGIN_BUDGETS = 2  # one budget says nothing of how loss falls with compute
+_HELD_OUT = 0.3
 
 
 @dataclass(frozen=True)
@@ -72,10 +70,23 @@ def compute_groups(points: Sequence[Point], arrays: PointArrays, on_a_ray: bool 
     return [part.tolist() for part in np.array_split(order, chunks)] if chunks >= 3 else []
 
 
+def origin_of(groups: Sequence[Sequence[int]], least_points: int) -> int | None:
+    """The back-test's origin: it leaves about the top third of the budgets, at least one, and sees enough points.
+
+    Returns:
+        Index of the last budget that is seen; None where there is no such origin.
+    """
+    held = max(1, round(_HELD_OUT * len(groups)))
+    for origin in range(max(MIN_ORIGIN_BUDGETS - 1, len(groups) - 1 - held), len(groups) - 1):
+        if sum(len(group) for group in groups[: origin + 1]) >= least_points:
+            return origin
+    return None
+
+
 def roll(
     problem: Problem, best: FloatArray, groups: Sequence[Sequence[int]], log_compute: FloatArray
 ) -> list[Extrapolation]:
-    """Extrapolations of one form from every origin that can carry it to every later budget.
+    """Extrapolations of one form from the back-test's origin to every later budget; none where it has no origin.
 
     Args:
         problem: All points, without weights.
@@ -84,29 +95,14 @@ def roll(
         log_compute: (points,) ln FLOPs.
     """
     law = problem.law
-    count = problem.inputs.n.shape[0]
-    seen: list[np.ndarray] = []
-    origins: list[int] = []
-    for origin in range(MIN_ORIGIN_BUDGETS - 1, len(groups) - 1):
-        keep = np.concatenate([np.asarray(g) for g in groups[: origin + 1]])
-        if len(keep) >= law.num_parameters + _SPARE:
-            origins.append(origin)
-            seen.append(keep)
-    if not origins:
+    origin = origin_of(groups, law.num_parameters + _SPARE)
+    if origin is None:
         return []
+    keep = np.concatenate([np.asarray(group) for group in groups[: origin + 1]])
+    seen = problem._replace(inputs=problem.inputs.rows(keep), log_loss=problem.log_loss[keep])
     starts = np.concatenate([best[None], grid_starts(problem)[:_STARTS]])
-    weights = np.zeros((len(origins), count))
-    for row, keep in enumerate(seen):
-        weights[row, keep] = 1.0
-    solution = minimise(
-        problem._replace(weights=np.repeat(weights, len(starts), axis=0)), np.tile(starts, (len(origins), 1))
-    )
-    results: list[Extrapolation] = []
-    for row, (origin, keep) in enumerate(zip(origins, seen, strict=True)):
-        part = slice(row * len(starts), (row + 1) * len(starts))
-        theta = solution.theta[part][int(solution.objective[part].argmin())]
-        results.extend(_judge(problem, law, theta, origin, keep, groups, log_compute))
-    return results
+    solution = minimise(seen, starts)
+    return _judge(problem, law, solution.theta[int(solution.objective.argmin())], origin, keep, groups, log_compute)
 
 
 def _judge(
