@@ -89,6 +89,8 @@ class Audit:
         bootstrap_samples: Resamples that were fitted.
         bootstrap_seed: Of the generator.
         compute_rule: How compute divides into N and D.
+        largest_weight: Largest over smallest weight of the points, by their evaluation errors and the spread of their
+            seeds; None where all weigh alike.
         points_sha256: Of the points that entered, in canonical JSON.
     """
 
@@ -102,6 +104,7 @@ class Audit:
     bootstrap_samples: int
     bootstrap_seed: int
     compute_rule: str
+    largest_weight: float | None
     points_sha256: str
 
 

@@ -26,13 +26,15 @@ from flopsfit_ds.fit.laws.base import FLOOR, Inputs, Law
 from flopsfit_ds.fit.laws.registry import COMPUTE_ONLY, get_law
 from flopsfit_ds.fit.losses import FloatArray, LossFunction, make_loss
 from flopsfit_ds.fit.points.compute import compute_rule_of
-from flopsfit_ds.fit.points.points import Exclusion, Point, PointArrays, cluster_labels, in_order, with_rows
+from flopsfit_ds.fit.points.dependence import cluster_labels, point_weights, resampled_kind
+from flopsfit_ds.fit.points.points import Exclusion, Point, PointArrays, in_order, with_rows
 from flopsfit_ds.fit.points.ray import Ray, ray_of
 from flopsfit_ds.fit.points.selection import select_points
 from flopsfit_ds.fit.quantities import Quantities
 from flopsfit_ds.fit.result import Audit, LawSummary, ScalingFit
 from flopsfit_ds.fit.solve.bootstrap import Draws, bootstrap_fits
 from flopsfit_ds.fit.solve.certificate import CertifiedFit, certified_fit
+from flopsfit_ds.fit.solve.covariance import run_noise
 from flopsfit_ds.fit.solve.solver import Problem
 from flopsfit_ds.spec.fit_options import (
     DEFAULTS,
@@ -143,12 +145,13 @@ class _FitWork:
         rule = compute_rule_of(arrays)
         problem = make_problem(form, make_loss(options.loss, options.huber_delta), arrays, options.loss_floor)
         fit = certified_fit(problem)
+        problem, fit = _weighted(problem, fit, points)
         _check_exponents(problem, fit)
-        clusters = cluster_labels(points)
+        clusters, kind = cluster_labels(points), resampled_kind(points, options.bootstrap)
         draws = None
         if options.bootstrap_samples:
             samples = options.bootstrap_samples
-            draws = bootstrap_fits(problem, fit.theta, fit.starts, clusters, options.bootstrap, samples, options.seed)
+            draws = bootstrap_fits(problem, fit.theta, fit.starts, clusters, kind, samples, options.seed)
             if len(draws.theta) < samples // 2:
                 raise FitError(
                     f"{draws.num_failed} of {samples} resampled fits did not converge: these points do not determine "
@@ -156,7 +159,7 @@ class _FitWork:
                 )
         groups = compute_groups(points, arrays, on_a_ray=ray is not None)
         isoflop = isoflop_minima(points)
-        labels = clusters if options.bootstrap == "clusters" else np.arange(len(points))
+        labels = clusters if kind == "clusters" else np.arange(len(points))
         ensemble = build_ensemble(
             problem, fit, groups, arrays, labels, options.seed, options.other_forms, rule, isoflop.budgets
         )
@@ -224,8 +227,18 @@ class _FitWork:
             target_compute=self.computes[-1],
             draws=self.draws,
             diagnostics=diagnostics,
-            audit=_audit(self.options, self.draws, self.rule, self.points),
+            audit=_audit(self.options, self.draws, self.rule, self.points, problem.precision),
         )
+
+
+def _weighted(problem: Problem, fit: CertifiedFit, points: Sequence[Point]) -> tuple[Problem, CertifiedFit]:
+    """The problem and its fit with the weights that the errors of the points ask for."""
+    residuals = problem.law.log_loss(fit.theta[None], problem.inputs)[0] - problem.log_loss
+    precision = point_weights(points, run_noise(residuals, problem.law.num_parameters))
+    if precision is None:
+        return problem, fit
+    weighted = problem._replace(precision=precision)
+    return weighted, certified_fit(weighted)
 
 
 def make_problem(form: Law, loss: LossFunction, arrays: PointArrays, floor: float | None = None) -> Problem:
@@ -354,7 +367,13 @@ def _summary(form: Law, inputs: Inputs, theta: FloatArray) -> LawSummary:
     )
 
 
-def _audit(options: FitOptions, draws: Draws | None, rule: ComputeRule, points: Sequence[Point]) -> Audit:
+def _audit(
+    options: FitOptions,
+    draws: Draws | None,
+    rule: ComputeRule,
+    points: Sequence[Point],
+    precision: FloatArray | None,
+) -> Audit:
     canonical = json.dumps([asdict(p) for p in points], sort_keys=True, separators=(",", ":"))
     return Audit(
         package_version=flopsfit_ds.__version__,
@@ -367,5 +386,6 @@ def _audit(options: FitOptions, draws: Draws | None, rule: ComputeRule, points: 
         bootstrap_samples=0 if draws is None else len(draws.theta),
         bootstrap_seed=options.seed,
         compute_rule=rule.description,
+        largest_weight=None if precision is None else float(precision.max() / precision.min()),
         points_sha256=hashlib.sha256(canonical.encode()).hexdigest(),
     )

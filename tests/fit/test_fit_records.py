@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flopsfit_ds.fit import Point, fit_scaling_law, points_from_records
-from flopsfit_ds.fit.points.points import cluster_labels
+from flopsfit_ds.fit.points.dependence import cluster_labels
 from flopsfit_ds.records import Observed, Planned, RunRecord, Status, SweepFolder, records_csv
 from helpers.fit.planted_sweeps import sweep
 

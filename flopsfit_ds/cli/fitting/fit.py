@@ -292,6 +292,8 @@ def _print_fit(fit: ScalingFit, serving: ServingOptimum | None) -> None:
         f"{c.distinct_minima} distinct minima, gradient {c.gradient_norm:.1e}"
     )
     print(f"  compute: {fit.audit.compute_rule}")
+    if fit.audit.largest_weight is not None:
+        print(f"  points are weighted by the errors of their losses, 1 to {fit.audit.largest_weight:.3g}")
     _print_optima(fit.isoflop, fit)
     if serving is not None:
         print(

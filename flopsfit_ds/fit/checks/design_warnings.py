@@ -8,6 +8,7 @@ from flopsfit_ds.fit.checks.diagnostics import Diagnostics
 from flopsfit_ds.fit.checks.view import FitView, FitWarning
 from flopsfit_ds.fit.forecast.isoflop import IsoflopDiagnostics
 from flopsfit_ds.fit.points.compute import compute_misfit
+from flopsfit_ds.fit.points.dependence import LEAST_CLUSTERS, dependence_of
 from flopsfit_ds.fit.points.points import Point, PointArrays
 from flopsfit_ds.model.flops import FLOPS_PER_PARAMETER_TOKEN
 
@@ -27,7 +28,7 @@ _FAR_FROM_SIX = 3.0
 
 def design_warnings(view: FitView) -> Iterator[FitWarning]:
     """All warnings of this module, in a fixed order."""
-    checks = (_few_points, _duplicates, _single_ray, _compute_rule, _compute_beyond)
+    checks = (_few_points, _duplicates, _dependent, _single_ray, _compute_rule, _compute_beyond)
     for check in checks:
         yield from check(view)
     yield from budget_warnings(view.points, view.isoflop)
@@ -63,6 +64,24 @@ def _duplicates(view: FitView) -> Iterator[FitWarning]:
             "duplicate_rows",
             f"{repeated} rows repeat another exactly; each copy counts as a run of its own and narrows the intervals",
         )
+
+
+def _dependent(view: FitView) -> Iterator[FitWarning]:
+    found = dependence_of(view.points)
+    if not found.found:
+        return
+    if found.num_groups >= LEAST_CLUSTERS:
+        done = f"they are resampled together, {found.num_groups} independent groups in all"
+    else:
+        done = f"that leaves {found.num_groups} independent groups, too few to resample: intervals are too narrow"
+    undecided = any("checkpoints" in told for told in found.found) and not all(p.schedule for p in view.points)
+    advice = (
+        "; where the learning rate decays only the last checkpoint is a point of a law: say so in a column schedule"
+    )
+    yield FitWarning(
+        "dependent_points",
+        f"of {len(view.points)} points {', '.join(found.found)}; {done}" + (advice if undecided else ""),
+    )
 
 
 def budget_warnings(points: Sequence[Point], isoflop: IsoflopDiagnostics) -> Iterator[FitWarning]:

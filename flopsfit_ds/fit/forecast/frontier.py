@@ -214,7 +214,9 @@ def _frontier(
     if floor is None:
         own = len(found) >= _FREE_FLOOR
         floor, origin = (None, "minima") if own else (_floor_of(problem, theta, log_loss), "law")
-    small = problem._replace(inputs=problem.inputs.at(log_n, log_d), log_loss=log_loss, floor=floor).under(law)
+    small = problem._replace(
+        inputs=problem.inputs.at(log_n, log_d), log_loss=log_loss, floor=floor, precision=None
+    ).under(law)
     solution = minimise(small, grid_starts(small))
     best = solution.theta[int(solution.objective.argmin())]
     residuals = law.log_loss(best[None], small.inputs)[0] - log_loss

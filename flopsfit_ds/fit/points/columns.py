@@ -33,6 +33,10 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "unique_tokens": ("unique_tokens", "u", "num_unique_tokens", "unique_data"),
     "compute_budget_flops": ("compute_budget_flops", "compute_budget", "budget", "isoflop", "flop_budget"),
     "loss_standard_error": ("loss_standard_error", "loss_se", "loss_stderr", "loss_sem"),
+    "trunk": ("trunk", "trunk_id", "parent_run", "parent_run_id", "branched_from"),
+    "schedule": (
+        "schedule", "lr_schedule", "learning_rate_schedule", "lr_scheduler", "lr_scheduler_type", "lr_decay_style",
+    ),
     "status": ("status", "state"),
     "reason": ("reason",),
 }  # fmt: skip

@@ -32,6 +32,8 @@ class Point:
         unique_tokens: Distinct training tokens, where data was repeated.
         compute_budget_flops: Nominal isoFLOP budget; None means that budgets are inferred from C.
         loss_standard_error: Standard error of `loss` over the held-out set.
+        trunk: The run that this one branched off, where it did.
+        schedule: How its learning rate ran, such as "cosine" or "wsd".
         row: Where the point stood in its source, counted from 1 at the first row of data; None for a point made by
             hand.
     """
@@ -47,6 +49,8 @@ class Point:
     unique_tokens: float | None = None
     compute_budget_flops: float | None = None
     loss_standard_error: float | None = None
+    trunk: str | None = None
+    schedule: str | None = None
     row: int | None = None
 
     @property
@@ -155,14 +159,3 @@ def in_order(points: Iterable[Point]) -> tuple[Point, ...]:
 def with_rows(points: Sequence[Point]) -> tuple[Point, ...]:
     """Points that know their place: those without a row get their index, from 1."""
     return tuple(p if p.row is not None else replace(p, row=k) for k, p in enumerate(points, start=1))
-
-
-def cluster_labels(points: Sequence[Point]) -> np.ndarray:
-    """Which cluster each point belongs to, (points,): its run where runs repeat, its size otherwise."""
-    runs = [p.run_id for p in points]
-    if all(r is not None for r in runs) and len(set(runs)) < len(runs):
-        keys: list[object] = list(runs)
-    else:
-        keys = [round(float(np.log(p.num_params)), 3) for p in points]
-    index: dict[object, int] = {}
-    return np.array([index.setdefault(key, len(index)) for key in keys])

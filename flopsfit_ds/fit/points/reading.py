@@ -20,7 +20,7 @@ from flopsfit_ds.model.flops import FLOPS_PER_PARAMETER_TOKEN
 MAX_ROWS = 100_000
 """The weights of 1,000 resamples take 8 bytes each: 0.8 GB."""
 _BEYOND = "(beyond the header)"
-_TEXT = ("label", "run_id", "status", "reason")
+_TEXT = ("label", "run_id", "trunk", "schedule", "status", "reason")
 
 
 @dataclass(frozen=True)
@@ -251,6 +251,8 @@ def _complete(
         learning_rate=values.get("learning_rate"),
         label=texts.get("label"),
         run_id=texts.get("run_id"),
+        trunk=texts.get("trunk"),
+        schedule=texts.get("schedule"),
         unique_tokens=values.get("unique_tokens"),
         compute_budget_flops=values.get("compute_budget_flops"),
         loss_standard_error=values.get("loss_standard_error"),

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from flopsfit_ds.fit.points.dependence import drop_undecayed
 from flopsfit_ds.fit.points.points import Exclusion, Point, Selection
 
 _MAX_DECADES_FROM_MEDIAN = 9.0
@@ -17,9 +18,9 @@ def select_points(points: Iterable[Point]) -> Selection:
     """Keep the points that a law can be fitted to.
 
     Left out, each with its reason: values that are not positive and finite, values more than nine decades from the
-    median of their column (a mistaken unit), budgets a hundred times off what the run took, and runs at a learning
-    rate worse than the best one tried at the same size, tokens and budget. Seeds at the best learning rate all stay,
-    as points of their own.
+    median of their column (a mistaken unit), budgets a hundred times off what the run took, checkpoints of runs whose
+    learning rate was still to decay, and runs at a learning rate worse than the best one tried at the same size,
+    tokens and budget. Seeds at the best learning rate all stay, as points of their own.
     """
     kept: list[Point] = []
     excluded: list[Exclusion] = []
@@ -32,6 +33,7 @@ def select_points(points: Iterable[Point]) -> Selection:
     for name in ("num_params", "num_tokens", "loss", "compute_flops"):
         kept = _drop_implausible(kept, name, excluded)
     kept = _drop_wrong_budgets(kept, excluded)
+    kept = drop_undecayed(kept, excluded)
     kept = _drop_under_tuned(kept, excluded)
     return Selection(tuple(kept), tuple(excluded))
 

@@ -129,8 +129,9 @@ def _rows(problem: Problem, rows: np.ndarray) -> Problem:
 def _best_starts(problem: Problem, starts: FloatArray, count: int) -> FloatArray:
     """For each resample, the start with the lowest objective, (count, parameters)."""
     predicted = problem.law.log_loss(starts, problem.inputs)
-    if problem.weights is not None:
-        value = problem.loss.score(predicted, problem.log_loss).value @ problem.weights.T
+    weights = problem.weights_of(slice(None))
+    if problem.weights is not None and weights is not None:
+        value = problem.loss.score(predicted, problem.log_loss).value @ weights.T
     else:
         scores = [problem.loss.score(row[None], problem.log_loss).value.sum(axis=1) for row in predicted]
         value = np.stack(scores)

@@ -58,6 +58,7 @@ class Problem(NamedTuple):
         log_loss: (points,), or (rows, points) where each row has its own losses (wild bootstrap).
         weights: (rows, points) weights, or None for ones.
         floor: The loss floor where it is given rather than fitted.
+        precision: (points,) weights of the points in every row, from what is known of their errors; None for ones.
     """
 
     law: Law
@@ -68,6 +69,7 @@ class Problem(NamedTuple):
     upper: FloatArray
     weights: FloatArray | None = None
     floor: float | None = None
+    precision: FloatArray | None = None
 
     def under(self, law: Law) -> "Problem":
         """The same points under another form, its bounds with the given floor."""
@@ -75,6 +77,12 @@ class Problem(NamedTuple):
         if self.floor is not None and FLOOR in law.parameter_names:
             lower[law.parameter_names.index(FLOOR)] = upper[law.parameter_names.index(FLOOR)] = self.floor
         return self._replace(law=law, lower=lower, upper=upper)
+
+    def weights_of(self, rows: np.ndarray | slice) -> FloatArray | None:
+        """Weights of the points in these rows, (rows, points) or (points,); None for ones."""
+        if self.weights is None:
+            return self.precision
+        return self.weights[rows] if self.precision is None else self.weights[rows] * self.precision
 
 
 class _Local(NamedTuple):
@@ -87,7 +95,8 @@ class _Local(NamedTuple):
 def objective_of(problem: Problem, theta: FloatArray) -> FloatArray:
     """Summed weighted score of each row of theta, (rows,)."""
     value = problem.loss.score(problem.law.log_loss(theta, problem.inputs), problem.log_loss).value
-    return value.sum(axis=1) if problem.weights is None else (value * problem.weights).sum(axis=1)
+    weights = problem.weights_of(slice(None))
+    return value.sum(axis=1) if weights is None else (value * weights).sum(axis=1)
 
 
 def local_model(problem: Problem, theta: FloatArray, rows: np.ndarray) -> _Local:
@@ -103,8 +112,8 @@ def _local_block(problem: Problem, theta: FloatArray, rows: np.ndarray) -> _Loca
     evaluation = problem.law.evaluate(theta, problem.inputs)
     log_loss = problem.log_loss if problem.log_loss.ndim == 1 else problem.log_loss[rows]
     value, first, second, majorant = problem.loss.score(evaluation.log_loss, log_loss)
-    if problem.weights is not None:
-        weight = problem.weights[rows]
+    weight = problem.weights_of(rows)
+    if weight is not None:
         value, first, second, majorant = value * weight, first * weight, second * weight, majorant * weight
     jacobian = evaluation.jacobian()
     transposed = jacobian.transpose(0, 2, 1)

@@ -51,6 +51,7 @@ def _fit_facts(findings: Findings) -> list[tuple[str, str]]:
     return [
         *found,
         ("compute", audit.compute_rule),
+        ("weights", "alike" if audit.largest_weight is None else f"1 to {audit.largest_weight:.3g}, by errors of loss"),
         ("fit's loss function", f"{audit.loss}{delta}"),
         ("optimiser", audit.optimiser),
         ("resamples", f"{resamples}, seed {audit.bootstrap_seed}"),
