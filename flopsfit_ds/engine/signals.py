@@ -16,6 +16,8 @@ EXIT_REQUEUE = 75
 """EX_TEMPFAIL of sysexits.h: the same command, started again, goes on."""
 EXIT_CTRL_C = 130  # 128 + SIGINT, as shells count
 _PREEMPTION = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_HANG_UP = signal.SIGHUP
+"""The terminal was closed, or the connection to it is lost."""
 _ONE_PRESS_SECONDS = 2.0
 """One Ctrl-C reaches a launched process more than once: from the terminal, and from a launcher that passes it on."""
 
@@ -53,6 +55,8 @@ class Signals:
         if threading.current_thread() is threading.main_thread():  # Python takes handlers nowhere else
             for number in (signal.SIGINT, *_PREEMPTION):
                 self._previous[number] = signal.signal(number, self._handle)
+            if signal.getsignal(_HANG_UP) is not signal.SIG_IGN:  # as `nohup` leaves it
+                self._previous[_HANG_UP] = signal.signal(_HANG_UP, self._handle)
         return self
 
     def __exit__(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from flopsfit_ds.base.errors import FlopsfitError, SweepFolderError
 from flopsfit_ds.base.storage import JsonLines
 from flopsfit_ds.engine.disk.lease import LeaseSet, Right
-from flopsfit_ds.engine.fork.server import ForkServer, Program, pickle_task
+from flopsfit_ds.engine.fork.server import ForkAbandonedError, ForkServer, Program, pickle_task
 from flopsfit_ds.engine.lifecycle import Crew, Lifecycle
 from flopsfit_ds.engine.nodes.agent import NodeAgent
 from flopsfit_ds.engine.nodes.control import Control, leading, open_control_store
@@ -91,7 +91,7 @@ class SlotSweep:
             slots = node.slots("")
         code = 1
         try:
-            server.wait_until_ready()
+            self._wait_for(server)
             scheduler = Scheduler(slots, plan.spec.placement.points_per_gpu)
             yield Crew(executor, scheduler, lambda run: fitting(ways_of(run), len(slots)))
             code = 0
@@ -105,9 +105,20 @@ class SlotSweep:
         finally:
             executor.close(code)
 
+    def _wait_for(self, server: ForkServer) -> None:
+        try:
+            server.wait_until_ready()
+        except ForkAbandonedError:
+            received = self.signals.received
+            assert received is not None
+            raise SweepStoppedError(
+                f"{received.name}: stopped before anything was trained; the same command goes on from here",
+                self.signals.exit_code,
+            ) from None
+
     def _workers(self, plan: SweepPlan, node: NodeSlots) -> tuple[ForkServer, NodeWorkers]:
         runs = {run.run_id: run for run in plan.runs}
-        server = ForkServer(self.program.target, self.program.modules)
+        server = ForkServer(self.program.target, self.program.modules, self.signals, plan.spec.execution.hang_timeout)
         return server, NodeWorkers(server, lambda run_id: pickle_task(self.tasks(runs[run_id])), node.devices)
 
     def serve(self, plan: SweepPlan, place: LaunchedRank, control: Control) -> int:

@@ -133,6 +133,7 @@ def _token_task(plan: SweepPlan, run: RunPlan) -> WorkerTask:
         peak_flops=plan.cluster.peak_flops,
         sweep_folder=str(plan.folder.absolute()),
         trust_shared_folder=plan.spec.execution.trust_shared_folder,
+        hang_timeout_seconds=plan.spec.execution.hang_timeout,
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import deepspeed
 import torch
-from accelerate import Accelerator, DeepSpeedPlugin, PartialState
+from accelerate import Accelerator, DeepSpeedPlugin, InitProcessGroupKwargs, PartialState
 from torch import nn
 
 from flopsfit_ds.plan.ds_config import deepspeed_config
@@ -24,8 +24,10 @@ from flopsfit_ds.plan.sweep_plan import Recipe, RunPlan
 from flopsfit_ds.train.order import WorkerOrder, Workload
 from flopsfit_ds.train.seeding import seed_everything
 
-_COLLECTIVE_TIMEOUT = timedelta(minutes=30)
-"""PyTorch's own default for gloo; the default hang_timeout ends a silent run before."""
+_LEAST_TIMEOUT = timedelta(minutes=30)
+"""PyTorch's own default for gloo; DeepSpeed 0.19.8 gives a group on GPUs 10 minutes."""
+_TIMES_HANG = 3
+"""Of `hang_timeout`: the engine, which knows more, judges first."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,19 @@ class Session:
                 group.grad.zero_()
 
 
-def open_session(order: WorkerOrder, run: RunPlan, workload: Workload, *, load_universal: bool = False) -> Session:
+def collective_timeout(hang_timeout_seconds: float) -> timedelta:
+    """How long a rank waits for its peers, on any device."""
+    return max(_LEAST_TIMEOUT, timedelta(seconds=_TIMES_HANG * hang_timeout_seconds))
+
+
+def open_session(
+    order: WorkerOrder,
+    run: RunPlan,
+    workload: Workload,
+    *,
+    load_universal: bool = False,
+    timeout: timedelta = _LEAST_TIMEOUT,
+) -> Session:
     """Build the model and hand it to DeepSpeed through Accelerate.
 
     Args:
@@ -73,6 +87,7 @@ def open_session(order: WorkerOrder, run: RunPlan, workload: Workload, *, load_u
         run: What is trained.
         workload: Its model.
         load_universal: Whether the engine's `load_checkpoint` will be given a universal checkpoint.
+        timeout: Of collectives.
 
     Raises:
         AssertionError: The engine is not what the order asked for.
@@ -87,7 +102,7 @@ def open_session(order: WorkerOrder, run: RunPlan, workload: Workload, *, load_u
     )
     if load_universal:
         config["checkpoint"] = {"load_universal": True}
-    accelerator = _start_accelerate(order, config)
+    accelerator = _start_accelerate(order, config, timeout)
     seed_everything(run.seed)
     model = build_model(workload, order, config, accelerator.device)
     freeze(model, run.recipe.frozen_parameters)
@@ -106,13 +121,16 @@ def open_session(order: WorkerOrder, run: RunPlan, workload: Workload, *, load_u
     )
 
 
-def _start_accelerate(order: WorkerOrder, config: dict[str, Any]) -> Accelerator:
+def _start_accelerate(order: WorkerOrder, config: dict[str, Any], timeout: timedelta) -> Accelerator:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     if order.device_index is None:
         # the shared-memory collective of DeepSpeed is compiled at first use, for up to two minutes
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        PartialState(cpu=True, timeout=_COLLECTIVE_TIMEOUT)  # without it every rank believes to be alone
-    accelerator = Accelerator(deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=config))
+        PartialState(cpu=True, timeout=timeout)  # without it every rank believes to be alone
+    accelerator = Accelerator(
+        deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=config),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],  # else a GPU's group takes DeepSpeed's own
+    )
     assert accelerator.num_processes == order.world_size, (
         f"Accelerate sees {accelerator.num_processes} processes where {order.world_size} were started"
     )

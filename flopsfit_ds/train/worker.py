@@ -39,7 +39,7 @@ from flopsfit_ds.train.order import (
     WorkerOrder,
     WorkerTask,
 )
-from flopsfit_ds.train.session import Session, open_session
+from flopsfit_ds.train.session import Session, collective_timeout, open_session
 
 _log = logging.getLogger(__name__)
 _HEARTBEAT_EVERY_SECONDS = 0.2
@@ -107,7 +107,13 @@ def run_worker(order: WorkerOrder, task: WorkerTask) -> int:
     try:
         heartbeat("start")
         start = agree_on_resume_point(order, task.plan.run_id, heartbeat.store, heartbeat.pulse, trust_of(task))
-        session = open_session(order, task.plan, task.workload, load_universal=bool(start.universal))
+        session = open_session(
+            order,
+            task.plan,
+            task.workload,
+            load_universal=bool(start.universal),
+            timeout=collective_timeout(task.hang_timeout_seconds),
+        )
         check_evaluation(session, task.workload, order.micro_batch_size_per_gpu)
         return _train_and_measure(session, order, task, start, attempt_folder, heartbeat, stop)
     except PreemptedError as preempted:

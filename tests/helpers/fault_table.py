@@ -40,6 +40,9 @@ FAULTS = (
     "one rank slow",
     "foreign messages to the control store",
     "standard output full or closed",
+    "a fork server that does not answer",
+    "a job or machine suspended",
+    "SIGHUP: the terminal is closed",
 )
 _PROPERTY = "fault"
 

@@ -36,6 +36,8 @@ SILENCE_SECONDS = 60.0
 """A node, or the driver, that was heard and then not for so long is lost."""
 _BEAT_SECONDS = 1.0
 """Between two signs of life: sixty must be missed before a node is lost."""
+_GAP_SECONDS = 10.0
+"""Between two looks of a process that was not suspended: never."""
 _LEAVE_SECONDS = 5.0
 """For the other nodes to read that the sweep is over, before the store goes with this process."""
 _KEYLESS_SECONDS = 20.0
@@ -210,6 +212,8 @@ class Mailbox:
         """How long the sender has shown no sign of life."""
         now = time.monotonic()
         if now - self._last_look > _BEAT_SECONDS:
+            if self._last_look and now - self._last_look > _GAP_SECONDS:
+                self._heard += now - self._last_look  # this process stood still, and could not hear
             self._last_look = now
             beats = self._number("beat")
             if beats > self._beats:

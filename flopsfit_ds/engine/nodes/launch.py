@@ -22,7 +22,7 @@ from flopsfit_ds.engine.fork.processes import state_of
 from flopsfit_ds.engine.signals import Signals
 
 _log = logging.getLogger(__name__)
-_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 _AGENT_PATIENCE_SECONDS = 300.0
 """For the working rank to be there: it imports what the waiting ranks import, on the same machine. Chosen."""
 _EXIT_AGENT_LOST = 1  # an error, to whatever launched this rank
@@ -192,7 +192,8 @@ def wait_for_agent(place: LaunchedRank) -> int:
 
     agent: socket.socket | None = None
     for number in _PASSED_ON:
-        signal.signal(number, pass_on)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, pass_on)
     agent = _connect(_socket_name(place), parent)
     if agent is None:
         return _EXIT_AGENT_LOST

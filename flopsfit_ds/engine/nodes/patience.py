@@ -48,6 +48,10 @@ class Pace:
             self._measured_seconds = (now - self._since) / (step - self.step)
         self.step, self._since = step, now
 
+    def grant(self, seconds: float) -> None:
+        """So much of the step under way was spent standing still."""
+        self._since += seconds
+
     @property
     def step_seconds(self) -> float:
         """Length of a step, the longer of both."""

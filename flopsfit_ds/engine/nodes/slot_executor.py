@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import signal
 import time
@@ -21,6 +22,7 @@ from flopsfit_ds.train.order import EXIT_OUTCOME_WRITTEN, EXIT_PREEMPTED, Worker
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+_log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 0.5
 """How often the driver reads the heartbeats of each attempt."""
 _STEP = re.compile(rb"[0-9]{1,12}")
@@ -28,6 +30,8 @@ _BEAT = re.compile(rb"(?:[0-9]{1,12}|[a-z]{1,16})(?: \([0-9]{1,12}\))?")
 """A number of steps or a phase, and how often it was told."""
 DUMP_SECONDS = 2.0
 """Time for workers to write their stacks before they are ended."""
+GAP_SECONDS = 5.0
+"""Between two looks, which otherwise are half a second apart: this process was suspended, or very busy."""
 _OWN_NODE = 0
 """Number of the driver's node."""
 PEER_SECONDS = 60.0
@@ -126,6 +130,7 @@ class SlotExecutor(ABC):
         self._patience = patience
         self._running: dict[str, _Running] = {}
         self.lost_steps: dict[str, int] = {}
+        self._looked = time.monotonic()
 
     def submit(self, assignments: Sequence[Assignment]) -> None:
         """See `Executor`."""
@@ -176,6 +181,7 @@ class SlotExecutor(ABC):
         """See `Executor`."""
         if not any(running.ended for running in self._running.values()):
             self._wait(timeout_seconds)
+        self._grant_own_gap()
         for _, node in self._nodes.values():
             for run_id, codes in node.reap().items():
                 self._running[run_id].exits.update(codes)
@@ -186,6 +192,20 @@ class SlotExecutor(ABC):
             if running.ended or moved:
                 reports.append(_report(run_id, running))
         return reports
+
+    def _grant_own_gap(self) -> None:
+        """Give every attempt the time in which this process itself stood still: what was suspended does not hang."""
+        now = time.monotonic()
+        gap = now - self._looked
+        self._looked = now
+        if gap < GAP_SECONDS:
+            return
+        _log.warning("this process stood still for %.0f s: no run is taken for hung because of it", gap)
+        for running in self._running.values():
+            running.last_beat += gap
+            running.pace.grant(gap)
+            if running.kill_at is not None:
+                running.kill_at += gap
 
     @abstractmethod
     def _wait(self, timeout_seconds: float) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from typing import Any
 
-from flopsfit_ds.engine.fork.processes import kill_session
-from flopsfit_ds.engine.fork.server import ForkServer, Worker
-from flopsfit_ds.train.order import WorkerOrder
+from flopsfit_ds.engine.fork.processes import ProcessIdentity, kill_session
+from flopsfit_ds.engine.fork.server import ForkAbandonedError, ForkServer, Worker
+from flopsfit_ds.train.order import EXIT_PREEMPTED, WorkerOrder
+
+_LOOK_SECONDS = 1.0
+"""Between two looks at whether a worker whose exit is not known still runs."""
 
 
 @dataclass
@@ -21,6 +25,7 @@ class _Group:
 
     workers: list[Worker]
     exits: dict[int, int] = field(default_factory=dict)
+    unborn: dict[int, int] = field(default_factory=dict)
 
     def running(self) -> list[Worker]:
         return [worker for worker in self.workers if worker.rank not in self.exits]
@@ -41,6 +46,8 @@ class NodeWorkers:
         self._task_of = task_of
         self._devices = devices
         self._groups: dict[str, _Group] = {}
+        self._looked: dict[ProcessIdentity, float] = {}
+        self._gone: dict[ProcessIdentity, float] = {}
 
     def start(self, run_id: str, orders: list[WorkerOrder], slots: list[int]) -> None:
         """Fork the ranks of an attempt.
@@ -60,6 +67,9 @@ class NodeWorkers:
         try:
             for order in orders:
                 group.workers.append(self._server.fork(order, task, visible))
+        except ForkAbandonedError:  # no rank of it has begun: its store waits for all of them
+            self.signal(run_id, signal.SIGKILL)
+            group.unborn = {order.rank: EXIT_PREEMPTED for order in orders}
         except Exception:
             self.signal(run_id, signal.SIGKILL)
             del self._groups[run_id]
@@ -69,13 +79,29 @@ class NodeWorkers:
         """Exit codes that became known since the last call: by run and rank."""
         news: dict[str, dict[int, int]] = {}
         for run_id, group in self._groups.items():
+            if group.unborn:
+                news[run_id], group.unborn = group.unborn, {}
+                group.exits |= news[run_id]
             for worker in group.running():
                 code = worker.exit_code
-                if code is not None:
+                if code is None:
+                    self._see_to_server(worker)
+                else:
                     kill_session(worker.identity)  # what the worker itself had started
                     group.exits[worker.rank] = code
                     news.setdefault(run_id, {})[worker.rank] = code
         return news
+
+    def _see_to_server(self, worker: Worker) -> None:
+        """End a server that does not say how a worker ended which is gone: it is stopped, or stuck."""
+        now = time.monotonic()
+        if now - self._looked.get(worker.identity, now - _LOOK_SECONDS) < _LOOK_SECONDS:
+            return
+        self._looked[worker.identity] = now
+        if worker.identity.is_alive:
+            return
+        if now - self._gone.setdefault(worker.identity, now) > self._server.patience_seconds:
+            self._server.end_silent()
 
     def signal(self, run_id: str, number: int) -> None:
         """Send a signal to the ranks of a run; SIGKILL reaches all that they have started."""
@@ -96,6 +122,8 @@ class NodeWorkers:
         """Drop a run whose ranks have all ended."""
         group = self._groups.pop(run_id, None)
         for worker in group.workers if group else []:
+            self._looked.pop(worker.identity, None)
+            self._gone.pop(worker.identity, None)
             worker.process.join()
             worker.process.close()
 
