@@ -13,11 +13,11 @@ from flopsfit_ds.engine.disk.lease import LeaseSet, Right
 from flopsfit_ds.engine.fork.server import ForkAbandonedError, ForkServer, Program, pickle_task
 from flopsfit_ds.engine.lifecycle import Crew, Lifecycle
 from flopsfit_ds.engine.nodes.agent import NodeAgent
-from flopsfit_ds.engine.nodes.control import Control, leading, open_control_store
 from flopsfit_ds.engine.nodes.launch import LaunchedRank
-from flopsfit_ds.engine.nodes.launched import LaunchedExecutor
-from flopsfit_ds.engine.nodes.local import LocalExecutor
+from flopsfit_ds.engine.nodes.launched_executor import LaunchedExecutor
+from flopsfit_ds.engine.nodes.local_executor import LocalExecutor
 from flopsfit_ds.engine.nodes.patience import Patience
+from flopsfit_ds.engine.nodes.remote import Control, leading, open_control_store
 from flopsfit_ds.engine.nodes.slot_executor import SlotExecutor
 from flopsfit_ds.engine.nodes.workers import NodeWorkers
 from flopsfit_ds.engine.progress import Progress

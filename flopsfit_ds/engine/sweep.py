@@ -9,8 +9,8 @@ from typing import Literal
 
 from flopsfit_ds.base.errors import FlopsfitError, LaunchError
 from flopsfit_ds.engine.fork.server import TRAINING, Program, refuse_import_by_worker
-from flopsfit_ds.engine.nodes.control import open_control_store
 from flopsfit_ds.engine.nodes.launch import Waiters, launched_rank, wait_for_agent
+from flopsfit_ds.engine.nodes.remote import open_control_store
 from flopsfit_ds.engine.progress import Progress, Silence
 from flopsfit_ds.engine.signals import Signals
 from flopsfit_ds.engine.slot_sweep import SlotSweep, lead_on_slots

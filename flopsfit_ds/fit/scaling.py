@@ -83,7 +83,7 @@ def fit_scaling_law(
         seed: Of the resampling.
         other_forms: Whether other forms of law enter the prediction intervals; without them the intervals assume that
             the form is right.
-        diagnostics: Whether to run the diagnostics: back-test, sensitivity, leverage, profiles.
+        diagnostics: Whether to run the diagnostics: back-test, sensitivity, leverage, likelihood profiles.
         loss_floor: E, where it is known; None to fit it.
         excluded: Rows already left out while reading, to be listed with the rest.
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flopsfit_ds.model.architecture import ModelShape
-from flopsfit_ds.model.flops import forward_flops_per_token
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,6 @@ class ModelProfile:
         width: Typical inner dimension of the matrix products; decides their speed.
         sequence_length: Tokens of a sequence.
         precision: `fp32`, or `bf16` autocast.
-        forward_flops_per_sequence: FLOPs of the forward pass.
         buffer_bytes: Of buffers.
         block_saved_bytes: Saved for the backward pass by one block, a sequence.
         block_saved_bytes_zero3: The same under ZeRO-3's linear layers, which save their input before it is cast.
@@ -56,7 +54,6 @@ class ModelProfile:
     width: int
     sequence_length: int
     precision: Literal["fp32", "bf16"]
-    forward_flops_per_sequence: int
     buffer_bytes: int
     block_saved_bytes: int
     block_saved_bytes_zero3: int
@@ -126,7 +123,6 @@ def profile_decoder(
         width=hidden,
         sequence_length=tokens,
         precision=precision,
-        forward_flops_per_sequence=forward_flops_per_token(shape) * tokens,
         buffer_bytes=2 * 4 * tokens * shape.head_dim,
         block_saved_bytes=tokens * (norm_inputs + casts + attention + kept),
         block_saved_bytes_zero3=tokens * (norm_inputs + outputs + attention + kept),

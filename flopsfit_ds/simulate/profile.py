@@ -220,7 +220,6 @@ def _class_profile(
     parameters = list(model.parameters())
     num_params = sum(parameter.numel() for parameter in parameters)
     saved = 0 if seen is None else seen.saved_bytes // LOOKED_AT_SAMPLES
-    flops = 2 * num_params * tokens if seen is None else seen.forward_flops // LOOKED_AT_SAMPLES
     blocks = repeated_blocks(model)
     num_blocks, block_params = len(blocks), max(sum(p.numel() for p in block.parameters()) for block in blocks)
     largest = max(parameter.numel() for parameter in parameters)
@@ -239,7 +238,6 @@ def _class_profile(
         width=max((min(parameter.shape) for parameter in parameters if parameter.ndim >= 1), default=1),
         sequence_length=tokens,
         precision=precision,
-        forward_flops_per_sequence=flops,
         buffer_bytes=sum(buffer.numel() * buffer.element_size() for buffer in model.buffers()),
         block_saved_bytes=saved // num_blocks,
         block_saved_bytes_zero3=saved // num_blocks,

@@ -174,7 +174,7 @@ def test_profile_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
         fit = fit_scaling_law(points, bootstrap_samples=0, other_forms=False, level=0.9)
         truth = planted.natural()
         assert fit.diagnostics is not None
-        for profile in fit.diagnostics.profiles:
+        for profile in fit.diagnostics.likelihood_profiles:
             if profile.parameter in ("alpha", "beta"):
                 hits += profile.interval.contains(truth[profile.parameter])
                 total += 1

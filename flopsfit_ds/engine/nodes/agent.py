@@ -7,8 +7,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from flopsfit_ds.base.errors import FlopsfitError, LaunchError
-from flopsfit_ds.engine.nodes.control import JOIN_PATIENCE_SECONDS, SILENCE_SECONDS, Control, Mailbox, beating
 from flopsfit_ds.engine.nodes.launch import LaunchedRank
+from flopsfit_ds.engine.nodes.remote import JOIN_PATIENCE_SECONDS, SILENCE_SECONDS, Control, Mailbox, beating
 from flopsfit_ds.engine.nodes.workers import NodeWorkers
 from flopsfit_ds.engine.signals import Signals
 from flopsfit_ds.engine.slots import NodeSlots

@@ -12,8 +12,8 @@ from flopsfit_ds.base.storage import JsonLines
 from flopsfit_ds.engine.disk.lease import LeaseSet
 from flopsfit_ds.engine.fork.server import Program
 from flopsfit_ds.engine.lifecycle import Lifecycle
-from flopsfit_ds.engine.nodes.control import leading, meet
 from flopsfit_ds.engine.nodes.launch import LaunchedRank
+from flopsfit_ds.engine.nodes.remote import leading, meet
 from flopsfit_ds.engine.progress import Silence
 from flopsfit_ds.engine.signals import Signals, SweepStoppedError
 from flopsfit_ds.engine.slot_sweep import SlotSweep

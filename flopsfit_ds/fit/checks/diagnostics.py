@@ -35,7 +35,7 @@ class Diagnostics:
         residual_trends: Trends of the residuals.
         suspects: Points with large residuals or leverage, with the fit without each.
         learning_rates: Where several were tried.
-        profiles: Profile likelihood of each parameter.
+        likelihood_profiles: Profile likelihood of each parameter.
         two_modes: Quantity -> centres of two heaps of its resampled values.
     """
 
@@ -50,7 +50,7 @@ class Diagnostics:
     residual_trends: tuple[ResidualTrend, ...]
     suspects: tuple[Suspect, ...]
     learning_rates: LearningRates
-    profiles: tuple[LikelihoodProfile, ...]
+    likelihood_profiles: tuple[LikelihoodProfile, ...]
     two_modes: dict[str, tuple[float, float]]
 
 
@@ -90,7 +90,7 @@ def run_diagnostics(material: FitMaterial) -> Diagnostics:
         residual_trends=residual_trends(material.arrays, residuals, problem.law.num_parameters),
         suspects=suspects(problem, fit, material.points, residuals, first.noise, material.target),
         learning_rates=learning_rate_edges(material.all_points),
-        profiles=profile_likelihood(problem, fit, scale, spreads, material.level),
+        likelihood_profiles=profile_likelihood(problem, fit, scale, spreads, material.level),
         two_modes=_heaps(material),
     )
 

@@ -44,7 +44,7 @@ def collect_warnings(view: FitView) -> tuple[FitWarning, ...]:
         found += check(view)
     diagnostics = view.diagnostics
     if diagnostics is not None:
-        more = (_condition, _delta, _heaps, _backtest, _forms, _trends, _suspects, _profiles)
+        more = (_condition, _delta, _heaps, _backtest, _forms, _trends, _suspects, _likelihoods)
         found += [warning for check in more for warning in check(view, diagnostics)]
     return tuple(found)
 
@@ -253,12 +253,12 @@ def _suspects(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
             )
 
 
-def _profiles(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
+def _likelihoods(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
     names = [
-        profile.parameter
-        for profile in diagnostics.profiles
-        if not np.isfinite([profile.interval.low, profile.interval.high]).all()
-        and profile.parameter not in view.fit.certificate.active_bounds
+        each.parameter
+        for each in diagnostics.likelihood_profiles
+        if not np.isfinite([each.interval.low, each.interval.high]).all()
+        and each.parameter not in view.fit.certificate.active_bounds
     ]
     if names:
         yield FitWarning(

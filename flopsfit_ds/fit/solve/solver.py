@@ -283,7 +283,7 @@ def minimise(
         start: (rows, parameters).
         max_iterations: Passes after which the remaining rows are left as they are, not converged.
         warm: Whether the starts are already near an optimum, so that Newton steps may begin at once.
-        held: (parameters,) parameters that keep their start, for profiles; None for none.
+        held: (parameters,) parameters that keep their start, for likelihood profiles; None for none.
     """
     search = _Search(problem, start, warm, held)
     active = np.arange(start.shape[0])

@@ -19,8 +19,8 @@ from torch.distributed import PrefixStore, TCPStore
 from flopsfit_ds.base.errors import SweepFolderError
 from flopsfit_ds.base.seal import Seal, sweep_seal
 from flopsfit_ds.base.storage import JsonLines
-from flopsfit_ds.engine.nodes.control import Mailbox
 from flopsfit_ds.engine.nodes.launch import LaunchedRank, Waiters
+from flopsfit_ds.engine.nodes.remote import Mailbox
 from flopsfit_ds.engine.nodes.stores import host_store
 from flopsfit_ds.engine.signals import Signals
 from helpers.engine.drivers import start, sweep_folder, wait_for_steps

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from flopsfit_ds.base.seal import Seal
-from flopsfit_ds.engine.nodes.control import Mailbox, beating
+from flopsfit_ds.engine.nodes.remote import Mailbox, beating
 from helpers.engine import impatient_sweep
 from helpers.engine.drivers import sweep_folder
 from helpers.engine.launched_nodes import exit_codes, free_port, logs

@@ -12,15 +12,15 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # started as a script, by it
 
 from flopsfit_ds.base.errors import FlopsfitError
 from flopsfit_ds.engine import run_sweep
-from flopsfit_ds.engine.nodes import agent, control
+from flopsfit_ds.engine.nodes import agent, remote
 from flopsfit_ds.plan.sweep_plan import build_plan
 from flopsfit_ds.spec import parse_spec
 from helpers.engine.toy import PROGRAM, SPEC, ToyTask
 
 
 def main(folder: str, settings: dict) -> int:
-    agent.SILENCE_SECONDS = control.SILENCE_SECONDS = settings["silence_seconds"]
-    agent.JOIN_PATIENCE_SECONDS = control.JOIN_PATIENCE_SECONDS = settings["join_seconds"]
+    agent.SILENCE_SECONDS = remote.SILENCE_SECONDS = settings["silence_seconds"]
+    agent.JOIN_PATIENCE_SECONDS = remote.JOIN_PATIENCE_SECONDS = settings["join_seconds"]
     text = SPEC.format(root=folder, points="{num_params: 11k, num_tokens: 40k}", slots=1, num_gpus="[2]")
     overrides = ["hardware.num_nodes=2", f"hardware.device={settings['device']}", "execution.hang_timeout=60"]
     plan = build_plan(parse_spec(text, overrides))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flopsfit_ds.engine.nodes.control import RemoteNode, dismiss
 from flopsfit_ds.engine.nodes.patience import Patience
+from flopsfit_ds.engine.nodes.remote import RemoteNode, dismiss
 from flopsfit_ds.engine.nodes.slot_executor import SlotExecutor
 from flopsfit_ds.engine.nodes.workers import NodeWorkers
 from flopsfit_ds.engine.signals import Signals
