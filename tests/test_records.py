@@ -224,3 +224,12 @@ def test_records_of_a_sweep_come_in_the_order_of_their_ids(tmp_path):
     for run_id in ("cc", "aa"):
         folder.run(run_id).write_record(dataclasses.replace(RECORD, run_id=run_id))
     assert [record.run_id for record in folder.records()] == ["aa", "cc"]
+
+
+def test_a_file_is_replaced_and_never_written_over(tmp_path):
+    """Whoever has the old one open, or linked, keeps all of it."""
+    path, kept = tmp_path / "record.json", tmp_path / "kept.json"
+    write_json(path, {"loss": 3.0})
+    os.link(path, kept)
+    write_json(path, {"loss": 2.5})
+    assert (read_json(kept), read_json(path)) == ({"loss": 3.0}, {"loss": 2.5})

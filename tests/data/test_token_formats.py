@@ -173,3 +173,11 @@ class TestWhatABareFileShows:
         np.save(tmp_path / "ids.npy", ids.astype("<i4"))
         with pytest.raises(DataError, match="id -100 at position 3210 is negative"):
             ids_read(tmp_path / "ids.npy")
+
+
+def test_an_id_beyond_the_vocabulary_of_a_stated_type_is_named_with_the_remedy(tmp_path):
+    ids = drawn(GPT2)
+    ids[17] = 60_000
+    (tmp_path / "ids.bin").write_bytes(ids.astype("<u2").tobytes())
+    with pytest.raises(DataError, match=r"holds id 60000, .* set model\.vocab_size to 60001 or more"):
+        found(tmp_path / "ids.bin", dtype="uint16")

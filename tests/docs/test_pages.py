@@ -105,8 +105,10 @@ def check_command(words: list[str], folder: Path, capsys: pytest.CaptureFixture[
             subcommand = typer.main.get_command(build_app()).commands[name]  # pyright: ignore[reportAttributeAccessIssue]
             known = {option for parameter in subcommand.params for option in parameter.opts}
             assert {word for word in rest if word.startswith("--")} <= known, words
-        case ["python", script] if script.startswith("examples/"):
-            runpy.run_path(script, run_name="__main__")
+        case ["python", script, *place] if script.startswith("examples/"):
+            with pytest.MonkeyPatch.context() as patch:  # a page names a folder of its reader's
+                patch.setattr(sys, "argv", [script, *(str(folder / "example") for _ in place)])
+                runpy.run_path(script, run_name="__main__")
             assert capsys.readouterr().out.strip(), f"{script} shows nothing"
         case ["bash", script, *_] | ["python", script, *_] if script[0] != "-":
             assert (ROOT / script).is_file(), words

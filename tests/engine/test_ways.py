@@ -69,3 +69,10 @@ def test_out_of_memory_on_fewer_slots_than_planned_halves_the_micro_batch():
     assert sizes == [8, 4, 2, 1]
     assert verdict.status == "oom"
     assert decide(whole, history(("oom", None), slots=tuple("01234567")), 3).layouts == (fallback,)
+
+
+def test_a_run_with_a_checkpoint_goes_on_with_as_many_ranks_as_wrote_it():
+    tried = ways([layout(1), layout(2), layout(4)])
+    assert decide(tried, history(("preempted", 0), slots=("0", "1")), 3).layouts == tried.layouts
+    resumed = history(("preempted", 0), ("preempted", 500), slots=("0", "1"))
+    assert [each.num_slots for each in decide(tried, resumed, 3).layouts] == [2]

@@ -50,6 +50,8 @@ class Ray:
 
 def ray_of(arrays: PointArrays) -> Ray | None:
     """The ray that the points lie on; None where they leave it by a tenth of ln D or more, or are one size."""
+    if not len(arrays.num_params):
+        return None
     log_n, log_d = np.log(arrays.num_params), np.log(arrays.num_tokens)
     slope, scatter = _line(log_n, log_d)
     if scatter >= RAY_SPREAD or slope < _LEAST_SLOPE or np.ptp(log_n) < RAY_SPREAD:

@@ -159,3 +159,53 @@ def test_small_points_share_a_slot_only_as_often_as_allowed():
     counts = sorted(len(runs) for runs in by_slot.values())
     assert counts in ([1, 3], [3, 3])
     assert all(runs == ["large"] for runs in by_slot.values() if "large" in runs)
+
+
+def test_no_sweep_is_shorter_than_its_longest_run():
+    runs = [[Allotment(1, 1, 100.0)], [Allotment(1, 1, 1.0)]]
+    assert lower_bound(runs, 8) == pytest.approx(100)
+    assert lower_bound([[Allotment(1, 1, 100.0), Allotment(4, 1, 30.0)], runs[1]], 8) == pytest.approx(30)
+
+
+def test_a_run_wider_than_a_node_waits_for_the_last_of_them():
+    wide = [Allotment(4, 1, 10.0)]
+    assert packing.list_schedule(wide, [[0.0, 0.0], [50.0, 50.0]]) == 60
+    assert packing.list_schedule(wide, [[0.0, 0.0], [0.0, 50.0], [0.0, 20.0]]) == 30
+
+
+def test_runs_that_share_a_slot_are_no_longer_one_after_another():
+    quarter = [[Allotment(1, 1, 100.0)] for _ in range(4)]
+    assert lower_bound(quarter, 1, 4) == pytest.approx(100)
+    assert lower_bound([*quarter, [Allotment(1, 4, 100.0)]], 1, 4) == pytest.approx(200)
+
+
+@given(st.lists(st.tuples(st.sampled_from([1, 1, 2, 4]), st.integers(1, 300)), min_size=1, max_size=12))
+def test_a_packing_is_the_best_of_the_orders_that_are_tried(widths):
+    runs = [Allotment(width, 1, float(seconds)) for width, seconds in widths]
+    found = pack([[run] for run in runs], [4, 4]).makespan_seconds
+    assert found <= packing.list_schedule(runs, [[0.0] * 4, [0.0] * 4])
+
+
+def test_a_run_that_is_slower_than_planned_leaves_a_longer_gap():
+    """Planned for 100 s, a tenth done after 50: a slot waits 450 s more for the one beside it, and not 50."""
+    scheduler, clock = make_scheduler(1, 2)
+    scheduler.choose([Waiting("running", (layout(1, 100),))])
+    clock[0] = 50.0
+    waiting = [Waiting("wide", (layout(2, 900),)), Waiting("short", (layout(1, 200),))]
+    assert scheduler.choose(waiting) == []
+    scheduler.note_step("running", 0.1)
+    assert [chosen.run_id for chosen in scheduler.choose(waiting)] == ["short"]
+
+
+def test_failures_after_a_step_do_not_speak_against_the_slot():
+    scheduler, _ = make_scheduler(1, 2, points_per_slot=3)
+    small = [Waiting(f"small{number}", (layout(1, 100),), points_per_slot=3) for number in range(6)]
+    started = scheduler.choose(small)
+    for chosen in started:
+        scheduler.note_step(chosen.run_id, 0.5)
+    for chosen in started:
+        failed = Attempt(1, "failed", "why", tuple(slot.name for slot in chosen.slots), 0, 1, 1, 1, 0, 0.0, 9.0)
+        scheduler.note_end(chosen, (failed,))
+    scheduler.choose([Waiting("next", (layout(1, 100),))])
+    assert len(started) == 6
+    assert len(scheduler.slots) == 2
