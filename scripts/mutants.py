@@ -36,7 +36,9 @@ from threading import Lock
 PROJECT = Path(__file__).resolve().parents[1]
 TABLE = PROJECT / "scripts" / "mutants.tsv"
 ASKED_SHARE = 0.95
-TIMEOUT_SECONDS = 400.0
+LEAST_PATIENCE_SECONDS = 400.0
+PATIENCE_FACTOR = 4.0
+"""Of the time that the tests take without a change: a change that takes so much longer does not end."""
 FAST = "not slow and not long and not slurm"
 PASSED, FAILED = 0, 1
 
@@ -118,7 +120,7 @@ def copies(count: int) -> Iterator[Queue[Path]]:
         yield queue
 
 
-def run_tests(copy: Path, tests: tuple[str, ...]) -> tuple[int | None, float, str]:
+def run_tests(copy: Path, tests: tuple[str, ...], timeout_seconds: float | None) -> tuple[int | None, float, str]:
     """Exit code (None where the time was over), seconds, and the end of what was printed."""
     environment = {
         **os.environ,
@@ -131,21 +133,21 @@ def run_tests(copy: Path, tests: tuple[str, ...]) -> tuple[int | None, float, st
     began = time.monotonic()
     try:
         done = subprocess.run(
-            command, cwd=copy, env=environment, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+            command, cwd=copy, env=environment, capture_output=True, text=True, timeout=timeout_seconds, check=False
         )
     except subprocess.TimeoutExpired:
         return None, time.monotonic() - began, ""
     return done.returncode, time.monotonic() - began, (done.stdout + done.stderr)[-20000:]
 
 
-def judge(mutant: Mutant, queue: Queue[Path]) -> Verdict:
+def judge(mutant: Mutant, queue: Queue[Path], patience_seconds: float) -> Verdict:
     """Make the change in a copy, run its tests, and take it back."""
     copy = queue.get()
     path = copy / "flopsfit_ds" / mutant.file
     original = path.read_text(encoding="utf-8")
     try:
         path.write_text(original.replace(mutant.before, mutant.after), encoding="utf-8")
-        code, seconds, said = run_tests(copy, mutant.tests)
+        code, seconds, said = run_tests(copy, mutant.tests, patience_seconds)
     finally:
         path.write_text(original, encoding="utf-8")
         queue.put(copy)
@@ -161,28 +163,28 @@ def judge(mutant: Mutant, queue: Queue[Path]) -> Verdict:
     return Verdict(mutant, outcome, seconds, failed.group(1) if failed else "")
 
 
-def check_unchanged(tests: tuple[str, ...], queue: Queue[Path]) -> None:
-    """See that these tests pass on the project as it is: else a failure would prove nothing.
+def check_unchanged(tests: tuple[str, ...], queue: Queue[Path]) -> float:
+    """See that these tests pass on the project as it is, else a failure would prove nothing; how long they may take.
 
     Raises:
         RuntimeError: They do not.
     """
     copy = queue.get()
     try:
-        code, _, said = run_tests(copy, tests)
+        code, seconds, said = run_tests(copy, tests, None)
     finally:
         queue.put(copy)
     if code != PASSED:
         raise RuntimeError(f"{' '.join(tests)} ends with {code} without any change:\n{said[-2000:]}")
+    return max(LEAST_PATIENCE_SECONDS, PATIENCE_FACTOR * seconds)
 
 
 def judge_all(mutants: list[Mutant], queue: Queue[Path], pool: ThreadPoolExecutor, kept: Kept) -> list[str]:
     """Judge changes, each after its tests have passed without it; what kept some from it."""
-    checks: dict[tuple[str, ...], Future[None]] = {}
+    checks: dict[tuple[str, ...], Future[float]] = {}
 
     def judge_checked(mutant: Mutant) -> None:
-        checks[mutant.tests].result()
-        kept.add(judge(mutant, queue))
+        kept.add(judge(mutant, queue, checks[mutant.tests].result()))
 
     judged = []
     for tests in dict.fromkeys(mutant.tests for mutant in mutants):
