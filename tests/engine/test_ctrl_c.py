@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from flopsfit_ds.engine.disk.attempts import read_attempts
-from helpers.engine.drivers import processes_of, start, sweep_folder
+from flopsfit_ds.engine.signals import _ONE_PRESS_SECONDS
+from helpers.engine.drivers import processes_of, start, sweep_folder, trained, wait_until
 from helpers.engine.launched_nodes import exit_codes, logs, start_nodes
 
 
@@ -20,14 +21,9 @@ def first_attempts(folder):
     return [read_attempts(sweep_folder(folder).run(path.name))[0] for path in paths]
 
 
-def wait_for_first_steps(folder, num_runs, timeout=60):
+def wait_for_first_steps(folder, num_runs):
     """Until so many runs are in their first step."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        if len(list(sweep_folder(folder).path.glob("runs/*/toy-steps.0.bin"))) >= num_runs:
-            return
-        time.sleep(0.05)
-    pytest.fail(logs(folder))
+    wait_until(lambda: len(trained(folder)) >= num_runs, folder)
 
 
 def test_one_ctrl_c_that_reaches_every_rank_leaves_checkpoints(tmp_path):
@@ -47,9 +43,7 @@ def test_one_ctrl_c_in_the_terminal_of_a_real_launcher(tmp_path):
     wait_for_first_steps(tmp_path, 2)
     os.killpg(process.pid, signal.SIGINT)
     process.wait(60)
-    deadline = time.monotonic() + 10
-    while processes_of(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_until(lambda: not processes_of(tmp_path), tmp_path)
     assert [attempt.outcome for attempt in first_attempts(tmp_path)] == ["preempted"] * 2
 
 
@@ -57,8 +51,9 @@ def test_a_second_ctrl_c_a_while_later_ends_at_once(tmp_path):
     process = start(tmp_path, 1, "[1]", 1, 60, "execution.hang_timeout=600")
     wait_for_first_steps(tmp_path, 1)
     process.send_signal(signal.SIGINT)
-    time.sleep(2.3)
+    wait_until(lambda: any(event["event"] == "stop" for event in sweep_folder(tmp_path).events.read()), tmp_path)
+    time.sleep(_ONE_PRESS_SECONDS + 0.1)  # that a while lies between them is the subject
     assert process.poll() is None, "it waits for a checkpoint"
     process.send_signal(signal.SIGINT)
-    assert process.wait(5) == 130
+    assert process.wait(30) == 130
     assert [attempt.outcome for attempt in first_attempts(tmp_path)] == ["interrupted"]

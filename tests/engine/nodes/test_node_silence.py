@@ -16,7 +16,7 @@ import pytest
 from flopsfit_ds.base.seal import Seal
 from flopsfit_ds.engine.nodes.remote import Mailbox, beating
 from helpers.engine import impatient_sweep
-from helpers.engine.drivers import sweep_folder
+from helpers.engine.drivers import sweep_folder, wait_until
 from helpers.engine.launched_nodes import exit_codes, free_port, logs
 from helpers.engine.toy import undisturbed_loss
 
@@ -95,9 +95,7 @@ def test_a_driver_that_fails_before_all_have_joined_takes_the_others_with_it(fol
 
 def test_a_driver_that_waits_for_a_node_stops_on_a_signal_and_asks_to_be_started_again(folder):
     driver = start_node(folder, 0)
-    deadline = time.monotonic() + 60
-    while not list(sweep_folder(folder).path.glob("runs/*/plan.json")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: list(sweep_folder(folder).path.glob("runs/*/plan.json")), folder)
     driver.send_signal(signal.SIGTERM)
     assert driver.wait(40) == 75, logs(folder)
     assert "before node 1 had joined" in (folder / "log.0.txt").read_text()
@@ -109,14 +107,22 @@ def test_a_busy_main_thread_is_still_heard():
     store = HashStore()
     sender, receiver = Mailbox(store, "orders/1", Seal(b"key")), Mailbox(store, "orders/1", Seal(b"key"))
     assert not receiver.was_heard
+
+    def numbers_heard(until):
+        """Count with all of this thread's time until that many beats were heard, or a minute is over."""
+        deadline, heard, silent = time.monotonic() + 60, 0, 0.0
+        while heard < until and time.monotonic() < deadline:
+            now = receiver.silent_seconds()
+            heard, silent = heard + (now < silent), now
+        return heard
+
     with beating([sender]):
-        time.sleep(2.5)
-        assert receiver.silent_seconds() == 0
+        assert numbers_heard(3) == 3
         assert receiver.was_heard
-    time.sleep(1.1)
-    receiver.silent_seconds()
-    time.sleep(1.5)
-    assert receiver.silent_seconds() > 1
+    deadline = time.monotonic() + 60
+    while receiver.silent_seconds() < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert receiver.silent_seconds() >= 3, "without beats it is silent"
 
 
 @pytest.mark.parametrize(

@@ -30,17 +30,31 @@ def sweep_folder(folder):
     return SweepFolder(folder / "outputs" / "toy")
 
 
-def wait_for_steps(folder, minimum, timeout=60):
-    """Until the toys have written so many checkpoints in all."""
+def wait_until(condition, folder, timeout=60):
+    """Until something has come about in a sweep; its log where it has not."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
-        states = []
-        for path in sweep_folder(folder).path.glob("runs/*/toy-checkpoint.*.json"):
-            states.append(json.loads(path.read_text())[0])
-        if sum(states) >= minimum:
+        if condition():
             return
         time.sleep(0.02)
-    pytest.fail((folder / "log.txt").read_text())
+    pytest.fail("\n".join(path.read_text() for path in sorted(folder.glob("log*.txt"))))
+
+
+def checkpoints(folder):
+    """Steps of the newest checkpoint of each run that has one."""
+    paths = sorted(sweep_folder(folder).path.glob("runs/*/toy-checkpoint.0.json"))
+    return [json.loads(path.read_text())[0] for path in paths]
+
+
+def trained(folder):
+    """Steps done by each run that has begun."""
+    paths = sorted(sweep_folder(folder).path.glob("runs/*/toy-steps.0.bin"))
+    return [sum(times > 0 for times in path.read_bytes()) for path in paths]
+
+
+def wait_for_steps(folder, minimum, timeout=60):
+    """Until the toys have written checkpoints of so many steps in all."""
+    wait_until(lambda: sum(checkpoints(folder)) >= minimum, folder, timeout)
 
 
 def processes_of(folder):
