@@ -108,6 +108,11 @@ def fit_scaling_law(
     )
     _check_options(options)
     everyone = in_order(with_rows(list(points)))
+    if everyone and all(point.loss < 0 for point in everyone):
+        raise FitError(
+            f"all {len(everyone)} losses are negative (such as {everyone[0].loss:.4g}): a log likelihood? Give its "
+            "negative, nats per token"
+        )
     chosen = select_points(everyone)
     work = _FitWork.of(options, chosen.points, len(chosen.excluded) + len(excluded))
     checked = work.diagnose(everyone) if options.diagnostics else None

@@ -7,7 +7,7 @@ import numpy as np
 
 from flopsfit_ds.fit.checks.backtest import Backtest, FormScore, hold_out, rank_forms
 from flopsfit_ds.fit.checks.design import LearningRates, condition_number, learning_rate_edges
-from flopsfit_ds.fit.checks.refits import DeltaRefit, Suspect, Target, delta_refits, suspects
+from flopsfit_ds.fit.checks.refits import DeltaRefit, SmallRuns, Suspect, Target, delta_refits, small_runs, suspects
 from flopsfit_ds.fit.checks.shapes import ResidualTrend, residual_trends, two_modes
 from flopsfit_ds.fit.forecast.ensemble import Ensemble
 from flopsfit_ds.fit.points.points import Point, PointArrays
@@ -35,6 +35,7 @@ class Diagnostics:
         residual_trends: Trends of the residuals.
         suspects: Points with large residuals or leverage, with the fit without each.
         learning_rates: Where several were tried.
+        small_runs: The smallest runs against the law of the others; None with too few to tell.
         likelihood_profiles: Profile likelihood of each parameter.
         two_modes: Quantity -> centres of two heaps of its resampled values.
     """
@@ -50,6 +51,7 @@ class Diagnostics:
     residual_trends: tuple[ResidualTrend, ...]
     suspects: tuple[Suspect, ...]
     learning_rates: LearningRates
+    small_runs: SmallRuns | None
     likelihood_profiles: tuple[LikelihoodProfile, ...]
     two_modes: dict[str, tuple[float, float]]
 
@@ -90,6 +92,7 @@ def run_diagnostics(material: FitMaterial) -> Diagnostics:
         residual_trends=residual_trends(material.arrays, residuals, problem.law.num_parameters),
         suspects=suspects(problem, fit, material.points, residuals, first.noise, material.target),
         learning_rates=learning_rate_edges(material.all_points),
+        small_runs=small_runs(problem, fit),
         likelihood_profiles=profile_likelihood(problem, fit, scale, spreads, material.level),
         two_modes=_heaps(material),
     )

@@ -9,14 +9,19 @@ import numpy as np
 from flopsfit_ds.fit.losses import FloatArray, make_loss
 from flopsfit_ds.fit.points.points import Point
 from flopsfit_ds.fit.solve.certificate import CertifiedFit
-from flopsfit_ds.fit.solve.covariance import leverage
+from flopsfit_ds.fit.solve.covariance import asymptotic_covariance, leverage, run_noise
 from flopsfit_ds.fit.solve.solver import Problem, minimise
 
 _DELTA_FACTORS = (0.1, 0.3, 3.0, 10.0, 100.0)
 """From the default delta: 1e-4 is all but least deviations for runs that scatter by 0.2%, 0.1 is least squares."""
 _SUSPECT_RESIDUAL = 4.0  # sigmas: 6e-5 of normal residuals
 _SUSPECT_LEVERAGE = 3.0  # the largest of an isoFLOP grid is 3.3 to 4.7 times the mean (`calibrate_fit.py figures`)
+_LEAST_REST = 0.05  # of one minus leverage, which is nought where a point alone decides
 _MOST_SUSPECTS = 12  # bounds the refits; the worst come first
+_SMALL_SHARE = 0.3
+_REFIT_SPARE = 3
+_LEAST_SMALL = 3
+_REFIT_STARTS = 4
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class Suspect:
         residual_sigmas: Size of the residual over the noise.
         log_residual: ln of its loss over the law's.
         leverage: Diagonal of the projection matrix.
+        studentised: Residual over the standard error that its leverage leaves to it.
         a_without: Exponent of N* without it.
         a_with: Exponent of N* with it.
         log_loss_change: Change of predicted ln L at the target when it is left out.
@@ -60,6 +66,7 @@ class Suspect:
     residual_sigmas: float
     log_residual: float
     leverage: float
+    studentised: float
     a_without: float
     a_with: float
     log_loss_change: float
@@ -130,9 +137,51 @@ def suspects(
             float(sigmas[k]),
             -float(residuals[k]),
             float(hat[k]),
+            float(sigmas[k] / math.sqrt(max(1.0 - float(hat[k]), _LEAST_REST))),
             float(a_without[j]),
             a_with,
             float(change[j]),
         )
         for j, k in enumerate(chosen)
     )
+
+
+@dataclass(frozen=True)
+class SmallRuns:
+    """The smallest sizes against the law of the others: above it where their learning rate is not at its best.
+
+    Attributes:
+        up_to: Largest number of parameters among the small.
+        num_points: How many they are.
+        log_excess: Mean of ln(observed / predicted).
+        standard_error: Of that mean: delta method and noise.
+    """
+
+    up_to: float
+    num_points: int
+    log_excess: float
+    standard_error: float
+
+
+def small_runs(problem: Problem, fit: CertifiedFit) -> SmallRuns | None:
+    """The smallest third of the sizes against the law of the rest; None with too few points on either side."""
+    n, law = problem.inputs.n, problem.law
+    sizes = np.unique(np.round(n, 3))
+    cut = float(sizes[max(0, int(_SMALL_SHARE * len(sizes)) - 1)]) + 1e-3
+    small = n <= cut
+    large = ~small
+    if small.sum() < _LEAST_SMALL or large.sum() < law.num_parameters + _REFIT_SPARE or len(sizes) < 2 * _LEAST_SMALL:
+        return None
+    starts = np.concatenate([fit.theta[None], fit.minima[1:_REFIT_STARTS], fit.starts[:_REFIT_STARTS]])
+    weights = np.tile(large.astype(float), (len(starts), 1))
+    solution = minimise(problem._replace(weights=weights), starts)
+    theta = solution.theta[int(solution.objective.argmin())]
+    evaluation = law.evaluate(theta[None], problem.inputs)
+    excess: FloatArray = problem.log_loss - evaluation.log_loss[0]
+    noise = run_noise(excess[large], law.num_parameters)
+    scale = noise if problem.loss.on_log else noise * float(np.exp(problem.log_loss[large]).mean())
+    covariance = asymptotic_covariance(problem, theta, large, scale)
+    slope = evaluation.jacobian()[0][:, small].mean(axis=1)
+    variance = max(0.0, float(slope @ covariance @ slope)) + noise**2 / int(small.sum())
+    up_to = math.exp(float(n[small].max()) + problem.inputs.centre_n)
+    return SmallRuns(up_to, int(small.sum()), float(excess[small].mean()), math.sqrt(variance))

@@ -34,6 +34,8 @@ _APART = 3.0
 """Standard errors of the gap. Over 60 clean sweeps with noise of .1 to .5% the gap to the valleys was .92 of them (root
 mean square), 2.7 at most; of 24 laws without a floor that were fitted by one with a floor 71% were beyond."""
 _FRONTIER_SIGMAS = 3.0
+_ODD_SIGMAS = 3.5  # studentised: among 40 normal residuals, in one fit of fifty
+_MOVED, _MOVED_ALONE = 0.5, 2.5  # standard errors, of an odd point and of any
 _GROSS_SIGMAS = 10.0  # no scatter does that: a run that diverged, or a mistaken row
 
 
@@ -240,10 +242,11 @@ def _trends(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
 def _suspects(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
     error_a, error_loss = view.standard_errors.get("a", 0.0), _error_at_target(view)
     for suspect in diagnostics.suspects:
-        moved_a = abs(suspect.a_without - suspect.a_with) > max(0.5 * error_a, 0.5 * _SMALL_CHANGE)
-        moved_loss = abs(suspect.log_loss_change) > max(0.5 * error_loss, 0.2 * _SMALL_CHANGE)
+        by_a = abs(suspect.a_without - suspect.a_with) / max(error_a, _SMALL_CHANGE)
+        by_loss = abs(suspect.log_loss_change) / max(error_loss, 0.4 * _SMALL_CHANGE)
+        odd = suspect.studentised > _ODD_SIGMAS and max(by_a, by_loss) > _MOVED
         gross = suspect.residual_sigmas > _GROSS_SIGMAS and abs(suspect.log_residual) > _SMALL_CHANGE
-        if moved_a or moved_loss or gross:
+        if odd or gross or max(by_a, by_loss) > _MOVED_ALONE:
             yield FitWarning(
                 "influential_point",
                 f"{_name_of(suspect)}: its loss is {math.expm1(suspect.log_residual):+.2%} off the law "

@@ -180,6 +180,10 @@ def _prefer_measured(hits: list[str]) -> list[str]:
     return hits
 
 
+_GROUPED = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
+"""Thousands parted by commas, as `35,000,000`; one comma before two digits or four is no such number."""
+
+
 def read_number(value: object) -> float | None:
     """A number as a table holds it, None for an empty cell.
 
@@ -198,6 +202,8 @@ def read_number(value: object) -> float | None:
     text = str(value).strip()
     if text == "":
         return None
+    if _GROUPED.fullmatch(text):
+        text = text.replace(",", "")
     try:
         return float(text)
     except ValueError:
