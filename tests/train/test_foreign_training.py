@@ -1,0 +1,19 @@
+"""Models that others wrote, through real engines."""
+
+from __future__ import annotations
+
+import pytest
+
+from helpers.study.foreign_training import STEPS, trained
+from helpers.train.ranks import Layout
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_parameter_without_a_dimension_trains_at_every_stage_on_two_ranks(server, tmp_path, stage):
+    """CLIP's temperature: DeepSpeed flattens and partitions parameters, which a scalar does not survive."""
+    expected = trained(server, tmp_path / "whole", "CLIP", Layout(0, 2))
+    found = trained(server, tmp_path / "sharded", "CLIP", Layout(stage, 2))
+    assert found.codes == expected.codes == [0, 0], found.logs()
+    assert len(found.losses) == STEPS
+    assert found.losses == pytest.approx(expected.losses, abs=1e-6)
+    assert found.outcome["loss"] == pytest.approx(expected.outcome["loss"], abs=1e-6)
