@@ -1,49 +1,116 @@
-"""What planning knows of models that others wrote, beside counts by hand: a table, one line a model.
+"""Models that others wrote: what planning knows of them beside counts by hand, and what engines and simulation say.
 
-Run from the repository, with transformers installed: `python scripts/study_foreign_models.py [WIDTH]`.
+Run from the repository, with the `test` extra and transformers installed:
+
+    python scripts/study_foreign_models.py            counts: parameters and FLOPs, by us and by hand
+    python scripts/study_foreign_models.py --train    held-out losses of twelve steps by real engines, and memory by
+                                                      closed forms and by simulation, in four layouts; some minutes
 """
 
 from __future__ import annotations
 
+import logging
 import sys
-import time
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from flopsfit_ds.base.hardware import resolve_cluster
 from flopsfit_ds.base.units import MIB
-from flopsfit_ds.simulate.profile import profile_class
-from flopsfit_ds.train.data.dataset import call_model
+from flopsfit_ds.memory import Strategy, estimate_memory
+from flopsfit_ds.simulate import SimulationError, Simulator
+from flopsfit_ds.simulate.profile import ClassMeasurement
 from helpers.study.foreign_models import FOREIGN, Foreign
+from helpers.study.foreign_training import BATCH, WIDTH, measured, simulated, trained
+from helpers.train.ranks import Layout, RankServer
 
-COLUMNS = "| model | parameters | active | matrices | FLOPs a sample | by hand | off | kept for backward | planned in |"
+LAYOUTS = {"ZeRO-0 on 1": Layout(0, 1), "ZeRO-0 on 2": Layout(0, 2), "ZeRO-2 on 2": Layout(2, 2)}
+LAYOUTS["ZeRO-3 on 2"] = Layout(3, 2)
+CPU = resolve_cluster("fp32", device="cpu", gpus_per_node=2, host_memory=2**34)
 
 
-def row(name: str, foreign: Foreign, width: int) -> str:
-    """A model's line of the table."""
-    start = time.process_time()
-    found = profile_class(
-        foreign.model_class,
-        {"width": width},
-        samples=foreign.batch,
-        loss=lambda model, batch: foreign.loss(call_model(model, batch[0]), batch[1]),
-        precision="fp32",
-        tokens_per_sample=foreign.tokens,
-    )
-    seconds = time.process_time() - start
-    by_hand = 3 * foreign.forward(width) - foreign.spared(width)
+def say(*cells: object) -> None:
+    """A row of a table, at once."""
+    sys.stdout.write("| " + " | ".join(map(str, cells)) + " |\n")
+    sys.stdout.flush()
+
+
+def head(*cells: str) -> None:
+    """A table's head."""
+    say(*cells)
+    sys.stdout.write("|---" * len(cells) + "|\n")
+
+
+def counts(name: str, foreign: Foreign, found: ClassMeasurement) -> None:
+    """Parameters and FLOPs of a model."""
+    by_hand = 3 * foreign.forward(WIDTH) - foreign.spared(WIDTH)
     if found.flops_per_sample is None:
-        return f"| {name} | {found.num_params:,} | refused: {found.problem} |"
-    off = found.flops_per_sample / by_hand - 1
-    kept = found.profile.block_saved_bytes * found.profile.num_blocks / MIB
-    return (
-        f"| {name} | {found.num_params:,} | {found.num_params_active:,} | {found.num_params_matrices:,} | "
-        f"{found.flops_per_sample:,} | {by_hand:,.0f} | {off:+.2%} | {kept:.2f} MiB | {seconds:.2f} s |"
-    )
+        say(name, f"{found.num_params:,}", f"refused: {found.problem}", "", "", "", "")
+        return
+    shown = (found.num_params, found.num_params_active, found.num_params_matrices, found.flops_per_sample)
+    cells = ("" if number is None else f"{number:,}" for number in shown)
+    say(name, *cells, f"{by_hand:,.0f}", f"{found.flops_per_sample / by_hand - 1:+.2%}")
+
+
+def engines(name: str, found: ClassMeasurement, server: RankServer, folder: Path) -> None:
+    """Held-out losses of a model in all layouts."""
+
+    def loss(layout: Layout) -> str:
+        if found.uneven and layout.zero_stage > 0:
+            return "not planned"
+        attempt = trained(server, folder / f"{name}-{layout.zero_stage}-{layout.world_size}", name, layout)
+        if set(attempt.codes) != {0}:
+            return f"exit {attempt.codes}"
+        return f"{attempt.outcome['loss']:.7f}"
+
+    say(name, *map(loss, LAYOUTS.values()))
+
+
+def memory(name: str, foreign: Foreign, found: ClassMeasurement, simulator: Simulator) -> None:
+    """Peak memory of a model in all layouts: closed form, simulated, and their ratio."""
+
+    def peak(layout: Layout) -> str:
+        if found.uneven and layout.zero_stage > 0:
+            return "not planned"
+        micro_batch = BATCH // layout.world_size
+        strategy = Strategy(layout.zero_stage, layout.world_size, micro_batch, False, "none", "fp32")  # pyright: ignore
+        closed = estimate_memory(found.profile, strategy, CPU, accumulation=1).peak_allocated_bytes
+        try:
+            seen = simulated(simulator, foreign, WIDTH, strategy, CPU, found).peak_allocated_bytes
+        except SimulationError as error:
+            return f"{closed / MIB:.2f}, {str(error)[:60]}"
+        return f"{closed / MIB:.2f} / {seen / MIB:.2f} ({closed / seen - 1:+.0%})"
+
+    say(name, *map(peak, LAYOUTS.values()))
+
+
+def each(row: Callable[[str, Foreign, ClassMeasurement], None]) -> None:
+    """A row for every model; what is asked for by name on the command line, else all."""
+    wanted = [name for name in sys.argv[1:] if not name.startswith("--")] or list(FOREIGN)
+    for name in wanted:
+        row(name, FOREIGN[name], measured(FOREIGN[name], WIDTH))
+
+
+def main() -> None:
+    """Print the tables."""
+    logging.disable(logging.WARNING)
+    head("model", "parameters", "active", "matrices", "FLOPs a sample", "by hand", "off")
+    each(counts)
+    if "--train" not in sys.argv:
+        return
+    sys.stdout.write("\nHeld-out loss after twelve steps of eight samples\n\n")
+    head("model", *LAYOUTS)
+    server = RankServer()
+    with tempfile.TemporaryDirectory() as folder:
+        each(lambda name, _foreign, found: engines(name, found, server, Path(folder)))
+    server.close()
+    sys.stdout.write("\nPeak memory of the worst rank in MiB: closed form / simulated\n\n")
+    head("model", *LAYOUTS)
+    with Simulator() as simulator:
+        each(lambda name, foreign, found: memory(name, foreign, found, simulator))
 
 
 if __name__ == "__main__":
-    size = int(sys.argv[1]) if len(sys.argv) > 1 else 64
-    lines = [COLUMNS, "|" + "---|" * (COLUMNS.count("|") - 1)]
-    lines += [row(name, foreign, size) for name, foreign in FOREIGN.items()]
-    sys.stdout.write("\n".join(lines) + "\n")
+    main()

@@ -31,13 +31,15 @@ class ModelProfile:
         block_saved_bytes: Saved for the backward pass by one block, a sequence.
         block_saved_bytes_zero3: The same under ZeRO-3's linear layers, which save their input before it is cast.
         block_input_bytes: A block's input, a sequence: all that checkpointing keeps of a block.
-        block_transient_bytes: Most that the backward pass of a block holds beside what is saved, a sequence.
+        block_transient_bytes: Most that the backward pass of a block holds above what the block saved, a sequence.
         outside_saved_bytes: Saved outside the blocks and the loss, a sequence.
         loss_bytes: Most that logits, loss and their gradients hold at once, a sequence.
         logits_bytes: Gradient of the logits, a sequence.
         input_bytes: Tokens and targets, a sequence.
-        block_forward_bytes: Most that a checkpointed block holds in the forward pass, a sequence; 0 for a model that
-            checkpoints by itself.
+        block_forward_bytes: Most that a checkpointed block holds in the forward pass beside its input, a sequence; 0
+            for a model that checkpoints by itself.
+        last_gradient_params: Of a table whose gradient comes after those of all blocks: an embedding with a head of its
+            own; 0 where that is not known.
         uneven_gradients: Whether a batch may pass some parameters by, so that ranks have gradients of different ones.
     """
 
@@ -64,6 +66,7 @@ class ModelProfile:
     logits_bytes: int
     input_bytes: int
     block_forward_bytes: int = 0
+    last_gradient_params: int = 0
     uneven_gradients: bool = False
 
     @property
@@ -91,22 +94,18 @@ def profile_decoder(
     Per token a block saves, under bf16 autocast: its two fp32 norm inputs; a bf16 cast of the norm's output for each of
     the five projections that read one (autocast keeps casts of weights, not of activations); the rotated queries and
     keys, the values, the attention's output and log-sum-exp; gate, SiLU, up and product of the SwiGLU layer. In fp32,
-    and under ZeRO-3's own linear layer, each norm's fp32 output is saved once instead of its casts. The backward pass
-    of a block is widest in the SwiGLU layer: gradients of the product and of its two factors, beside the residual's.
-    A checkpointed forward pass is widest where keys are rotated, in fp32, or in the SwiGLU layer.
+    and under ZeRO-3's own linear layer, each norm's fp32 output is saved once instead of its casts. Grouped queries in
+    fp32 have no fused kernel: scaled queries, expanded keys and values and the softmax are saved instead.
     """
     counts = shape.parameters
     tokens, hidden, kv, wide = shape.context_length, shape.hidden_size, shape.kv_size, shape.intermediate_size
     item = 2 if precision == "bf16" else 4
-    attention = item * (2 * hidden + 2 * kv) + 4 * shape.num_heads
-    if precision == "fp32" and shape.num_kv_heads != shape.num_heads:
-        # no fused kernel takes fp32 with grouped queries: scaled queries, expanded keys and values, and the softmax
-        attention += item * (3 * hidden + shape.num_heads * tokens)
+    unfused = precision == "fp32" and shape.num_kv_heads != shape.num_heads
+    scores = item * shape.num_heads * tokens if unfused else 0
+    attention = scores + (item * 4 * hidden if unfused else item * (2 * hidden + 2 * kv) + 4 * shape.num_heads)
     norm_inputs, kept = 2 * (4 * hidden + 4), 4 * item * wide
     outputs, casts = 2 * 4 * hidden, (5 * item * hidden if precision == "bf16" else 2 * 4 * hidden)
     table = shape.vocab_size * hidden
-    transient = max(3 * item * wide + 4 * hidden, _attention_transient(shape, precision))
-    forward = max(14 * hidden + 18 * kv, 10 * hidden + 4 * item * wide)
     in_blocks, with_gradient = counts.attention + counts.mlp, shape.num_layers - num_blocks_without_gradient
     cast = in_blocks * with_gradient // shape.num_layers + table
     return ModelProfile(
@@ -127,19 +126,44 @@ def profile_decoder(
         block_saved_bytes=tokens * (norm_inputs + casts + attention + kept),
         block_saved_bytes_zero3=tokens * (norm_inputs + outputs + attention + kept),
         block_input_bytes=tokens * 4 * hidden,
-        block_transient_bytes=tokens * transient,
+        block_transient_bytes=tokens * _backward_bytes(shape, item, scores),
         outside_saved_bytes=tokens * (4 * hidden + 4 + item * hidden),
         loss_bytes=tokens * 12 * shape.vocab_size,
         logits_bytes=tokens * item * shape.vocab_size,
         input_bytes=16 * tokens,
-        block_forward_bytes=tokens * forward,
+        block_forward_bytes=tokens * _forward_bytes(shape, item, scores),
+        last_gradient_params=0 if shape.tied_embeddings else table,
     )
 
 
-def _attention_transient(shape: ModelShape, precision: str) -> int:
-    """Bytes a token in the backward pass of attention: gradients in and out, the fp32 accumulator, the residual's."""
-    item = 2 if precision == "bf16" else 4
-    hidden = shape.hidden_size
-    if precision == "fp32" and shape.num_kv_heads != shape.num_heads:
-        return 2 * item * shape.num_heads * shape.context_length + 4 * hidden
-    return 4 * hidden + item * (2 * hidden + 2 * shape.kv_size) + 4 * hidden
+def _backward_bytes(shape: ModelShape, item: int, scores: int) -> int:
+    """Most that a block's backward pass holds above what the block saved, bytes a token.
+
+    Args:
+        shape: The decoder's.
+        item: Bytes of an element of a matrix product.
+        scores: Bytes a token of the attention's softmax where it is a tensor of its own; else 0.
+    """
+    hidden, wide = shape.hidden_size, shape.intermediate_size
+    # the SwiGLU layer: gradients of the product, which is freed itself, of its two factors and of the residual
+    feed_forward = 2 * item * wide + 4 * hidden
+    freed = 4 * item * wide + 4 * hidden + (2 * 2 * hidden if item == 2 else 4 * hidden)
+    if scores:  # gradients of the softmax and of its input, of the residual and of the values, which are freed
+        return max(feed_forward, 2 * scores + 8 * hidden - freed)
+    # gradients in and out, the kernel's fp32 accumulator, the residual's
+    fused = 4 * hidden + item * (2 * hidden + 2 * shape.kv_size) + 4 * hidden
+    return max(feed_forward, fused - freed)
+
+
+def _forward_bytes(shape: ModelShape, item: int, scores: int) -> int:
+    """Most that a checkpointed block's forward pass holds beside its input, bytes a token; arguments as above."""
+    hidden, kv, wide = shape.hidden_size, shape.kv_size, shape.intermediate_size
+    norm_output, projections = 4 * hidden, item * (hidden + 2 * kv)
+    rotation = (5 if item == 2 else 4) * 4  # in fp32: the halves turned, two products, their sum; in bf16 a cast before
+    return max(
+        norm_output + projections + rotation * hidden,
+        norm_output + projections + item * hidden + rotation * kv,
+        # scaled queries, expanded keys and values beside the rotated ones, scores and the masked scores
+        norm_output + projections + item * (4 * hidden + kv) + 2 * scores if scores else 0,
+        8 * hidden + 3 * item * wide,  # the residual, the norm's output; SiLU, up and product
+    )

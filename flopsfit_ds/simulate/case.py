@@ -114,11 +114,12 @@ class ClassCase:
 
     def build_model(self, activation_checkpointing: bool) -> torch.nn.Module:
         """The user's class, with what is frozen; checkpointing is its own business."""
-        from flopsfit_ds.train.session import freeze
+        from flopsfit_ds.train.session import freeze, give_scalars_a_dimension
 
         assert not activation_checkpointing
         model = self.model_class(**dict(self.arguments))
         freeze(model, self.frozen_parameters)
+        give_scalars_a_dimension(model)
         return model
 
     def batch(self, num_sequences: int) -> Any:

@@ -1,15 +1,18 @@
 """Closed forms: sums, monotony, and that they stay near the simulation."""
 
 import importlib.util
+import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from flopsfit_ds.base.hardware import resolve_cluster
-from flopsfit_ds.memory import MemoryEstimate, Strategy, estimate_memory, profile_decoder
+from flopsfit_ds.base.units import MIB
+from flopsfit_ds.memory import ERROR_OF_DECODERS, MemoryEstimate, Strategy, estimate_memory, profile_decoder
 from flopsfit_ds.model.architecture import ModelShape
 from flopsfit_ds.plan.family import sized_decoder
 from flopsfit_ds.simulate import Simulator
@@ -94,55 +97,84 @@ def test_estimates_need_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-GRID = [
-    (SHAPE, Strategy(0, 1, 2, False, "none", "bf16"), 1),
-    (TABLE_HEAVY, Strategy(0, 4, 4, True, "none", "bf16"), 2),
-    (GROUPED, Strategy(0, 1, 1, True, "none", "bf16"), 1),
-    (SHAPE, Strategy(1, 4, 2, False, "none", "bf16"), 1),
+SHAPES = (
+    ModelShape(6, 512, 8, 8, 1408, 256, 1024),
+    TABLE_HEAVY,
+    GROUPED,
+    ModelShape(8, 768, 12, 1, 2048, 4096, 2048),  # one head of keys for all queries
+    ModelShape(24, 256, 4, 2, 704, 1024, 1024),  # deep
+    ModelShape(16, 2048, 16, 8, 5632, 32000, 2048),
+    LARGE,
+    ModelShape(2, 64, 2, 2, 176, 256, 128),
+)
+Case = tuple[ModelShape, Strategy, int]
+# those that were furthest off before, and that are now
+HARD: tuple[Case, ...] = (
+    (SHAPES[3], Strategy(2, 2, 1, True, "none", "bf16"), 4),  # -7.5%: a second buffer of the partition's gradients
+    (GROUPED, Strategy(2, 512, 1, False, "none", "fp32"), 4),  # -6.0%: whole tensors that reach into a partition
+    (LARGE, Strategy(3, 8, 8, True, "none", "bf16"), 1),  # -5.4%: parameters still gathered at the loss
+    (SHAPE, Strategy(3, 64, 1, False, "none", "bf16"), 1),  # -9.5%: the same
+    (SHAPES[5], Strategy(3, 64, 8, True, "none", "fp32"), 1),  # +22%: grouped queries in fp32, recomputed
+    (SHAPES[4], Strategy(2, 8, 8, True, "none", "fp32"), 1),  # +18%: the same
+    (SHAPES[0], Strategy(0, 1, 8, False, "none", "fp32"), 1),  # +6.3%: a forward pass without checkpoints
+    (GROUPED, Strategy(3, 512, 1, True, "none", "fp32"), 1),  # +8.1% today: gathers ahead of small blocks
     (TABLE_HEAVY, Strategy(1, 8, 1, False, "none", "bf16"), 1),
-    (GROUPED, Strategy(2, 8, 2, True, "none", "bf16"), 2),
-    (SHAPE, Strategy(2, 4, 1, True, "none", "fp32"), 1),
-    (SHAPE, Strategy(3, 4, 1, True, "none", "bf16"), 1),
-    (SHAPE, Strategy(3, 64, 1, False, "none", "bf16"), 1),
-    (TABLE_HEAVY, Strategy(3, 4, 1, True, "none", "bf16"), 1),
-    (GROUPED, Strategy(3, 4, 1, True, "optimizer", "bf16"), 1),
-    (GROUPED, Strategy(3, 8, 2, False, "none", "bf16"), 2),
-    (LARGE, Strategy(1, 8, 4, True, "none", "bf16"), 2),
-    (LARGE, Strategy(2, 8, 16, True, "none", "bf16"), 8),
-]
-
-
+)
 ONLY_THE_HEAD = ("embedding.weight", "blocks.*", "norm.weight")
-FROZEN_GRID = [
-    (GROUPED, Strategy(2, 8, 1, False, "none", "bf16"), 2),
-    (LARGE, Strategy(0, 1, 1, True, "none", "bf16"), 2),
-]
+FROZEN = [(GROUPED, Strategy(2, 8, 1, False, "none", "bf16"), 2), (LARGE, Strategy(0, 1, 1, True, "none", "bf16"), 2)]
+
+
+def drawn_cases(count: int) -> tuple[Case, ...]:
+    """Layouts of all kinds, drawn by one seed."""
+    draws = random.Random(1)
+
+    def one() -> Case:
+        shape, stage = draws.choice(SHAPES), draws.choice((0, 1, 2, 3, 3))
+        num_gpus = draws.choice((1, 2, 8, 64, 512) if stage else (1, 2, 8))
+        offload = "optimizer" if stage == 3 and draws.random() < 0.2 else "none"
+        micro_batch, recompute = draws.choice((1, 2, 8)), draws.random() < 0.5
+        precision = draws.choice(("bf16", "fp32"))
+        return shape, Strategy(stage, num_gpus, micro_batch, recompute, offload, precision), draws.choice((1, 4))
+
+    return tuple(one() for _ in range(count))
+
+
+def errors_of(cases: Sequence[Case], frozen: tuple[str, ...] = ()) -> list[float]:
+    """What the closed forms are off by, as a share of the simulation's worst rank; each is printed."""
+
+    def simulate(shape: ModelShape, strategy: Strategy, accumulation: int) -> MemoryEstimate:
+        total = shape.parameters.total
+        trainable = shape.parameters.head if frozen else total
+        ranks = tuple({0, strategy.num_gpus - 1})
+        case = LanguageModelCase(shape, frozen)
+        return simulator.estimate(case, total, trainable, strategy, accumulation, H100, ranks=ranks)[0]
+
+    errors = []
+    with Simulator() as simulator, ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(simulate, *zip(*cases, strict=True)))
+    for (shape, strategy, accumulation), simulated in zip(cases, found, strict=True):
+        sized = sized_decoder(shape, frozen, strategy.precision)
+        closed = estimate_memory(sized.profile, strategy, H100, accumulation=accumulation)
+        assert closed.margin == simulated.margin
+        errors.append(closed.peak_allocated_bytes / simulated.peak_allocated_bytes - 1)
+        print(f"{errors[-1]:+6.1%} of {simulated.peak_allocated_bytes / MIB:9.1f} MiB: {strategy}, {accumulation}")
+    return errors
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.long)], ids=["some", "all"])
-def test_closed_forms_are_within_five_percent_of_the_simulation(tmp_path, monkeypatch, every):
+@pytest.mark.parametrize("drawn", [0, pytest.param(60, marks=pytest.mark.long)], ids=["hard", "drawn"])
+def test_closed_forms_are_as_near_to_the_simulation_as_is_said(tmp_path, monkeypatch, drawn):
+    """The printed range holds, and it is no wider than what is found: both ends are nearly reached."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    lowest, highest = ERROR_OF_DECODERS
+    errors = errors_of(drawn_cases(drawn) if drawn else HARD)
+    assert lowest <= min(errors)
+    assert max(errors) <= highest
+    assert min(errors) < lowest + 0.03
+    assert max(errors) > highest - 0.03
 
-    def simulate(shape: ModelShape, strategy: Strategy, accumulation: int, frozen: tuple[str, ...]) -> MemoryEstimate:
-        total, last = shape.parameters.total, strategy.num_gpus - 1
-        trainable = shape.parameters.head if frozen else total
-        case = LanguageModelCase(shape, frozen)
-        return simulator.estimate(case, total, trainable, strategy, accumulation, H100, ranks=(last,))[0]
 
-    rows, worst = [], 0.0
-    cases = [*((*each, ()) for each in GRID), *((*each, ONLY_THE_HEAD) for each in FROZEN_GRID)][::every]
-    with Simulator() as simulator, ThreadPoolExecutor(len(cases)) as threads:
-        found = list(threads.map(simulate, *zip(*cases, strict=True)))
-    for (shape, strategy, accumulation, frozen), simulated in zip(cases, found, strict=True):
-        sized = sized_decoder(shape, frozen, strategy.precision)
-        closed = estimate_memory(sized.profile, strategy, H100, accumulation=accumulation)
-        error = closed.peak_allocated_bytes / simulated.peak_allocated_bytes - 1
-        if frozen:
-            assert abs(error) <= 0.08
-        else:
-            worst = max(worst, abs(error))
-        assert closed.margin == simulated.margin
-        rows.append(f"{strategy.label:55} {simulated.peak_allocated_bytes / 2**20:9.1f} {error:+.1%}")
-    print("\n".join(rows))
-    assert worst <= 0.05, "\n".join(rows)
+@pytest.mark.slow
+def test_closed_forms_stay_near_the_simulation_where_most_is_frozen(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert all(abs(error) <= 0.08 for error in errors_of(FROZEN, ONLY_THE_HEAD))

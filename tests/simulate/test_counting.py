@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from flopsfit_ds.simulate.profile import ClassMeasurement, profile_class
 from flopsfit_ds.train.data.dataset import call_model
+from helpers.study.drawn_models import Drawn
 from helpers.study.foreign_models import CONTEXT, FOREIGN, TOKENS, VOCAB, Foreign, LoopedExperts, Mixtral, token_loss
 
 WIDTH = 64
@@ -128,37 +129,6 @@ def test_the_same_masks_are_known_as_the_classes_grow() -> None:
     for foreign, model_class in ((FOREIGN["Mixtral"], Mixtral), (FOREIGN["looped experts"], LoopedExperts)):
         assert foreign.model_class is model_class
         assert measured(foreign, 128).flops_per_sample == pytest.approx(3 * foreign.forward(128), rel=0.01)
-
-
-class Drawn(nn.Module):
-    """A decoder of drawn shape: grouped heads, a window, experts, a frozen layer, a head that may be the table."""
-
-    def __init__(self, width: int, heads: int, groups: int, window: int, experts: int, chosen: int, tied: bool) -> None:
-        super().__init__()
-        self.heads, self.groups, self.chosen, inner = heads, groups, chosen, width // heads * groups
-        self.embedding, self.head = nn.Embedding(VOCAB, width), nn.Linear(width, VOCAB, bias=False)
-        if tied:
-            self.head.weight = self.embedding.weight
-        self.query, self.key, self.value = nn.Linear(width, width), nn.Linear(width, inner), nn.Linear(width, inner)
-        self.frozen, self.router = nn.Linear(width, width), nn.Linear(width, experts)
-        self.experts = nn.Parameter(torch.randn(experts, width, width))
-        self.frozen.requires_grad_(False)
-        self.register_buffer("mask", torch.ones(CONTEXT, CONTEXT, dtype=torch.bool).tril().triu(1 - window))
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        x = self.frozen(self.embedding(tokens))
-        query, key, value = (
-            layer(x).unflatten(-1, (count, -1)).transpose(1, 2)
-            for layer, count in ((self.query, self.heads), (self.key, self.groups), (self.value, self.groups))
-        )
-        x = F.scaled_dot_product_attention(query, key, value, attn_mask=self.mask, enable_gqa=True)
-        rows = x.transpose(1, 2).flatten(0, 1).flatten(1)
-        weights, places = self.router(rows).softmax(-1).topk(self.chosen)
-        order = places.flatten().argsort()
-        ends = torch.bincount(places.flatten(), minlength=self.experts.shape[0]).cumsum(0).int()
-        out = F.grouped_mm(rows[order // self.chosen], self.experts, offs=ends)
-        mixed = torch.zeros_like(rows).index_add(0, order // self.chosen, out * weights.flatten()[order][:, None])
-        return self.head(mixed).view(*tokens.shape, VOCAB)
 
 
 @settings(max_examples=8, deadline=None)

@@ -16,7 +16,7 @@ from flopsfit_ds.base.hardware import resolve_cluster
 from flopsfit_ds.base.units import format_count
 from flopsfit_ds.cli.options import AllowImport, AsJson, Overrides, plan_from
 from flopsfit_ds.cli.planning.memory_tables import Answer, Point, as_json_values, layout_of, print_answers
-from flopsfit_ds.memory import MemoryEstimate, ModelProfile, estimate_memory, profile_decoder
+from flopsfit_ds.memory import ERROR_OF_DECODERS, MemoryEstimate, ModelProfile, estimate_memory, profile_decoder
 from flopsfit_ds.plan.layouts import Layout, Search
 from flopsfit_ds.plan.placement import choose_layout, shared_search
 from flopsfit_ds.simulate.cache import LIBRARIES
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from flopsfit_ds.simulate.results import RankMemory
 
 _TRUST = (
-    "closed forms of the built-in decoder have been up to 10% below and 16% above the simulation; for other models no "
-    "bound is known"
+    f"closed forms of the built-in decoder have been up to {-ERROR_OF_DECODERS[0]:.0%} below and "
+    f"{ERROR_OF_DECODERS[1]:.0%} above the simulation of a GPU; for other models no bound is known"
 )
 
 _UNKNOWN = (

@@ -101,16 +101,6 @@ def _convolution_backward(args: Sequence[Any], kwargs: dict[str, Any]) -> Produc
     return Product((wanted[0] + wanted[1]) * _convolution_flops(x, weight, grad.shape, transposed))
 
 
-def grouped_shape(left: torch.Tensor, right: torch.Tensor, offsets: torch.Tensor | None) -> tuple[int, ...]:
-    """Shape of a grouped product, of which PyTorch knows the kernel but, in fp32, not the shape."""
-    if left.ndim == right.ndim == 2:
-        assert offsets is not None
-        return (offsets.shape[0], left.shape[0], right.shape[1])
-    if left.ndim == 3 and right.ndim == 3:
-        return (left.shape[0], left.shape[1], right.shape[2])
-    return (left.shape[-2], right.shape[-1])
-
-
 def _grouped_mm(args: Sequence[Any], _: Any) -> Product:
     left, right = args[0], args[1]
     if left.ndim == 3 and right.ndim == 3:

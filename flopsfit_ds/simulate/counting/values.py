@@ -15,7 +15,6 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from flopsfit_ds.simulate.counting.products import grouped_shape
 from flopsfit_ds.simulate.tensors.fake import FakeOperations
 
 _aten = torch.ops.aten
@@ -111,7 +110,7 @@ class Values(TorchDispatchMode):
         else:
             args, kwargs = self._resolve_indices(operation, args, kwargs)
         _lose_written(operation, args)
-        out = self._run(operation, args, kwargs)
+        out = self._fakes.run(operation, args, kwargs)
         if operation in _CHOICES:
             self._choose(operation, args, kwargs, out)
         self._seen(operation, args, kwargs, out)
@@ -123,12 +122,6 @@ class Values(TorchDispatchMode):
         with unset_fake_temporarily():
             copy = tensor.detach().clone()
         return self.fake(copy)
-
-    def _run(self, operation: Any, args: Any, kwargs: Any) -> Any:
-        if operation is _aten._grouped_mm.default:
-            offsets = args[2] if len(args) > 2 else kwargs.get("offs")
-            return args[0].new_empty(grouped_shape(args[0], args[1], offsets))
-        return self._fakes.run(operation, args, kwargs)
 
     def _compute(self, operation: Any, args: Any, kwargs: Any, tensors: list[Any]) -> tuple[bool, Any]:
         """Run an operation of which all is known; False where its result is not to be known."""

@@ -45,6 +45,7 @@ _TAGS_UNKNOWN = (
 )
 
 
+_GROUPED = torch.ops.aten._grouped_mm.default
 _COPY = torch.ops.aten._to_copy.default
 _UNKNOWN: Any = object()
 
@@ -91,6 +92,8 @@ class FakeOperations:
             # a constant is copied by its value as well, for which the simulated device has no kernel
             known = _New(args[0].dtype, args[0].shape, args[0].stride(), args[0].fake_device)
             return operation(self._make(known, []), **kwargs)
+        if operation is _GROUPED:
+            return args[0].new_empty(_grouped_shape(args[0], args[1], args[2] if len(args) > 2 else kwargs.get("offs")))
         tensors: list[torch.Tensor] = []
         try:
             key = _key_of(operation, args, kwargs, tensors)
@@ -185,6 +188,16 @@ class FakeOperations:
             and torch._C._dispatch_key_set(twin) == torch._C._dispatch_key_set(part)
         )
         return result if alike else _UNKNOWN
+
+
+def _grouped_shape(left: torch.Tensor, right: torch.Tensor, offsets: torch.Tensor | None) -> tuple[int, ...]:
+    """Shape of a grouped product, of which PyTorch knows the kernel but, in fp32, not the shape."""
+    if left.ndim == right.ndim == 2:
+        assert offsets is not None
+        return (offsets.shape[0], left.shape[0], right.shape[1])
+    if left.ndim == 3 and right.ndim == 3:
+        return (left.shape[0], left.shape[1], right.shape[2])
+    return (left.shape[-2], right.shape[-1])
 
 
 def _key_of(operation: Any, args: Any, kwargs: Any, tensors: list[torch.Tensor]) -> tuple[Any, ...]:

@@ -296,6 +296,12 @@ def pair_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (F.cross_entropy(logits, here) + F.cross_entropy(logits.T, here)) / 2
 
 
+def each_pair_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Of each pair of a batch, [batch]."""
+    here = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, here, reduction="none") + F.cross_entropy(logits.T, here, reduction="none")) / 2
+
+
 def decoder_flops(
     width: int, *, queries: float = 1.0, groups: float = 0.5, mlp: float = 6.0, keys: float = CONTEXT
 ) -> float:

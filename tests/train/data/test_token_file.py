@@ -15,6 +15,7 @@ from flopsfit_ds.spec import TextData, TokenData
 from flopsfit_ds.study.steps import run_sweep
 from flopsfit_ds.train.data.token_file import TokenFile, prepare_tokens
 from helpers.sweeps import MICRO, plan_of, with_values
+from helpers.train.kill_targets import survives
 
 
 def text(base: Path) -> Corpus:
@@ -64,6 +65,20 @@ class TestTheFileThatWeWrite:
         (corpus_folder / "data" / f".{name}.999999.tmp").write_bytes(b"half")
         assert prepared(corpus_folder).num_tokens == 200_000
         assert not list((corpus_folder / "data").glob(".*"))
+
+    def test_a_kill_at_any_step_of_the_write_leaves_nothing_that_is_trained_on(self, corpus_folder):
+        """A process ends by SIGKILL before one of its steps on the file system, before the next in the next folder."""
+        whole, corpus, steps = (corpus_folder / "corpus.txt").read_bytes(), text(corpus_folder), 0
+        while True:
+            steps += 1
+            folder = corpus_folder / f"killed-{steps}"
+            survived = survives(steps, lambda folder=folder: prepare_tokens(corpus, folder, 256))
+            tokens = prepare_tokens(corpus, folder, 256)
+            assert tokens.open().tobytes() == whole, steps
+            assert not list(folder.glob(".*.bin.*")), steps
+            if survived:
+                break
+        assert steps > 10
 
     def test_a_huge_one_is_compared_by_samples_and_after_a_copy_by_the_whole(self, corpus_folder, monkeypatch, caplog):
         caplog.set_level("INFO")
