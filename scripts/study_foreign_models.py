@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.base.hardware import resolve_cluster
 from flopsfit_ds.base.units import MIB
 from flopsfit_ds.memory import Strategy, estimate_memory
@@ -60,7 +61,10 @@ def engines(name: str, found: ClassMeasurement, server: RankServer, folder: Path
     def loss(layout: Layout) -> str:
         if found.uneven and layout.zero_stage > 0:
             return "not planned"
-        attempt = trained(server, folder / f"{name}-{layout.zero_stage}-{layout.world_size}", name, layout)
+        try:
+            attempt = trained(server, folder / f"{name}-{layout.zero_stage}-{layout.world_size}", name, layout)
+        except PlanError as error:
+            return f"refused: {str(error)[:40]}..."
         if set(attempt.codes) != {0}:
             return f"exit {attempt.codes}"
         return f"{attempt.outcome['loss']:.7f}"

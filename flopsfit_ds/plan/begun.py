@@ -37,7 +37,7 @@ def as_begun(
         runs_on: The same runs on other data.
 
     Returns:
-        Data, runs, and warnings where runs of the folder were trained on other ids than meant.
+        Data, runs, and warnings where runs of the folder were trained on other ids than meant, or none is of this plan.
     """
     if not (folder / "runs").is_dir():
         return corpus, planned, []
@@ -47,7 +47,7 @@ def as_begun(
     once = runs_on(former.corpus)
     begun = sum((folder / "runs" / run.run_id).is_dir() for run in once)
     if not begun:
-        return corpus, planned, []
+        return corpus, planned, _strangers(folder, planned)
     if former.fault is None:
         return former.corpus, once, []
     warning = (
@@ -55,3 +55,18 @@ def as_begun(
         "and are trained anew"
     )
     return corpus, planned, [warning]
+
+
+def _strangers(folder: Path, planned: list[_Run]) -> list[str]:
+    """What to say where a folder holds runs, and none of the plan's.
+
+    An earlier version knew texts by their paths from the spec's folder: where the spec moved, it cannot be seen whether
+    the runs are of the same data.
+    """
+    runs = {entry.name for entry in (folder / "runs").iterdir() if entry.is_dir()}
+    if not runs or runs & {run.run_id for run in planned}:
+        return []
+    return [
+        f"{folder} holds {len(runs)} runs, and none is of this plan: all points are trained anew. Where an earlier "
+        "version began it, and the spec was moved since, put the spec back where it was to go on with them"
+    ]

@@ -95,13 +95,24 @@ def _alike(spec: SweepSpec, cluster: Cluster, points: Sequence[Point], loss: Los
     return _place_alike(points, place, counts, batches.global_batch_sequences, largest, why)
 
 
-def held_layout_warning(placement: Placement, why: str) -> str:
-    """What the user should know of a study whose points all have one layout."""
+def held_layout_warning(placement: Placement, why: str, heldout_samples: int | None) -> str:
+    """What the user should know of a study whose points all have one layout.
+
+    Args:
+        placement: Of any point.
+        why: The loss depends on it.
+        heldout_samples: Where a loss is measured on whole micro-batches only: how many samples there are for it.
+    """
     strategy = placement.strategy
+    micro_batch = strategy.micro_batch_size_per_gpu
+    left_out = 0 if heldout_samples is None else heldout_samples % min(micro_batch, heldout_samples)
+    rest = (
+        f"; {left_out} of {heldout_samples} held-out samples fill no micro-batch and are left out" if left_out else ""
+    )
     return (
         f"the loss depends on the layout ({why}): all points have {strategy.num_gpus} "
         f"GPU{'s' if strategy.num_gpus > 1 else ''}, a micro-batch of {strategy.micro_batch_size_per_gpu} and "
-        f"{placement.gradient_accumulation_steps} a step, and these are part of their run ids"
+        f"{placement.gradient_accumulation_steps} a step, and these are part of their run ids{rest}"
     )
 
 

@@ -254,7 +254,8 @@ def build_plan(
     if found.fingerprint == ABSENT:
         warnings.append(f"data.path: {found.files[0]} does not exist yet; with it, all run ids will be others")
     if held is not None:
-        warnings.append(held_layout_warning(placements[0], held))
+        heldout = found.heldout_tokens // spec.model.context_length if loss.needs_whole_batches else None
+        warnings.append(held_layout_warning(placements[0], held, heldout))
     trials = len(spec.training.learning_rates) * len(spec.training.seeds)
     runs: dict[str, RunPlan] = {}
     for number, run in enumerate(candidates):

@@ -49,9 +49,9 @@ def test_one_run_is_shown_in_detail(capsys):
 
 
 def test_the_micro_batch_that_the_simulation_settles_on_is_named_and_shown_in_the_table(capsys):
-    small = "hardware.device_memory=8MiB"
-    run_id = answer(capsys, "cpu_zero", small)["points"][0]["run_ids"][0]
-    arguments = ["estimate-memory", "cpu_zero", small, "--run", run_id]
+    small = ["cpu_zero", "hardware.device_memory=8MiB", "placement.max_micro_batch_size_per_gpu=64"]
+    run_id = answer(capsys, *small)["points"][0]["run_ids"][0]
+    arguments = ["estimate-memory", *small, "--run", run_id]
     assert run([*arguments, "--json"]) == 0
     (point,) = json.loads(capsys.readouterr().out)["points"]
     chosen = point["chosen"]

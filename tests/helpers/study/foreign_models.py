@@ -57,7 +57,7 @@ class NanoBlock(nn.Module):
         parts = self.c_attn(self.ln_1(x)).split(width, dim=2)
         query, key, value = (part.view(batch, tokens, HEADS, -1).transpose(1, 2) for part in parts)
         if self.fused:
-            mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=0.1, is_causal=True)
+            mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=0.1 * self.training, is_causal=True)
         else:
             scores = query @ key.transpose(-2, -1) / key.shape[-1] ** 0.5
             scores = scores.masked_fill(self.bias[:, :, :tokens, :tokens] == 0, float("-inf"))

@@ -136,6 +136,15 @@ class TestOldFolders:
         assert [run.run_id for run in old.runs] == [OLD_RUN] != [run.run_id for run in new.runs]
         assert [Path(name).name for name in old.corpus.files] == OLD_ORDER
 
+    def test_a_folder_none_of_whose_runs_is_planned_is_told_with_what_may_have_moved(self, tmp_path):
+        (tmp_path / "a.txt").write_text("some words " * 2000)
+        spec = with_values(MICRO, data__paths=["*.txt"], output_root=str(tmp_path / "out"))
+        assert not plan_of(spec, tmp_path).warnings
+        (tmp_path / "out" / MICRO["name"] / "runs" / "0123456789abcdef").mkdir(parents=True)
+        assert any("holds 1 runs, and none is of this plan" in warning for warning in plan_of(spec, tmp_path).warnings)
+        (tmp_path / "out" / MICRO["name"] / "runs" / plan_of(spec, tmp_path).runs[0].run_id).mkdir()
+        assert not any("none is of this plan" in warning for warning in plan_of(spec, tmp_path).warnings)
+
     def test_runs_on_wide_ids_read_as_narrow_ones_are_no_longer_trusted(self, tmp_path):
         (np.random.default_rng(0).integers(0, 250, 50_000)).astype("<i4").tofile(tmp_path / "ids.bin")
         data = {"source": "tokens", "path": "ids.bin", "heldout_tokens": 1024}
