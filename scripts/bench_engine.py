@@ -179,7 +179,7 @@ def planning() -> None:
         began = time.monotonic()
         plan = build_plan(parse_spec(text))
         plans.append(time.monotonic() - began)
-        waiting = [Waiting(run.run_id, ways_of(run).layouts, num_steps=run.num_steps) for run in plan.runs]
+        waiting = [Waiting(run.run_id, ways_of(run).layouts, run.num_steps) for run in plan.runs]
         began = time.monotonic()
         Scheduler(slots).forecast(waiting)
         schedules.append(time.monotonic() - began)
@@ -219,7 +219,7 @@ def _simulate(num_nodes: int, num_points: int, kind: str, noise: float) -> dict[
         layouts = tuple(
             _layout(w, seconds / (w * 0.93 ** math.log2(w)) if kind == "moldable" else seconds) for w in widths
         )
-        waiting[str(number)] = Waiting(str(number), layouts)
+        waiting[str(number)] = Waiting(str(number), layouts, num_steps=1)
         actual[str(number)] = factor
     now, cpu_began = 0.0, time.process_time()
     scheduler = Scheduler(slots, clock=lambda: now)

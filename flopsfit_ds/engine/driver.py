@@ -151,9 +151,9 @@ class Driver:
             Waiting(
                 run_id,
                 course.verdict.layouts,
+                course.ways.num_steps,
                 course.ways.points_per_slot,
                 course.verdict.avoid,
-                course.ways.num_steps,
             )
             for run_id, course in self._courses.items()
             if run_id not in self._running

@@ -64,12 +64,10 @@ class Patience:
 
     Attributes:
         hang_timeout_seconds: What the user allows a run to be silent.
-        num_steps: Optimiser steps of each run, by its id.
-        state_bytes: What a checkpoint of each run takes.
+        state_bytes: What a checkpoint of each run takes, by its id.
     """
 
     hang_timeout_seconds: float
-    num_steps: Mapping[str, int]
     state_bytes: Mapping[str, int]
 
     @classmethod
@@ -77,7 +75,6 @@ class Patience:
         """Time limits for the runs of a plan."""
         return cls(
             hang_timeout_seconds,
-            {run.run_id: run.num_steps for run in runs},
             {run.run_id: state_bytes(run.num_params_total, run.num_params_trainable) for run in runs},
         )
 

@@ -35,7 +35,7 @@ def expected_schedule(plan: SweepPlan, num_slots: int | None) -> ExpectedSchedul
     """
     slots = slots_of_this_node(plan.cluster, num_slots).slots("")
     ways = [fitting(ways_of(run), len(slots)) for run in plan.runs]
-    waiting = [Waiting(each.run_id, each.layouts, each.points_per_slot, num_steps=each.num_steps) for each in ways]
+    waiting = [Waiting(each.run_id, each.layouts, each.num_steps, each.points_per_slot) for each in ways]
     scheduler = Scheduler(slots, plan.spec.placement.points_per_gpu)
     packing = scheduler.pack(waiting)
     starts = tuple(

@@ -36,16 +36,16 @@ class Waiting:
     Attributes:
         run_id: The run.
         layouts: Ways to carry it out, at most one a number of slots.
+        num_steps: Optimiser steps of the whole run.
         points_per_slot: How many such runs may share one slot.
         avoid: Names of slots that it should not get again, as long as others hold it.
-        num_steps: Optimiser steps of the whole run.
     """
 
     run_id: str
     layouts: tuple[Layout, ...]
+    num_steps: int
     points_per_slot: int = 1
     avoid: frozenset[str] = frozenset()
-    num_steps: int = 1
 
     def seconds(self, layout: Layout) -> float:
         """How long all of the run should take in a layout, as planned, start not included."""

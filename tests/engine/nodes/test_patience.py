@@ -89,8 +89,8 @@ def test_a_run_that_could_write_no_checkpoint_is_named_with_what_it_loses(make_p
 
 def test_large_states_have_longer_to_be_written():
     small, large = 10**6, 16 * 7 * 10**9
-    limits = Patience(600, {"small": 10, "large": 10}, {"small": small, "large": large})
+    limits = Patience(600, {"small": small, "large": large})
     assert limits.for_checkpoint("small", Pace(0.1)) == 30
     assert limits.for_checkpoint("large", Pace(0.1)) > large / 1e9, "even on the fastest disk"
-    assert Patience(2, {"small": 10}, {"small": small}).before_hang("small", Pace(0.1), "start") == 60, "it imports"
+    assert Patience(2, {"small": small}).before_hang("small", Pace(0.1), "start") == 60, "it imports"
     assert limits.before_hang("large", Pace(0.1), "checkpoint") > limits.before_hang("large", Pace(0.1), "train") == 600

@@ -59,7 +59,7 @@ def make_scheduler(nodes, per_node, points_per_slot=1):
 )
 def test_every_run_runs_once_and_no_slot_has_two_at_a_time(runs, shape):
     scheduler, clock = make_scheduler(*shape)
-    waiting = [Waiting(str(i), (layout(width, seconds),)) for i, (width, seconds) in enumerate(runs)]
+    waiting = [Waiting(str(i), (layout(width, seconds),), 1) for i, (width, seconds) in enumerate(runs)]
     history = carry_out(scheduler, waiting, clock=clock)
     assert sorted(int(run_id) for run_id, *_ in history) == list(range(len(runs)))
     for slot in scheduler.slots:
@@ -99,8 +99,8 @@ def test_a_search_from_a_good_schedule_keeps_it_and_is_short(monkeypatch):
 
 def test_a_lone_long_run_is_spread_where_that_shortens_the_whole():
     scheduler, clock = make_scheduler(1, 4)
-    long = Waiting("long", (layout(1, 1000), layout(2, 520), layout(4, 270)))
-    short = [Waiting(str(i), (layout(1, 20), layout(2, 15))) for i in range(4)]
+    long = Waiting("long", (layout(1, 1000), layout(2, 520), layout(4, 270)), 1)
+    short = [Waiting(str(i), (layout(1, 20), layout(2, 15)), 1) for i in range(4)]
     history = {
         run_id: (used, began, end) for run_id, used, began, end in carry_out(scheduler, [long, *short], clock=clock)
     }
@@ -110,11 +110,11 @@ def test_a_lone_long_run_is_spread_where_that_shortens_the_whole():
 
 def test_a_wide_run_is_not_starved_and_its_gap_is_filled():
     scheduler, clock = make_scheduler(1, 2)
-    (running,) = scheduler.choose([Waiting("running", (layout(1, 100),))])
+    (running,) = scheduler.choose([Waiting("running", (layout(1, 100),), 1)])
     waiting = {
-        "wide": Waiting("wide", (layout(2, 200),)),
-        "long": Waiting("long", (layout(1, 150),)),
-        "short": Waiting("short", (layout(1, 60),)),
+        "wide": Waiting("wide", (layout(2, 200),), 1),
+        "long": Waiting("long", (layout(1, 150),), 1),
+        "short": Waiting("short", (layout(1, 60),), 1),
     }
     (short,) = scheduler.choose(list(waiting.values()))
     assert short.run_id == "short", "over before the wide one can start"
@@ -150,8 +150,8 @@ def test_predictions_follow_measured_times():
 
 def test_small_points_share_a_slot_only_as_often_as_allowed():
     scheduler, _ = make_scheduler(1, 2, points_per_slot=3)
-    small = [Waiting(f"small{i}", (layout(1, 100),), points_per_slot=3) for i in range(9)]
-    large = [Waiting("large", (layout(1, 100),), points_per_slot=1)]
+    small = [Waiting(f"small{i}", (layout(1, 100),), 1, points_per_slot=3) for i in range(9)]
+    large = [Waiting("large", (layout(1, 100),), 1, points_per_slot=1)]
     started = scheduler.choose([*large, *small])
     by_slot = {}
     for chosen in started:
@@ -189,9 +189,9 @@ def test_a_packing_is_the_best_of_the_orders_that_are_tried(widths):
 def test_a_run_that_is_slower_than_planned_leaves_a_longer_gap():
     """Planned for 100 s, a tenth done after 50: a slot waits 450 s more for the one beside it, and not 50."""
     scheduler, clock = make_scheduler(1, 2)
-    scheduler.choose([Waiting("running", (layout(1, 100),))])
+    scheduler.choose([Waiting("running", (layout(1, 100),), 1)])
     clock[0] = 50.0
-    waiting = [Waiting("wide", (layout(2, 900),)), Waiting("short", (layout(1, 200),))]
+    waiting = [Waiting("wide", (layout(2, 900),), 1), Waiting("short", (layout(1, 200),), 1)]
     assert scheduler.choose(waiting) == []
     scheduler.note_step("running", 0.1)
     assert [chosen.run_id for chosen in scheduler.choose(waiting)] == ["short"]
@@ -199,13 +199,13 @@ def test_a_run_that_is_slower_than_planned_leaves_a_longer_gap():
 
 def test_failures_after_a_step_do_not_speak_against_the_slot():
     scheduler, _ = make_scheduler(1, 2, points_per_slot=3)
-    small = [Waiting(f"small{number}", (layout(1, 100),), points_per_slot=3) for number in range(6)]
+    small = [Waiting(f"small{number}", (layout(1, 100),), 1, points_per_slot=3) for number in range(6)]
     started = scheduler.choose(small)
     for chosen in started:
         scheduler.note_step(chosen.run_id, 0.5)
     for chosen in started:
         failed = Attempt(1, "failed", "why", tuple(slot.name for slot in chosen.slots), 0, 1, 1, 1, 0, 0.0, 9.0)
         scheduler.note_end(chosen, (failed,))
-    scheduler.choose([Waiting("next", (layout(1, 100),))])
+    scheduler.choose([Waiting("next", (layout(1, 100),), 1)])
     assert len(started) == 6
     assert len(scheduler.slots) == 2

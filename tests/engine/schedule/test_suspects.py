@@ -31,7 +31,7 @@ def play(num_slots, widths, fails):
             verdict = decide(jobs[run_id], history, 3)
             ended = verdict.status is not None or any(attempt.outcome == "completed" for attempt in history)
             if not ended and run_id not in running:
-                waiting.append(Waiting(run_id, verdict.layouts, 1, verdict.avoid))
+                waiting.append(Waiting(run_id, verdict.layouts, 1, 1, verdict.avoid))
         for chosen in scheduler.choose(waiting):
             is_bad = fails(chosen.run_id, {slot.index for slot in chosen.slots})
             running[chosen.run_id] = (clock[0] + (1 if is_bad else 10), is_bad, chosen)
