@@ -203,9 +203,10 @@ def test_failures_after_a_step_do_not_speak_against_the_slot():
     started = scheduler.choose(small)
     for chosen in started:
         scheduler.note_step(chosen.run_id, 0.5)
-    for chosen in started:
+    first = [chosen for chosen in started if chosen.slots == started[0].slots]
+    for chosen in first:
         failed = Attempt(1, "failed", "why", tuple(slot.name for slot in chosen.slots), 0, 1, 1, 1, 0, 0.0, 9.0)
         scheduler.note_end(chosen, (failed,))
     scheduler.choose([Waiting("next", (layout(1, 100),), 1)])
-    assert len(started) == 6
+    assert len(first) == 3
     assert len(scheduler.slots) == 2
