@@ -8,7 +8,7 @@ import numpy as np
 
 from flopsfit_ds.fit.compute_rule import ComputeRule
 from flopsfit_ds.fit.laws.base import Inputs, Law
-from flopsfit_ds.fit.laws.registry import get_law
+from flopsfit_ds.fit.laws.registry import OF_REPEATS, get_law
 from flopsfit_ds.fit.losses import FloatArray
 from flopsfit_ds.fit.points.points import CONVENTION, Point
 from flopsfit_ds.model.flops import FLOPS_PER_PARAMETER_TOKEN
@@ -69,6 +69,9 @@ def random_law(form: str, rng: np.random.Generator) -> PlantedLaw:
         theta = [floor, *split, alpha, beta]
     elif form == "data-constrained":
         theta = [floor, *split, alpha, beta, math.log(rng.uniform(5.0, 30.0))]
+    elif form == "excess-parameters":
+        decays = [math.log(rng.uniform(5.0, 30.0)), math.log(rng.uniform(2.0, 10.0))]
+        theta = [floor, *split, alpha, beta, *decays]
     elif form == "compute":
         theta = [floor, rest, rng.uniform(0.12, 0.22)]
     elif form == "chinchilla-tied":
@@ -134,7 +137,7 @@ def observe(
 ) -> list[Point]:
     """Points at these sizes with noise; data repeats where the design says so or the form needs it."""
     n, d = np.array(sizes), np.array(tokens)
-    repeats = design.repeats if planted.law.name != "data-constrained" else design.repeats or 1.0
+    repeats = design.repeats if planted.law.name not in OF_REPEATS else design.repeats or 1.0
     unique = None if repeats is None else np.full_like(d, repeats * float(np.median(d)))
     loss = planted.loss(n, d, unique) * np.exp(design.noise * rng.standard_normal(len(n)))
     return [

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit.checks.diagnostics import Diagnostics
 from flopsfit_ds.fit.checks.warnings import FitWarning
-from flopsfit_ds.fit.forecast.frontier import FrontierSummary
 from flopsfit_ds.fit.forecast.isoflop import BudgetMinimum, IsoflopDiagnostics
 from flopsfit_ds.fit.forecast.optimum import LawAt, Optimum, ServingOptimum
+from flopsfit_ds.fit.forecast.parts.frontier import FrontierSummary
 from flopsfit_ds.fit.forecast.prediction import Prediction, PredictionModel, interval_dict
 from flopsfit_ds.fit.losses import FloatArray
 from flopsfit_ds.fit.points.points import Exclusion, Point
@@ -170,10 +170,13 @@ class ScalingFit:
         *,
         num_params: float | None = None,
         num_tokens: float | None = None,
+        unique_tokens: float | None = None,
         level: float | None = None,
     ) -> Prediction:
         """Loss at the optimum of a budget, or at given sizes; see `PredictionModel.predict`."""
-        return self.prediction.predict(compute, num_params=num_params, num_tokens=num_tokens, level=level)
+        return self.prediction.predict(
+            compute, num_params=num_params, num_tokens=num_tokens, unique_tokens=unique_tokens, level=level
+        )
 
     def optimum(self, compute: float) -> Optimum:
         """N*, D*, L* and the flat band at this compute; with intervals where it is one of `optima`."""

@@ -23,7 +23,7 @@ from flopsfit_ds.fit.forecast.isoflop import IsoflopDiagnostics, budget_groups, 
 from flopsfit_ds.fit.forecast.optimum import LawAt
 from flopsfit_ds.fit.forecast.rolling import compute_groups
 from flopsfit_ds.fit.laws.base import FLOOR, Inputs, Law
-from flopsfit_ds.fit.laws.registry import COMPUTE_ONLY, get_law
+from flopsfit_ds.fit.laws.registry import COMPUTE_ONLY, OF_REPEATS, get_law
 from flopsfit_ds.fit.losses import FloatArray, LossFunction, make_loss
 from flopsfit_ds.fit.points.compute import compute_rule_of
 from flopsfit_ds.fit.points.dependence import cluster_labels, point_weights, resampled_kind
@@ -50,7 +50,7 @@ OPTIMISER = "variable-projection grid, batched Newton / Levenberg-Marquardt with
 _ONE_BUDGET = 0.12
 """E-folds of compute: between nearer runs N* moves by 6% at most, where N* ~ C^0.5; that is no second budget."""
 _LEAST_VALUES = 3  # a floor, an amplitude and an exponent
-_MAY_BE_ON_A_BOUND = (FLOOR, "log_R")
+_MAY_BE_ON_A_BOUND = (FLOOR, "log_R", "log_R_N")
 
 
 def fit_scaling_law(
@@ -327,9 +327,9 @@ def check_support(form: Law, arrays: PointArrays, num_excluded: int, ray: Ray | 
             f"all {len(sizes)} points lie at one compute budget ({format_flops(arrays.flops[0])} FLOPs): a law needs "
             "at least two, and three to be checked; the isoFLOP minimum of this one needs no law"
         )
-    if form.name == "data-constrained" and arrays.unique_tokens is None:
+    if form.name in OF_REPEATS and arrays.unique_tokens is None:
         raise FitError(
-            "no point repeats its data (unique tokens below tokens), so the data-constrained law has nothing to fit"
+            f"no point repeats its data (unique tokens below tokens), so the {form.name} law has nothing to fit"
         )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from flopsfit_ds.base.units import format_count, format_flops
-from flopsfit_ds.fit.forecast.frontier import FrontierSummary
 from flopsfit_ds.fit.forecast.isoflop import BudgetMinimum, IsoflopDiagnostics
 from flopsfit_ds.fit.forecast.optimum import Optimum
+from flopsfit_ds.fit.forecast.parts.frontier import FrontierSummary
 from flopsfit_ds.fit.laws.registry import COMPUTE_ONLY
 from flopsfit_ds.fit.result import ScalingFit
 from flopsfit_ds.report.table import Cell, Heading, Table, absent, span

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 LawName = Literal[
-    "chinchilla", "chinchilla-tied", "kaplan", "overtraining", "data-constrained", "interaction", "compute"
+    "chinchilla",
+    "chinchilla-tied",
+    "kaplan",
+    "overtraining",
+    "data-constrained",
+    "excess-parameters",
+    "interaction",
+    "compute",
 ]
 LossName = Literal["huber_log", "squared_log", "huber", "squared"]
 Resampling = Literal["points", "clusters", "wild"]

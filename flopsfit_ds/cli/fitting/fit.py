@@ -165,6 +165,9 @@ def predict_command(
     compute: Annotated[list[str] | None, typer.Option(help="FLOPs, such as 1e24; may be given several times.")] = None,
     num_params: Annotated[str | None, typer.Option(help="Parameters, such as 70B.")] = None,
     num_tokens: Annotated[str | None, typer.Option(help="Training tokens, such as 1.4T.")] = None,
+    unique_tokens: Annotated[
+        str | None, typer.Option(help="Distinct ones among them, where data repeats; without it all are fresh.")
+    ] = None,
     level: Annotated[
         float | None, typer.Option(help="Probability of the interval; that of the fit by default.")
     ] = None,
@@ -177,13 +180,14 @@ def predict_command(
     model, warnings = load_prediction_model(fit_file), load_warnings(fit_file)
     n = None if num_params is None else quantity(num_params, "--num-params")
     d = None if num_tokens is None else quantity(num_tokens, "--num-tokens")
+    u = None if unique_tokens is None else quantity(unique_tokens, "--unique-tokens")
     budgets = [quantity(text, "--compute") for text in compute or []]
     if n is not None and d is not None and budgets:
         raise FitError("give --compute, or --num-params and --num-tokens, not all three")
     if budgets:
-        found = [model.predict(budget, num_params=n, num_tokens=d, level=level) for budget in budgets]
+        found = [model.predict(budget, num_params=n, num_tokens=d, unique_tokens=u, level=level) for budget in budgets]
     else:
-        found = [model.predict(num_params=n, num_tokens=d, level=level)]
+        found = [model.predict(num_params=n, num_tokens=d, unique_tokens=u, level=level)]
     if as_json:
         told = [asdict(warning) for warning in warnings]
         dicts = [{**prediction.to_json_dict(), "warnings": told} for prediction in found]
@@ -322,6 +326,10 @@ def _print_prediction(prediction: Prediction) -> None:
         f"  the {prediction.law} law alone says {prediction.law_loss:.4f} (weight {prediction.law_weight:.0%}); "
         f"the width rests on {prediction.rests_on}"
     )
+    if prediction.unique_tokens is not None:
+        print(f"  {format_count(prediction.unique_tokens)} of the tokens are unique")
+    elif prediction.assumes_fresh:
+        print("  all tokens are taken to be fresh: predict --unique-tokens says what repeats cost")
 
 
 def _beyond(extrapolation: float) -> str:

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flopsfit_ds.fit.checks.diagnostics import Diagnostics
-from flopsfit_ds.fit.forecast.frontier import FrontierSummary
 from flopsfit_ds.fit.forecast.isoflop import IsoflopDiagnostics
 from flopsfit_ds.fit.forecast.optimum import LawAt, Optimum
+from flopsfit_ds.fit.forecast.parts.frontier import FrontierSummary
 from flopsfit_ds.fit.points.points import Point
 from flopsfit_ds.fit.points.ray import Ray
 from flopsfit_ds.fit.solve.bootstrap import Draws

@@ -34,6 +34,10 @@ _APART = 3.0
 """Standard errors of the gap. Over 60 clean sweeps with noise of .1 to .5% the gap to the valleys was .92 of them (root
 mean square), 2.7 at most; of 24 laws without a floor that were fitted by one with a floor 71% were beyond."""
 _FRONTIER_SIGMAS = 3.0
+_DECAYS = {
+    "log_R": "repeated data is worth as much as fresh data as far as these points tell",
+    "log_R_N": "parameters in excess of the unique data are worth as much as others as far as these points tell",
+}
 _ODD_SIGMAS = 3.5  # studentised: among 40 normal residuals, in one fit of fifty
 _MOVED, _MOVED_ALONE = 0.5, 2.5  # standard errors, of an odd point and of any
 _GROSS_SIGMAS = 10.0  # no scatter does that: a run that diverged, or a mistaken row
@@ -64,6 +68,9 @@ def _certificate(view: FitView) -> Iterator[FitWarning]:
 def _bounds(view: FitView) -> Iterator[FitWarning]:
     given = () if view.problem.floor is None else (FLOOR,)
     for name in (name for name in view.fit.certificate.active_bounds if name not in given):
+        if name in _DECAYS and view.fit.theta[view.problem.law.parameter_names.index(name)] > 0.0:
+            yield FitWarning("active_bound", f"{_DECAYS[name]}: these points set no upper bound on {name[4:]}")
+            continue
         what = "the loss floor went to zero" if name == "E" else f"{name} ended on its bound"
         yield FitWarning("active_bound", f"{what}: the points do not determine it, and its interval means little")
 

@@ -16,15 +16,16 @@ import numpy as np
 
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit.compute_rule import ComputeRule
-from flopsfit_ds.fit.forecast.frontier import Frontier, FrontierSummary, frontier_member
-from flopsfit_ds.fit.forecast.history import History, look_back
 from flopsfit_ds.fit.forecast.isoflop import BudgetMinimum
-from flopsfit_ds.fit.forecast.members import Member, fit_members, quasi_log_likelihood
 from flopsfit_ds.fit.forecast.optimum import LawAt
-from flopsfit_ds.fit.forecast.prediction import MemberDraws, PredictionModel
+from flopsfit_ds.fit.forecast.parts.frontier import Frontier, FrontierSummary, frontier_member
+from flopsfit_ds.fit.forecast.parts.history import History, look_back
+from flopsfit_ds.fit.forecast.parts.members import Member, fit_members, quasi_log_likelihood
+from flopsfit_ds.fit.forecast.prediction import PredictionModel
+from flopsfit_ds.fit.forecast.repeats import MemberDraws
 from flopsfit_ds.fit.forecast.rolling import Extrapolation, roll
 from flopsfit_ds.fit.laws.base import FLOOR
-from flopsfit_ds.fit.laws.registry import COMPUTE_ONLY, SURFACES, get_law
+from flopsfit_ds.fit.laws.registry import COMPUTE_ONLY, OF_REPEATS, SURFACES, get_law
 from flopsfit_ds.fit.points.points import PointArrays
 from flopsfit_ds.fit.points.ray import Ray
 from flopsfit_ds.fit.solve.certificate import CertifiedFit, certified_fit
@@ -142,7 +143,7 @@ def build_ensemble(
     names = [n for n in SURFACES if n != problem.law.name] if other_forms and not alone else []
     for name in names:
         law = get_law(name)
-        if name == "data-constrained" and arrays.unique_tokens is None:
+        if name in OF_REPEATS and arrays.unique_tokens is None:
             continue
         if problem.floor is not None and FLOOR not in law.parameter_names:
             skipped[name] = f"no floor that could be held at {problem.floor:g}"

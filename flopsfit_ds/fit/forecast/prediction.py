@@ -9,11 +9,12 @@ import numpy as np
 
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit.compute_rule import ComputeRule
-from flopsfit_ds.fit.forecast.frontier import offset_from_optimum
-from flopsfit_ds.fit.forecast.history import LEAST_DISTANCE
 from flopsfit_ds.fit.forecast.optimum import FARTHEST
+from flopsfit_ds.fit.forecast.parts.frontier import offset_from_optimum
+from flopsfit_ds.fit.forecast.parts.history import LEAST_DISTANCE
+from flopsfit_ds.fit.forecast.repeats import MemberDraws, cost_of_repeats, robust_square
 from flopsfit_ds.fit.laws.base import Inputs
-from flopsfit_ds.fit.laws.registry import COMPUTE_ONLY, get_law
+from flopsfit_ds.fit.laws.registry import COMPUTE_ONLY, OF_REPEATS, get_law
 from flopsfit_ds.fit.losses import FloatArray
 from flopsfit_ds.fit.points.ray import Ray
 from flopsfit_ds.fit.solve.intervals import Interval, student_factor
@@ -26,8 +27,6 @@ _OF_DISAGREEMENT = 0.5
 """Share of the variance between members that enters: their weights already lean to the better ones."""
 _OFF_THE_RAY = math.log(1.5)
 """Of ln D: a factor at which the loss of published laws at their optimum moves by a tenth of a percent to one."""
-_ROBUST = 0.4549
-"""Median of the square of a standard normal variable."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,8 @@ class Prediction:
         law_loss: What it says alone.
         law_weight: Its share of the ensemble.
         rests_on: What the width of the intervals was learnt from.
+        unique_tokens: Distinct tokens, where they were given.
+        assumes_fresh: Whether no data repeats was assumed, though runs of the fit did repeat theirs.
     """
 
     compute: float
@@ -61,6 +62,8 @@ class Prediction:
     law_loss: float
     law_weight: float
     rests_on: str
+    unique_tokens: float | None
+    assumes_fresh: bool
 
     def to_json_dict(self) -> dict[str, Any]:
         """Plain types; an unbounded end is None."""
@@ -77,6 +80,8 @@ class Prediction:
             "law_loss": self.law_loss,
             "law_weight": self.law_weight,
             "rests_on": self.rests_on,
+            "unique_tokens": self.unique_tokens,
+            "assumes_fresh": self.assumes_fresh,
         }
 
 
@@ -86,25 +91,6 @@ def interval_dict(interval: Interval) -> dict[str, float | None]:
         "low": interval.low if math.isfinite(interval.low) else None,
         "high": interval.high if math.isfinite(interval.high) else None,
     }
-
-
-@dataclass(frozen=True, eq=False)
-class MemberDraws:
-    """One member of the ensemble, as far as predictions need it.
-
-    Attributes:
-        law: Its form.
-        recency: The power of compute with which the weights of its points fall.
-        weight: Its share of the ensemble.
-        theta: (parameters,), its best fit.
-        draws: (draws, parameters), its resampled fits.
-    """
-
-    law: str
-    recency: float
-    weight: float
-    theta: FloatArray
-    draws: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,14 +158,18 @@ class PredictionModel:
         *,
         num_params: float | None = None,
         num_tokens: float | None = None,
+        unique_tokens: float | None = None,
         level: float | None = None,
     ) -> Prediction:
         """Loss at the optimum of a compute budget, or at given parameters and tokens.
+
+        Where data repeats, the forms of repeated data say what that costs against fresh data.
 
         Args:
             compute: FLOPs; alone it means the compute-optimal size, with one of N and D it gives the other.
             num_params: Parameters.
             num_tokens: Tokens.
+            unique_tokens: Distinct ones among them; None for fresh data throughout.
             level: Probability of the intervals; None means that of the fit.
 
         Raises:
@@ -203,6 +193,8 @@ class PredictionModel:
         centre, spread = self._centre_and_spread(inputs)
         centre += self.drift * beyond
         distance = max(LEAST_DISTANCE, beyond + self._off_the_grid(log_d - log_n))
+        cost, of_cost = cost_of_repeats(self.members, inputs, unique_tokens, num_tokens)
+        centre, spread = centre + cost, spread + of_cost
         spread *= student_factor(self.num_spare, level) ** 2
         variance = spread + (self.growth * distance) ** 2
         half = _OF_NORMAL * _normal_quantile(0.5 + 0.5 * level)
@@ -224,6 +216,8 @@ class PredictionModel:
             law_loss=_exp(float(get_law(self.law).log_loss(self.theta[None], inputs)[0, 0])),
             law_weight=self.weight,
             rests_on=self.rests_on,
+            unique_tokens=unique_tokens,
+            assumes_fresh=unique_tokens is None and any(m.law in OF_REPEATS for m in self.members),
         )
 
     @property
@@ -238,7 +232,7 @@ class PredictionModel:
         weights = np.array([member.weight for member in self.members])
         own = np.array([self._says(m, m.theta[None], inputs)[0] for m in self.members])
         drawn = [self._says(m, m.draws, inputs) for m in self.members]
-        squares = [float(np.median((values - mine) ** 2)) / _ROBUST for values, mine in zip(drawn, own, strict=True)]
+        squares = [robust_square(values - mine) for values, mine in zip(drawn, own, strict=True)]
         centre = float(weights @ own)
         return centre, float(weights @ squares + _OF_DISAGREEMENT * weights @ (own - centre) ** 2)
 

@@ -4,6 +4,7 @@ from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit.laws.base import Law
 from flopsfit_ds.fit.laws.beyond.compute_only import ComputeOnly
 from flopsfit_ds.fit.laws.beyond.data_constrained import DataConstrained
+from flopsfit_ds.fit.laws.beyond.excess_parameters import ExcessParameters
 from flopsfit_ds.fit.laws.surface.chinchilla import Chinchilla
 from flopsfit_ds.fit.laws.surface.interaction import Interaction
 from flopsfit_ds.fit.laws.surface.kaplan import Kaplan
@@ -12,8 +13,19 @@ from flopsfit_ds.fit.laws.surface.tied import Tied
 
 LAWS: dict[str, Law] = {
     law.name: law
-    for law in (Chinchilla(), Tied(), Kaplan(), OverTraining(), DataConstrained(), Interaction(), ComputeOnly())
+    for law in (
+        Chinchilla(),
+        Tied(),
+        Kaplan(),
+        OverTraining(),
+        DataConstrained(),
+        ExcessParameters(),
+        Interaction(),
+        ComputeOnly(),
+    )
 }
+OF_REPEATS = (DataConstrained.name, ExcessParameters.name)
+"""Forms that say what repeated data is worth."""
 COMPUTE_ONLY = ComputeOnly.name
 """The one form without an optimum: fitted where runs lie on one ray, and to the minima of isoFLOP budgets."""
 SURFACES = tuple(name for name in LAWS if name != COMPUTE_ONLY)

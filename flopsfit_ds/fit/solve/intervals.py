@@ -6,7 +6,7 @@ import numpy as np
 
 from flopsfit_ds.fit.losses import FloatArray
 
-POSITIVE = frozenset({"A", "B", "R", "num_params", "num_tokens", "loss", "tokens_per_parameter"})
+POSITIVE = frozenset({"A", "B", "R", "R_N", "num_params", "num_tokens", "loss", "tokens_per_parameter"})
 """Quantities whose intervals are taken on the logarithm."""
 
 

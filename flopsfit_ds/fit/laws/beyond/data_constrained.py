@@ -23,8 +23,8 @@ class DataConstrained(Law):
     name = "data-constrained"
     formula = "L = E + A/N^alpha + B/D'^beta, D' = U*(1 + R*(1 - exp(-(D/U - 1)/R))) for D > U unique tokens"
     source = (
-        "Muennighoff et al. 2023, arXiv:2305.16264, eq. 5 (the value of repeated data; their term for excess "
-        "parameters is left out)"
+        "Muennighoff et al. 2023, arXiv:2305.16264, eq. 5 (the value of repeated data; with their term for "
+        "excess parameters it is the form excess-parameters)"
     )
     parameter_names = ("E", "log_A_centred", "log_B_centred", "alpha", "beta", "log_R")
 
@@ -42,6 +42,10 @@ class DataConstrained(Law):
                 ((4, 5, -slope), (5, 5, -beta * second)),
             ),
         ]
+
+    def effective_tokens(self, log_decay: FloatArray, inputs: Inputs) -> FloatArray:
+        """Centred ln D' at each log R*, (batch, points)."""
+        return self._effective(log_decay, inputs)[0]
 
     @staticmethod
     def _effective(log_decay: FloatArray, inputs: Inputs) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -69,7 +73,7 @@ class DataConstrained(Law):
 
     def linearise(self, shape: FloatArray, inputs: Inputs, log_loss: FloatArray) -> Linearised:
         """Linear in E, A, B."""
-        effective = self._effective(shape[:, 2], inputs)[0]
+        effective = self.effective_tokens(shape[:, 2], inputs)
         by_data = np.exp(-shape[:, 1, None] * effective)
         return additive([np.exp(-np.outer(shape[:, 0], inputs.n)), by_data], log_loss)
 

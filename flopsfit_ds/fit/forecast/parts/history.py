@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flopsfit_ds.fit.forecast.members import Member, OriginFit, seen_at
+from flopsfit_ds.fit.forecast.parts.members import Member, OriginFit, seen_at
 from flopsfit_ds.fit.losses import FloatArray
 
 LEAST_DISTANCE = 0.2

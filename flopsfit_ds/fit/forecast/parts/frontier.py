@@ -13,8 +13,8 @@ import numpy as np
 
 from flopsfit_ds.fit.compute_rule import ComputeRule
 from flopsfit_ds.fit.forecast.isoflop import BudgetMinimum
-from flopsfit_ds.fit.forecast.members import NUM_DRAWS, Member, OriginFit, origins_of, seen_at, view_of
 from flopsfit_ds.fit.forecast.optimum import LawAt
+from flopsfit_ds.fit.forecast.parts.members import NUM_DRAWS, Member, OriginFit, origins_of, seen_at, view_of
 from flopsfit_ds.fit.laws.base import Inputs, Law
 from flopsfit_ds.fit.laws.registry import COMPUTE_ONLY, get_law
 from flopsfit_ds.fit.losses import FloatArray
