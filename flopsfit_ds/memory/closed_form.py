@@ -205,7 +205,7 @@ def _zero3_moments(profile: ModelProfile, strategy: Strategy, share: int, bucket
     sequences = strategy.micro_batch_size_per_gpu
     saved, recomputed = _saved(profile, strategy, profile.block_saved_bytes_zero3)
     narrow = 2 if profile.num_params_cast else 0
-    whole_in_use = 4 * profile.num_params
+    whole_in_use = 4 * profile.num_params if strategy.num_gpus > 1 else 0  # one rank's share is used where it lies
     in_block = profile.block_params if strategy.activation_checkpointing else profile.block_largest_params
     head, bucket = profile.head_params, 4 * buckets.reduce_bucket_size
     gradients = 0 if strategy.offload == "optimizer" else 4 * share

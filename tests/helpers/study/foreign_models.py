@@ -61,7 +61,7 @@ class NanoBlock(nn.Module):
         else:
             scores = query @ key.transpose(-2, -1) / key.shape[-1] ** 0.5
             scores = scores.masked_fill(self.bias[:, :, :tokens, :tokens] == 0, float("-inf"))
-            mixed = F.dropout(scores.softmax(-1), 0.1) @ value
+            mixed = F.dropout(scores.softmax(-1), 0.1, self.training) @ value
         x = x + self.c_proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
         return x + self.c_out(F.gelu(self.c_fc(self.ln_2(x))))
 
