@@ -12,6 +12,7 @@ from flopsfit_ds.engine.fork.server import TRAINING, Program, refuse_import_by_w
 from flopsfit_ds.engine.nodes.launch import Waiters, launched_rank, wait_for_agent
 from flopsfit_ds.engine.nodes.remote import open_control_store
 from flopsfit_ds.engine.progress import Progress, Silence
+from flopsfit_ds.engine.ray.sweep import lead_on_ray
 from flopsfit_ds.engine.signals import Signals
 from flopsfit_ds.engine.slot_sweep import SlotSweep, lead_on_slots
 from flopsfit_ds.engine.slurm.sweep import lead_jobs
@@ -19,7 +20,7 @@ from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
 from flopsfit_ds.train.order import Tasks
 
-ExecutorName = Literal["auto", "local", "launched", "slurm"]
+ExecutorName = Literal["auto", "local", "launched", "slurm", "ray"]
 
 
 def run_sweep(
@@ -56,6 +57,9 @@ def run_sweep(
     if executor == "slurm":
         with Signals() as signals:
             return lead_jobs(plan, tasks, progress or Silence(), program, signals)
+    if executor == "ray":
+        with Signals() as signals:
+            return lead_on_ray(plan, tasks, progress or Silence(), program, signals)
     place = launched_rank(os.environ) if executor in ("auto", "launched") else None
     if executor == "launched" and place is None:
         raise LaunchError("--executor launched: no launcher has started this process; use deepspeed, torchrun or srun")

@@ -18,7 +18,7 @@ from flopsfit_ds.records import RunRecord, SweepFolder
 if TYPE_CHECKING:
     from flopsfit_ds.cli.console import Console
 
-ExecutorChoice = Literal["auto", "local", "launched", "slurm"]
+ExecutorChoice = Literal["auto", "local", "launched", "slurm", "ray"]
 
 
 def carry_out(plan: SweepPlan, executor: ExecutorChoice, slots: int | None) -> None:

@@ -15,6 +15,9 @@ def show_dry_run(plan: SweepPlan, executor: str, slots: int | None) -> None:
     if executor == "slurm":
         _show_submissions(plan)
         return
+    if executor == "ray":
+        _show_groups(plan)
+        return
     from flopsfit_ds.engine.schedule.dry_run import expected_schedule
 
     schedule = expected_schedule(plan, slots)
@@ -25,6 +28,20 @@ def show_dry_run(plan: SweepPlan, executor: str, slots: int | None) -> None:
         f"expected {format_seconds(schedule.makespan_seconds)}; no schedule is shorter than "
         f"{format_seconds(schedule.lower_bound_seconds)}"
     )
+
+
+def _show_groups(plan: SweepPlan) -> None:
+    from flopsfit_ds.engine.ray.resources import plan_groups
+
+    groups = plan_groups(plan)
+    print(f"{len(groups)} placement groups, one a run:")
+    for group in groups:
+        bundle = group.bundles[0]
+        gpus = f"{bundle['GPU']:.0f} GPUs, " if "GPU" in bundle else ""
+        print(
+            f"  {group.label}: {len(group.bundles)} x ({gpus}{bundle['CPU']:.0f} CPUs, "
+            f"{format_bytes(bundle['memory'])}), {group.strategy}, {group.submission.layout.strategy.label}"
+        )
 
 
 def _show_submissions(plan: SweepPlan) -> None:

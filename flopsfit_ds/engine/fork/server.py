@@ -251,8 +251,9 @@ def pickle_task(task: Any) -> bytes:
     try:
         return pickle.dumps(task)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
-        if "cloudpickle" in sys.modules:  # inside a job: submitit brought the script's own classes by value
-            return sys.modules["cloudpickle"].dumps(task)
+        for name in ("cloudpickle", "ray.cloudpickle"):  # in a job, submitit or Ray brought a script's classes by value
+            if name in sys.modules:
+                return sys.modules[name].dumps(task)
         raise LaunchError(
             f"a run's task cannot be sent to its workers: {error}; define model classes, data sets and loss functions "
             "at the top level of a module or script, and keep no open file or lock in them"

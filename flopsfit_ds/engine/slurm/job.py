@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from flopsfit_ds.base.seal import sweep_seal
 from flopsfit_ds.base.storage import JsonLines
@@ -23,6 +24,7 @@ from flopsfit_ds.records import SweepFolder
 from flopsfit_ds.train.order import Tasks
 
 _log = logging.getLogger(__name__)
+_DONE = "done"
 _END_SECONDS = 180.0
 """Longer than clusters leave between SIGTERM and SIGKILL."""
 
@@ -46,37 +48,51 @@ class Bin:
     program: Program
 
     def __call__(self) -> str:
-        """Carry the runs out.
+        """Carry the runs out, in one task of a SLURM job.
 
         Returns:
             What became of it, for the log.
         """
         node, num_nodes = int(os.environ["SLURM_NODEID"]), int(os.environ["SLURM_STEP_NUM_NODES"])
-        place = LaunchedRank(node, num_nodes, 0, 1)
-        folder = SweepFolder(self.plan.folder)
         job = os.environ["SLURM_JOB_ID"]
+        name = f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
         with Signals() as signals:
-            control = None
-            if num_nodes > 1:
-                address = folder.path / "slurm" / f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}.json"
-                control = meet(place, address, sweep_seal(folder.path))
-            ground = SlotSweep(self.tasks, self.slots_per_node, self.program, signals, control, _environment())
-            if node != 0:
-                assert control is not None
-                return f"left with {ground.serve(self.plan, place, control)}"
-            leases = LeaseSet(folder, self.run_ids)
-            try:
-                events = JsonLines(folder.path / "slurm" / f"{job}.events.jsonl")
-                runs = [run for run in self.plan.runs if run.run_id in self.run_ids]
-                with leading(control):
-                    Lifecycle(ground, signals, Silence()).carry_out(self.plan, runs, leases, events)
-                return "done"
-            except SweepStoppedError as error:
-                stopped = str(error)
-            finally:
-                leases.release()
-            _await_the_end(job, signals)
-        return stopped
+            told = self.carry_out(LaunchedRank(node, num_nodes, 0, 1), name, self.plan.folder / "slurm", signals)
+            if node == 0 and told != _DONE:
+                _await_the_end(job, signals)
+        return told
+
+    def carry_out(self, place: LaunchedRank, name: str, notes: Path, signals: Signals) -> str:
+        """Carry the runs out, on this node and on those that share the work.
+
+        Args:
+            place: This node among them.
+            name: Of this try, as no other is called.
+            notes: Folder for the address at which the nodes meet, and for what happens.
+            signals: What stops the work.
+
+        Returns:
+            What became of it, for a log.
+        """
+        folder = SweepFolder(self.plan.folder)
+        control = None
+        if place.num_nodes > 1:
+            control = meet(place, notes / f"{name}.json", sweep_seal(folder.path))
+        ground = SlotSweep(self.tasks, self.slots_per_node, self.program, signals, control, _environment())
+        if place.node != 0:
+            assert control is not None
+            return f"left with {ground.serve(self.plan, place, control)}"
+        leases = LeaseSet(folder, self.run_ids)
+        try:
+            events = JsonLines(notes / f"{name.partition('.')[0]}.events.jsonl")
+            runs = [run for run in self.plan.runs if run.run_id in self.run_ids]
+            with leading(control):
+                Lifecycle(ground, signals, Silence()).carry_out(self.plan, runs, leases, events)
+            return _DONE
+        except SweepStoppedError as error:
+            return str(error)
+        finally:
+            leases.release()
 
 
 def _await_the_end(job: str, signals: Signals) -> None:
