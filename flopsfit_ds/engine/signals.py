@@ -59,6 +59,11 @@ class Signals:
                 self._previous[_HANG_UP] = signal.signal(_HANG_UP, self._handle)
         return self
 
+    def take_back(self) -> None:
+        """Handle signals again after a library has taken them: Ray does, in whatever process it connects."""
+        for number in self._previous:
+            signal.signal(number, self._handle)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

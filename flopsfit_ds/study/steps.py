@@ -78,7 +78,7 @@ def run_sweep(
 
     Args:
         plan: What to train.
-        executor: `auto` (launcher's ranks, else this machine), or `slurm`.
+        executor: `auto` (launcher's ranks, else this machine), `slurm` or `ray`.
         slots: Slots on a CPU, instead of the plan's.
         progress: Told what happens.
         tasks: What a run trains; without it, a language model on the plan's corpus.

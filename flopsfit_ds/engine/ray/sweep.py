@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +23,8 @@ from flopsfit_ds.engine.ways import ways_of
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
 from flopsfit_ds.train.order import Tasks
+
+_KNOCK_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class RaySweep:
             return Bin(work, self.tasks, (group.run_id,), group.slots_per_node, self.program)
 
         with _connected():
+            self.signals.take_back()
             executor = RayExecutor(SweepFolder(plan.folder), group_of, work_of, self.signals)
             try:
                 yield Crew(executor, Everything(plan), ways_of)
@@ -81,13 +85,25 @@ def _connected() -> Iterator[None]:
         return
     address = os.environ.get("RAY_ADDRESS")
     try:
+        _see_that_somebody_answers(address)
         ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise LaunchError(f"--executor ray: {address or 'a local cluster'}: {error}; is RAY_ADDRESS right?") from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _see_that_somebody_answers(address: str | None) -> None:
+    """Knock at an address of a host and a port: Ray itself tries for many minutes.
+
+    Raises:
+        OSError: Nobody listens there.
+    """
+    host, _, port = (address or "").rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
 
 
 def lead_on_ray(
