@@ -44,11 +44,11 @@ def imported_by(*folders: str) -> set[str]:
 
 
 def test_what_the_package_imports_is_declared_and_what_is_declared_is_imported():
-    extras = names(EXTRAS["slurm"]) | names(EXTRAS["parquet"])
+    extras = names(EXTRAS["slurm"]) | names(EXTRAS["parquet"]) | names(EXTRAS["ray"])
     assert imported_by("flopsfit_ds") == names(METADATA["dependencies"]) | extras
 
 
-@pytest.mark.parametrize("extra", ["slurm", "parquet"])
+@pytest.mark.parametrize("extra", ["slurm", "parquet", "ray"])
 def test_what_only_an_extra_brings_is_imported_where_it_is_used_and_not_when_the_package_is_loaded(extra):
     brought = names(EXTRAS[extra])
     for path in (PROJECT / "flopsfit_ds").rglob("*.py"):
@@ -59,7 +59,7 @@ def test_what_only_an_extra_brings_is_imported_where_it_is_used_and_not_when_the
 
 
 def test_tests_import_what_the_extra_of_that_name_brings():
-    allowed = names(METADATA["dependencies"]) | names(EXTRAS["slurm"]) | names(EXTRAS["parquet"])
+    allowed = names(METADATA["dependencies"]) | names(EXTRAS["slurm"]) | names(EXTRAS["parquet"]) | names(EXTRAS["ray"])
     needed = imported_by("tests") - allowed
     assert needed <= names(EXTRAS["test"])
     assert names(EXTRAS["test"]) - needed <= {"pytest-timeout", "pytest-xdist"}, "plugins, which nobody imports"
