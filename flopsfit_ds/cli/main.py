@@ -27,6 +27,7 @@ _GROUPS = (
     "sweeping.curves",
     "deciding.audit",
     "deciding.compare",
+    "deciding.next",
     "sweeping.timeline",
     "planning.spec",
 )

@@ -1,0 +1,99 @@
+"""`next`: which runs to train next."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flopsfit_ds.base.errors import FitError
+from flopsfit_ds.base.units import format_count, format_flops, format_seconds
+from flopsfit_ds.cli.options import AsJson, quantity
+
+if TYPE_CHECKING:
+    from flopsfit_ds.decide.choosing.choose import Errors, NextRuns
+    from flopsfit_ds.decide.sources import Source
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("next")(next_command)
+
+
+def next_command(
+    data: Annotated[list[Path], typer.Argument(help="Runs so far: tables, sweep folders, or fits.")],
+    gpu_hours: Annotated[float, typer.Option(help="What may be spent on the batch.")],
+    target: Annotated[str | None, typer.Option(help="FLOPs of the run to plan; ten times the largest without.")] = None,
+    gpus: Annotated[int, typer.Option(help="GPUs side by side: all runs end within GPU-hours over GPUs.")] = 1,
+    flops_per_second: Annotated[
+        str | None,
+        typer.Option(help="FLOP/s of one GPU in training, such as 4e14; without it what the runs of a sweep took."),
+    ] = None,
+    most_runs: Annotated[int, typer.Option(help="Of the batch.")] = 24,
+    as_json: AsJson = False,
+) -> None:
+    """Choose the runs to train next: the most certainty of N*, D* and loss at the target for each GPU-hour."""
+    from flopsfit_ds.decide.choosing.choose import choose_next
+    from flopsfit_ds.decide.sources import read_sources
+
+    source = read_sources(data)
+    speed = _speed(source) if flops_per_second is None else quantity(flops_per_second, "--flops-per-second")
+    found = choose_next(
+        source.points,
+        gpu_hours * 3600.0,
+        speed,
+        target_compute=None if target is None else quantity(target, "--target"),
+        gpus=gpus,
+        most_runs=most_runs,
+    )
+    if as_json:
+        print(json.dumps({**found.to_json_dict(), "flops_per_second": speed}, allow_nan=False))
+    else:
+        _print_next(found, speed)
+
+
+def _speed(source: Source) -> float:
+    """Median FLOP/s of a GPU over the runs that were timed."""
+    pairs = zip(source.points, source.gpu_seconds, strict=True)
+    known = [point.compute_flops / seconds for point, seconds in pairs if seconds]
+    if not known:
+        raise FitError(
+            f"{source.name} does not say how long its runs took: give --flops-per-second, what one GPU does in "
+            "training, such as 4e14 for an H100 at 40%"
+        )
+    return statistics.median(known)
+
+
+def _told(errors: Errors) -> str:
+    return f"{errors.log_num_params:7.1%}  {errors.log_num_tokens:7.1%}  {errors.log_loss:7.2%}"
+
+
+def _print_next(found: NextRuns, speed: float) -> None:
+    print(
+        f"target {format_flops(found.target_compute)} FLOPs: N* {format_count(found.num_params)}, D* "
+        f"{format_count(found.num_tokens)}, loss {found.loss:.4f} as it is believed now"
+    )
+    names = ("purpose", "N", "D", "FLOPs", "GPU h", "GPUs", "starts")
+    print("  ".join(["    ", *(f"{name:>8}" for name in names), "error of N*       D*     loss"]))
+    print("  ".join([" now", *(f"{'':>8}" for _ in names), f"    {_told(found.before)}"]))
+    for number, run in enumerate(found.runs, start=1):
+        cells = (
+            run.purpose,
+            format_count(run.num_params),
+            format_count(run.num_tokens),
+            format_flops(run.compute),
+            f"{run.gpu_seconds / 3600:.3g}",
+            str(run.gpus),
+            format_seconds(run.start_seconds),
+        )
+        print("  ".join([f"{number:>4}", *(f"{cell:>8}" for cell in cells), f"    {_told(run.after)}"]))
+    print(
+        f"{len(found.runs)} runs of {found.num_candidates} candidates, {found.gpu_seconds / 3600:.3g} GPU-hours at "
+        f"{format_flops(speed)} FLOP/s, all done after {format_seconds(found.wall_seconds)} on {found.gpus} GPUs"
+    )
+    if any(run.purpose == "tuning" for run in found.runs):
+        print("tuning: half and twice the learning rate at that place; is the loss there as low as it can be?")
+    print("errors are standard errors of logarithms, if one of the forms of law is right; fit again after the batch")

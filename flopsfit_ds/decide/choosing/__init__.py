@@ -1,0 +1,1 @@
+"""Which runs to train next, for the fall of the error of what is asked for."""
