@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flopsfit_ds.decide.audit.checklist import audit_runs
+    from flopsfit_ds.decide.choosing.choose import choose_next
     from flopsfit_ds.decide.comparing.compare import compare_runs
     from flopsfit_ds.decide.forecasts.registered import load_forecast, register_forecast
     from flopsfit_ds.decide.forecasts.scoring import score_forecast, summarise
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "audit_runs": "audit.checklist",
+    "choose_next": "choosing.choose",
     "compare_runs": "comparing.compare",
     "load_forecast": "forecasts.registered",
     "read_sources": "sources",
@@ -25,6 +27,7 @@ _HOMES = {
 
 __all__ = [
     "audit_runs",
+    "choose_next",
     "compare_runs",
     "load_forecast",
     "read_sources",

@@ -93,6 +93,7 @@ def test_tuning_runs_compete_and_are_not_asked_for_where_rates_were_tried():
     assert tuning(points) > tuning([*tried, *more])
 
 
+@pytest.mark.slow
 def test_chosen_runs_find_the_optimum_better_than_random_ones_of_the_same_cost():
     chosen_errors, random_errors = [], []
     for seed in range(4):

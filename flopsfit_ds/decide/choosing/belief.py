@@ -23,9 +23,9 @@ from flopsfit_ds.fit.losses import FloatArray
 from flopsfit_ds.fit.points.points import Point
 from flopsfit_ds.fit.points.selection import learning_rate_groups
 
-RECENCY = 0.4
+RECENCY = 0.8
 """The variance of a run grows so as its compute falls short of the largest: forms are wrong far from the target. The
-slower of the two rates at which forecasts weigh runs."""
+faster of the two rates at which forecasts weigh runs."""
 MISTUNING = 0.003
 """Standard deviation of the excess of ln L an e-fold of size, where learning rates were not tried."""
 TUNING_NOISE = math.sqrt(1.5)

@@ -25,7 +25,7 @@ Purpose = Literal["law", "tuning"]
 TUNING_RUNS = 2
 """A learning rate half and one twice as large, beside the run that is there."""
 MOST_RUNS = 24
-_PRICES = (0.1, 1.0, 10.0)
+_PRICES = (1.0, 3.0, 10.0)
 """Of a place in the batch, in even shares of what is left: greedy choices are short-sighted, so the best of several is
 taken. A low price takes many cheap runs, a high one those that tell most whatever they cost."""
 _SIZES, _BUDGETS = 36, 28
