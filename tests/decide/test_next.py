@@ -87,7 +87,7 @@ def test_tuning_runs_compete_and_are_not_asked_for_where_rates_were_tried():
     more = [replace(p, learning_rate=rate, loss=p.loss * 1.02) for p in tried for rate in (5e-4, 2e-3)]
 
     def tuning(runs: list[Point]) -> int:
-        found = choose_next(runs, 400 * 3600.0, SPEED, target_compute=TARGET)
+        found = choose_next(runs, 40 * 3600.0, SPEED, target_compute=TARGET)
         return sum(run.purpose == "tuning" for run in found.runs)
 
     assert tuning(points) > tuning([*tried, *more])

@@ -233,7 +233,7 @@ def _pick(
     """Greedy choice under the makespan; the variances at the target before it and after each run."""
     tuning = pool.purpose == "tuning"
     directions = np.where(tuning[:, None], belief.of_tuning(pool.place), belief.of_runs(pool.place))
-    noise = (belief.noise_of(pool.place) * np.where(tuning, TUNING_NOISE, 1.0)) ** 2
+    noise = np.where(tuning, TUNING_NOISE * belief.noise, belief.noise_of(pool.place)) ** 2
     known = np.eye(directions.shape[1])
     open_ = pool.gpu_seconds <= wall * gpus
     widths = _widths(pool.gpu_seconds, wall, gpus)
