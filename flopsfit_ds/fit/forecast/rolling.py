@@ -99,7 +99,8 @@ def roll(
     if origin is None:
         return []
     keep = np.concatenate([np.asarray(group) for group in groups[: origin + 1]])
-    seen = problem._replace(inputs=problem.inputs.rows(keep), log_loss=problem.log_loss[keep])
+    precision = None if problem.precision is None else problem.precision[keep]
+    seen = problem._replace(inputs=problem.inputs.rows(keep), log_loss=problem.log_loss[keep], precision=precision)
     starts = np.concatenate([best[None], grid_starts(problem)[:_STARTS]])
     solution = minimise(seen, starts)
     return _judge(problem, law, solution.theta[int(solution.objective.argmin())], origin, keep, groups, log_compute)
