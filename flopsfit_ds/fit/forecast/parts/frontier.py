@@ -214,6 +214,8 @@ def _frontier(
     if floor is None:
         own = len(found) >= _FREE_FLOOR
         floor, origin = (None, "minima") if own else (_floor_of(problem, theta, log_loss), "law")
+    if floor is not None and floor <= 0:  # of a form without one: the frontier's own has a logarithm
+        return None
     small = problem._replace(
         inputs=problem.inputs.at(log_n, log_d), log_loss=log_loss, floor=floor, precision=None
     ).under(law)
