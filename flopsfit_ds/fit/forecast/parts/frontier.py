@@ -3,11 +3,14 @@
 It assumes no surface of loss, only that the best loss of a budget falls with compute as it did. As a member of the
 ensemble it says what is lost at the optimum; the fitted law says how much worse another size of that budget is, so that
 one question has one answer whether it is asked by compute or by size and tokens.
+
+A few minima extrapolate wildly where the floor is free: on two public grids its weight by likelihood widened intervals
+by half and moved no centre. So it counts only where its own forecasts of later budgets beat those of the median member.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -175,8 +178,10 @@ def frontier_member(
         earlier = _frontier(problem, theta, minima, float(np.exp(log_compute[keep].max())), seed)
         found = None if earlier is None else _member_view(problem, theta, rule, earlier, keep)
         if found is not None:
-            origins[origin] = found
-    member = Member(get_law(COMPUTE_ONLY), 0.0, whole.theta, whole.draws, seen.noise, seen.log_likelihood, origins)
+            origins[origin] = replace(found, on_trial=True)
+    member = Member(
+        get_law(COMPUTE_ONLY), 0.0, whole.theta, whole.draws, seen.noise, seen.log_likelihood, origins, on_trial=True
+    )
     return FrontierMember(whole, member)
 
 

@@ -31,6 +31,7 @@ _SHARE_STACKED = 0.6
 _REFUTED = 5.0
 """A form whose noise is so many times that of the best has no weight: on public tables all forms lie within a factor of
 two, on the points of an exact law within a million."""
+_LEAST_TRIALS = 2
 _MOST_ERROR = 0.03
 """An e-fold, in stacking: one wild origin must not decide."""
 _PRIOR_GROWTH = 0.002  # half of it covered 85%, twice as much 90% of those predictions
@@ -141,6 +142,7 @@ def _weigh(fits: Mapping[int, Member | OriginFit], looks: Sequence[_Look]) -> di
     """Weights of members by their likelihood and by their errors in these looks; nought for those that are refuted."""
     least = min(fit.noise for fit in fits.values())
     numbers = [number for number, fit in fits.items() if fit.noise <= _REFUTED * least]
+    numbers = [number for number in numbers if not fits[number].on_trial or _has_earned(number, looks)]
     tempered = _softmax(_TEMPER * np.array([fits[number].log_likelihood for number in numbers]))
     total, count = np.zeros(len(numbers)), np.zeros(len(numbers))
     for look in looks:
@@ -155,6 +157,16 @@ def _weigh(fits: Mapping[int, Member | OriginFit], looks: Sequence[_Look]) -> di
         stacked /= stacked.sum()
     mixed = (1.0 - _SHARE_STACKED) * tempered + _SHARE_STACKED * stacked
     return dict.fromkeys(fits, 0.0) | {number: float(weight) for number, weight in zip(numbers, mixed, strict=True)}
+
+
+def _has_earned(number: int, looks: Sequence[_Look]) -> bool:
+    """Whether a member's errors in these looks, two at least, were smaller than those of the median member."""
+    shared = [look.member_errors for look in looks if number in look.member_errors]
+    if len(shared) < _LEAST_TRIALS:
+        return False
+    everyone = set.intersection(*(set(errors) for errors in shared))
+    squares = {member: sum(errors[member] ** 2 for errors in shared) for member in everyone}
+    return squares[number] < float(np.median([squares[member] for member in everyone if member != number] or [0.0]))
 
 
 def _softmax(values: FloatArray) -> FloatArray:

@@ -39,11 +39,13 @@ class OriginFit:
         log_loss: (points,), what it says of all points, the later ones among them.
         noise: Standard deviation of ln L about it, among the points seen.
         log_likelihood: Penalised as in BIC, of the points seen.
+        on_trial: As of `Member`.
     """
 
     log_loss: FloatArray
     noise: float
     log_likelihood: float
+    on_trial: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +60,7 @@ class Member:
         noise: Standard deviation of ln L of one run about it.
         log_likelihood: Profiled quasi-likelihood with the penalty of BIC.
         origins: Its fits by origin; an origin with too few points for it is absent.
+        on_trial: Whether it counts only once its forecasts have been better than those of the median member.
     """
 
     law: Law
@@ -67,6 +70,7 @@ class Member:
     noise: float
     log_likelihood: float
     origins: dict[int, OriginFit]
+    on_trial: bool = False
 
 
 def origins_of(groups: Sequence[Sequence[int]]) -> list[int]:
