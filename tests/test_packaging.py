@@ -37,7 +37,8 @@ def imported_by(*folders: str) -> set[str]:
                 modules |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
                 modules.add(node.module.partition(".")[0])
-    own = {"flopsfit_ds", "helpers", *(path.stem for folder in folders for path in (PROJECT / folder).rglob("*.py"))}
+    scripts = (folder for folder in folders if folder != "flopsfit_ds")  # whose modules have their package's name first
+    own = {"flopsfit_ds", "helpers", *(path.stem for folder in scripts for path in (PROJECT / folder).rglob("*.py"))}
     known = packages_distributions()
     others = modules - own - set(sys.stdlib_module_names) - {"tomllib"}  # which Python has from 3.11 on
     return {DISTRIBUTIONS.get(module, known.get(module, [module])[0]).lower().replace("_", "-") for module in others}
