@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from flopsfit_ds.base.errors import RecordError
-from flopsfit_ds.base.storage import JsonLines, atomic_write, read_json, write_json
+from flopsfit_ds.base.storage import JsonLines, atomic_write, read_json, update_json
 from flopsfit_ds.base.trust import Trust
 from flopsfit_ds.engine.disk.attempts import leftover_processes, newest_outcome, read_attempts, settle_open_attempts
 from flopsfit_ds.engine.disk.lease import Right
@@ -34,11 +34,11 @@ def write_plan(plan: SweepPlan, folder: SweepFolder) -> None:
         SweepFolderError: The folder cannot be written.
     """
     atomic_write(folder.spec, yaml.safe_dump(plan.spec.model_dump(mode="json"), sort_keys=False))
-    write_json(folder.plan, plan.to_json_dict())
+    update_json(folder.plan, plan.to_json_dict())
     for run in plan.runs:
         run_folder = folder.run(run.run_id)
         run_folder.path.mkdir(mode=OWN_FOLDER, exist_ok=True)
-        write_json(run_folder.plan, run.to_json_dict(), durable=False)
+        update_json(run_folder.plan, run.to_json_dict(), durable=False)
 
 
 def review_plan(plan: SweepPlan, folder: SweepFolder, progress: Progress) -> SweepPlan:

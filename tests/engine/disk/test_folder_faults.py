@@ -15,6 +15,7 @@ import pytest
 from flopsfit_ds.base.errors import RecordError, SweepFolderError
 from flopsfit_ds.base.storage import write_json
 from flopsfit_ds.engine import give_another_chance, read_plan
+from flopsfit_ds.engine.disk.folder import write_plan
 from flopsfit_ds.engine.disk.lease import Lease
 from flopsfit_ds.records import SweepFolder
 from helpers.engine.drivers import finish, processes_of, start, sweep_folder, wait_for_steps
@@ -258,3 +259,19 @@ def test_a_lease_of_another_machine_is_taken_over_when_its_counter_stands_still(
     second = Lease.acquire(tmp_path / "leases", stale_seconds=1.0)
     assert time.monotonic() - began >= 1.0
     second.release()
+
+
+def test_plans_that_say_the_same_are_not_written_again_and_damaged_ones_are(make_plan):
+    plan = make_plan(3)
+    folder = SweepFolder(plan.folder)
+    folder.prepare()
+    write_plan(plan, folder)
+    files = [folder.plan, *(folder.run(run.run_id).plan for run in plan.runs)]
+    before = [path.read_bytes() for path in files]
+    inodes = [path.stat().st_ino for path in files]
+    files[1].write_bytes(before[1][:-40])
+    files[2].write_bytes(before[2].replace(b'"seed": 0', b'"seed": 1'))
+    write_plan(plan, folder)
+    assert [path.read_bytes() for path in files] == before
+    again = [path.stat().st_ino for path in files]
+    assert (again[0], again[3]) == (inodes[0], inodes[3]), "they were left alone"
