@@ -156,6 +156,9 @@ def test_an_optimum_that_one_start_reached_is_told_and_its_own_nudges_do_not_cou
         isoflop=result.isoflop,
         optima=result.optima,
         diagnostics=None,
+        frontier=None,
+        ray=None,
+        asked="chinchilla",
     )
     told = {w.code: w.message for w in collect_warnings(view)}
     assert f"1 of {rare.certificate.starts} starts" in told["rare_optimum"]
