@@ -93,6 +93,7 @@ def test_minima_of_budgets_give_a_frontier_that_agrees_with_its_law() -> None:
     few = fit_scaling_law([p for p in points if (p.compute_budget_flops or 0) < 5e19], bootstrap_samples=0)
     assert few.frontier is not None
     assert few.frontier.floor_from == "law"
+    assert few.frontier.log_standard_error < 0.02  # the floor that it was given does not vary
 
 
 def restless() -> list[Point]:

@@ -25,6 +25,7 @@ def asymptotic_covariance(problem: Problem, theta: FloatArray, keep: np.ndarray,
     That of an M-estimator, E[psi^2] / E[psi']^2 (J^T J)^-1 (Huber 1964), on the points in `keep`.
     """
     jacobian = problem.law.evaluate(theta[None], problem.inputs).jacobian()[0][:, keep]
+    jacobian[problem.lower >= problem.upper] = 0.0  # what is given does not vary
     if not problem.loss.on_log:
         jacobian = jacobian * np.exp(problem.log_loss[keep])
     return m_estimator_variance(problem.loss, noise) * np.linalg.pinv(
