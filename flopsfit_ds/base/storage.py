@@ -100,14 +100,20 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     atomic_write(path, json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n", durable=durable)
 
 
-def update_json(path: Path, value: Any, *, durable: bool = True) -> None:
-    """As `write_json`, but a whole file that says the same already is left as it is: of a thousand, few are new."""
+def update_json(path: Path, value: Any, *, durable: bool = True) -> bool:
+    """As `write_json`, but a whole file that says the same already is left as it is: of a thousand, few are new.
+
+    Returns:
+        Whether the file was written.
+    """
     try:
         known = json.dumps(read_json(path), sort_keys=True)
     except (FileNotFoundError, RecordError):
         known = None
-    if known is None or known != json.dumps(value, sort_keys=True, allow_nan=False):
-        write_json(path, value, durable=durable)
+    if known is not None and known == json.dumps(value, sort_keys=True, allow_nan=False):
+        return False
+    write_json(path, value, durable=durable)
+    return True
 
 
 def read_json(path: Path) -> Any:

@@ -34,9 +34,11 @@ def write_plan(plan: SweepPlan, folder: SweepFolder) -> None:
         SweepFolderError: The folder cannot be written.
     """
     atomic_write(folder.spec, yaml.safe_dump(plan.spec.model_dump(mode="json"), sort_keys=False))
-    update_json(folder.plan, plan.to_json_dict())
+    is_new = update_json(folder.plan, plan.to_json_dict())
     for run in plan.runs:
         run_folder = folder.run(run.run_id)
+        if not is_new and run_folder.record.exists() and run_folder.plan.exists():
+            continue  # it was written with the same plan, and the run has ended
         run_folder.path.mkdir(mode=OWN_FOLDER, exist_ok=True)
         update_json(run_folder.plan, run.to_json_dict(), durable=False)
 
