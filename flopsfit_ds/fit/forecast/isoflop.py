@@ -167,8 +167,10 @@ def _heaps(group: list[int], log_c: FloatArray, log_n: FloatArray) -> list[list[
     widest = np.argsort(-gaps, kind="stable")
     for cuts in range(len(group) // MIN_SIZES - 1, 0, -1):
         least = float(gaps[widest[cuts - 1]])
+        if least < _LEAST_GAP:
+            continue  # before any parts are made: most groups of a large table have no gap at all
         parts = [part.tolist() for part in np.split(np.array(group), np.sort(widest[:cuts]) + 1)]
-        if least < max(_LEAST_GAP, _GAP_IN_WIDTHS * max(float(np.ptp(log_c[part])) for part in parts)):
+        if least < _GAP_IN_WIDTHS * max(float(np.ptp(log_c[part])) for part in parts):
             continue
         overlap = all(
             log_n[a].min() < log_n[b].max() and log_n[b].min() < log_n[a].max() for a, b in itertools.pairwise(parts)
