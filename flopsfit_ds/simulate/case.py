@@ -77,10 +77,9 @@ class LanguageModelCase:
 
     def loss(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
         """Mean cross-entropy."""
-        from flopsfit_ds.train.model import next_token_losses
+        from flopsfit_ds.train.data.tokens import language_model_loss
 
-        inputs, targets = batch
-        return next_token_losses(model(inputs), targets).mean()
+        return language_model_loss(self.shape, model, batch)
 
     def build_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """Fused AdamW, as every run."""

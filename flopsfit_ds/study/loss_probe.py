@@ -22,9 +22,9 @@ from flopsfit_ds.base.usercode import import_class
 from flopsfit_ds.model.loss_traits import CountedEntries, LossTraits
 from flopsfit_ds.simulate.profile import count_parameters
 from flopsfit_ds.spec import ClassModel
+from flopsfit_ds.train.cross_entropy import plain_losses
 from flopsfit_ds.train.data.means import IGNORED, close, count_entries, no_mean, weighted_mean
 from flopsfit_ds.train.data.outputs import call_model, logits_of, num_samples, rows_of, tensors_of
-from flopsfit_ds.train.model import next_token_losses
 from flopsfit_ds.train.seeding import seeded
 
 _SEED = 0x10550  # any, and always the same
@@ -107,7 +107,7 @@ def look_at_language_model(model: ClassModel) -> Probe:
         tokens = torch.randint(model.vocab_size, (_SEQUENCES, model.context_length))
 
     def loss(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
-        return next_token_losses(logits_of(outputs), targets).mean()
+        return plain_losses(logits_of(outputs), targets).mean()
 
     return look_at_loss(
         import_class(model.class_path), model.arguments, model.size_parameter, model.size_multiple_of,

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from flopsfit_ds.model.architecture import ModelShape
+from flopsfit_ds.train import cross_entropy
 
 _INIT_STD = 0.02  # GPT-2's `initializer_range`
 
@@ -28,6 +29,21 @@ class Projection(nn.Linear):
     def reset_parameters(self) -> None:
         """Draw the weights; called by the constructor."""
         nn.init.normal_(self.weight, std=self._std)
+
+
+class Head(Projection):
+    """The output head: logits, or with targets their losses, while its own weight is at hand under ZeRO-3."""
+
+    def forward(self, input: torch.Tensor, targets: torch.Tensor | None = None, reduce: bool = True) -> torch.Tensor:
+        """See `Decoder.forward`."""
+        return logits_or_losses(input, self.weight, targets, reduce)
+
+
+def logits_or_losses(x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor | None, reduce: bool) -> torch.Tensor:
+    """See `Decoder.forward`; `x` is the head's input, `weight` its own."""
+    if targets is None:
+        return F.linear(x, weight)
+    return (cross_entropy.mean_loss if reduce else cross_entropy.token_losses)(x, weight, targets)
 
 
 class TokenEmbedding(nn.Embedding):
@@ -112,7 +128,7 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Token ids [batch, tokens] to logits [batch, tokens, vocab]."""
+    """Token ids [batch, tokens] to logits [batch, tokens, vocab], or to losses."""
 
     cosines: torch.Tensor
     sines: torch.Tensor
@@ -125,13 +141,19 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.num_layers))
         self.norm = nn.RMSNorm(shape.hidden_size)
         if not self.tied:
-            self.head = Projection(shape.hidden_size, shape.vocab_size, _INIT_STD)
+            self.head = Head(shape.hidden_size, shape.vocab_size, _INIT_STD)
         cosines, sines = rotary_tables(shape.context_length, shape.head_dim, shape.rope_base)
         self.register_buffer("cosines", cosines, persistent=False)
         self.register_buffer("sines", sines, persistent=False)
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Logits of the next token at every position."""
+    def forward(self, tokens: torch.Tensor, targets: torch.Tensor | None = None, reduce: bool = True) -> torch.Tensor:
+        """Logits of the next token at every position; with targets, losses, for which never all logits are held.
+
+        Args:
+            tokens: Ids, [batch, tokens].
+            targets: Ids of the tokens that follow, [batch, tokens].
+            reduce: The mean of all losses, a scalar; else each token's, [batch, tokens], without gradients.
+        """
         x = self.embedding(tokens)
         length = tokens.shape[1]
         cosines, sines = self.cosines[:length], self.sines[:length]
@@ -141,10 +163,8 @@ class Decoder(nn.Module):
             else:
                 x = block(x, cosines, sines)
         x = self.norm(x)
-        return F.linear(x, self.embedding.weight) if self.tied else self.head(x)
-
-
-def next_token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy in nats, in fp32: logits [batch, tokens, vocab], targets and result [batch, tokens]."""
-    losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
-    return losses.view(targets.shape)
+        if targets is not None:
+            x = cross_entropy.as_autocast_would(x)  # what the norm gave need not outlive the loss
+        if self.tied:
+            return logits_or_losses(x, self.embedding.weight, targets, reduce)
+        return self.head(x, targets, reduce)

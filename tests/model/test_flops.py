@@ -17,7 +17,8 @@ from flopsfit_ds.model.flops import (
     model_flops_utilisation,
     training_flops_per_token,
 )
-from flopsfit_ds.train.model import Decoder, next_token_losses
+from flopsfit_ds.train.cross_entropy import plain_losses
+from flopsfit_ds.train.model import Decoder
 from flopsfit_ds.train.session import freeze
 from helpers.shapes import built, shapes
 from helpers.sweeps import MICRO, plan_of, with_values
@@ -26,7 +27,7 @@ from helpers.sweeps import MICRO, plan_of, with_values
 def counted(module: Decoder, shape: ModelShape, backward: bool) -> int:
     tokens = torch.zeros((1, shape.context_length), dtype=torch.long, device="meta")
     with FlopCounterMode(display=False) as counter:
-        loss = next_token_losses(module(tokens), tokens).mean()
+        loss = plain_losses(module(tokens), tokens).mean()
         if backward:
             loss.backward()
     return counter.get_total_flops()

@@ -10,6 +10,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from flopsfit_ds.simulate.tensors.tracker import Allocation, LiveMemory, Peak
+from flopsfit_ds.train import cross_entropy
 
 _GATHER = ("fetch_sub_module",)
 _REDUCE = (
@@ -52,7 +53,9 @@ def _wrap(owner: Any, name: str, tracker: LiveMemory, category: str) -> None:
 
 
 def watch_loss(model: torch.nn.Module, tracker: LiveMemory) -> None:
-    """From the model's output to the gradient of it, everything is logits and loss."""
+    """From the model's output to the gradient of it, everything is logits and loss; so is what a head makes of them."""
+    for name in ("mean_loss", "token_losses"):
+        _wrap(cross_entropy, name, tracker, "logits_and_loss")
 
     def after(module: torch.nn.Module, args: Any, output: Any) -> None:
         tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]

@@ -12,9 +12,10 @@ import torch
 from flopsfit_ds.base.errors import DataError
 from flopsfit_ds.base.usercode import import_class
 from flopsfit_ds.model.architecture import ClassShape, ModelShape
+from flopsfit_ds.train.cross_entropy import fits_a_chunk, plain_losses
 from flopsfit_ds.train.data.outputs import logits_of
 from flopsfit_ds.train.data.token_file import TokenFile
-from flopsfit_ds.train.model import Decoder, next_token_losses
+from flopsfit_ds.train.model import Decoder
 
 
 @dataclass(frozen=True)
@@ -100,16 +101,35 @@ class TokenWorkload:
 
     def loss(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
         """Cross-entropy in nats a token, over all tokens of the batch."""
-        inputs, targets = batch
-        return next_token_losses(logits_of(model(inputs)), targets).mean()
+        return language_model_loss(self.shape, model, batch)
 
     def sample_losses(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
         """Cross-entropy in nats a token of each window, [batch]."""
         inputs, targets = batch
-        return next_token_losses(logits_of(model(inputs)), targets).mean(dim=1)
+        if _finds_its_loss(self.shape, targets):
+            return model(inputs, targets, reduce=False).mean(dim=1)
+        return plain_losses(logits_of(model(inputs)), targets).mean(dim=1)
 
     def check_losses(self, model: torch.nn.Module, batch: Any) -> None:
         """Nothing to see: both are means of the same losses of tokens, and every window has equally many."""
+
+
+def language_model_loss(shape: ModelShape | ClassShape, model: torch.nn.Module, batch: Any) -> torch.Tensor:
+    """Mean cross-entropy in nats a token; the built-in decoder finds its own where its logits would be many.
+
+    Args:
+        shape: Of the model, or its class.
+        model: The module, or an engine around it.
+        batch: Inputs and targets, each [batch, context_length].
+    """
+    inputs, targets = batch
+    if _finds_its_loss(shape, targets):
+        return model(inputs, targets)
+    return plain_losses(logits_of(model(inputs)), targets).mean()
+
+
+def _finds_its_loss(shape: ModelShape | ClassShape, targets: torch.Tensor) -> bool:
+    return isinstance(shape, ModelShape) and not fits_a_chunk(targets.numel(), shape.vocab_size)
 
 
 @functools.lru_cache(maxsize=4)

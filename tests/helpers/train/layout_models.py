@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from flopsfit_ds.train import cross_entropy
 from flopsfit_ds.train.data.tokens import TokenWorkload
 
 
@@ -39,3 +40,11 @@ class SingleScaleWorkload(TokenWorkload):
         model.scale = torch.nn.Parameter(torch.ones(1))
         model.register_forward_hook(lambda module, _inputs, logits: logits * module.scale)
         return model
+
+
+class ChunkedWorkload(TokenWorkload):
+    """Finds the losses of nine tokens at a time."""
+
+    def loss(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
+        cross_entropy.CHUNK_ELEMENTS = 9 * self.shape.vocab_size
+        return super().loss(model, batch)
