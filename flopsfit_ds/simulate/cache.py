@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from flopsfit_ds.base.storage import user_cache_folder
+from flopsfit_ds.base.switches import wants_stock_zero3
 
 _logger = logging.getLogger(__name__)
 
 LIBRARIES = ("torch", "deepspeed", "accelerate")
 """What a simulation runs, and what its result depends on."""
-_FOLDERS = ("simulate", "train", "base/presets.py", "plan/ds_config.py")
+_FOLDERS = ("simulate", "train", "base/presets.py", "base/switches.py", "plan/ds_config.py")
 
 
 def cache_folder() -> Path:
@@ -35,6 +36,7 @@ def cache_folder() -> Path:
 def content_key(*parts: Any) -> str:
     """Hash of what a result depends on: the parts, this package's simulation and training code, and the libraries."""
     digest = hashlib.sha256(_code_version().encode())
+    digest.update(b"stock" if wants_stock_zero3() else b"")
     for part in parts:
         digest.update(_text(part).encode())
     return digest.hexdigest()[:32]

@@ -26,6 +26,7 @@ from flopsfit_ds.simulate.tensors.labels import components_of, label_state, watc
 from flopsfit_ds.simulate.tensors.patches import apply_patches
 from flopsfit_ds.simulate.tensors.tracker import LiveMemory
 from flopsfit_ds.train.data.batches import to_device
+from flopsfit_ds.train.zero3 import share_master_weights
 
 
 def simulate_rank(job: SimulationJob) -> RankMemory:
@@ -96,6 +97,7 @@ def build_engine(job: SimulationJob, device: torch.device, tracker: LiveMemory |
         for parameter in model.parameters():
             tracker.label(getattr(parameter, "ds_tensor", parameter), "parameters")
     optimizer = job.case.build_optimizer(model)
+    share_master_weights()
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=job.config)
     gc.collect()
     if tracker is not None:

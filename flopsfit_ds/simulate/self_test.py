@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flopsfit_ds.base.presets import Offload
+from flopsfit_ds.base.switches import wants_stock_zero3
 from flopsfit_ds.model.architecture import ModelShape
 from flopsfit_ds.plan.ds_config import training_config
 from flopsfit_ds.simulate.cache import content_key, load_result, store_result
@@ -70,7 +71,10 @@ class World:
 
     def has(self, seen: tuple[int, ...]) -> bool:
         """Whether peaks are those of this world."""
-        return all(abs(here - known) <= _TOLERANCE_BYTES for here, known in zip(seen, self.peaks, strict=True))
+        copy = 0
+        if self.zero_stage == 3 and self.offload == "none" and wants_stock_zero3():
+            copy = 4 * -(-_SHAPE.parameters.total // _NUM_RANKS)
+        return all(abs(here - known - copy) <= _TOLERANCE_BYTES for here, known in zip(seen, self.peaks, strict=True))
 
     def seen(self, memory: RankMemory) -> tuple[int, ...]:
         """The peaks of a rank, in the order of `peaks`."""
@@ -84,7 +88,7 @@ WORLDS: tuple[World, ...] = (
     World(0, "fp32", 1, "none", "cpu", (3300864, 3432448, 2125824)),
     World(1, "bf16", 1, "none", "cpu", (2862592, 2929152, 1841664)),
     World(2, "bf16", 2, "none", "cpu", (3124224, 3205120, 1841664)),
-    World(3, "bf16", 2, "none", "cpu", (2655744, 2721792, 1615360)),
+    World(3, "bf16", 2, "none", "cpu", (2394624, 2460672, 1354240)),
     World(2, "bf16", 2, "none", "cuda", (2055168, 2565632, 1841664)),
     World(3, "bf16", 2, "optimizer", "cuda", (767488, 1043968, 318464)),
 )

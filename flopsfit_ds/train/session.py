@@ -23,6 +23,7 @@ from flopsfit_ds.plan.ds_config import deepspeed_config
 from flopsfit_ds.plan.sweep_plan import Recipe, RunPlan
 from flopsfit_ds.train.order import WorkerOrder, Workload
 from flopsfit_ds.train.seeding import seed_everything
+from flopsfit_ds.train.zero3 import share_master_weights
 
 _LEAST_TIMEOUT = timedelta(minutes=30)
 """PyTorch's own default for gloo; DeepSpeed 0.19.8 gives a group on GPUs 10 minutes."""
@@ -109,6 +110,7 @@ def open_session(
     give_scalars_a_dimension(model)
     sizes = [(_num_elements(parameter), parameter.requires_grad) for parameter in model.parameters()]
     optimizer = build_optimizer(model, run.recipe)
+    share_master_weights()
     engine, prepared_optimizer = accelerator.prepare(model, optimizer)
     _check_engine(engine, order)
     return Session(
