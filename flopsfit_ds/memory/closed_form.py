@@ -10,16 +10,19 @@ import math
 from typing import NamedTuple
 
 from flopsfit_ds.base.hardware import Cluster
+from flopsfit_ds.base.switches import wants_stock_zero3
 from flopsfit_ds.memory.buckets import ZeroBuckets, training_buckets
 from flopsfit_ds.memory.margin import allocator_margin, delayed_free_bytes, workspace_bytes
 from flopsfit_ds.memory.profile import ModelProfile
 from flopsfit_ds.memory.types import MarginLine, MemoryComponents, MemoryEstimate, Phase, Strategy, assemble_estimate
+from flopsfit_ds.model.head import CHUNK_BYTES, LOGITS_AT_ONCE
 
 ERROR_OF_DECODERS = (-0.03, 0.10)
 """Of the built-in decoder's peak beside the simulation of a GPU, as a share of the latter: lowest and highest that
 tests/memory/test_closed_form.py holds them to, over 60 layouts drawn at random and nine that were hardest."""
 _STAGE0_BUCKET = 500_000_000  # elements; engine.allreduce_gradients flattens gradients by so many, also on one GPU
 _OPTIMIZER_GROUP = 1_000_000_000  # elements; sub_group_size
+_PLAIN_LOSS_BYTES = 12  # of a logit that is held at once: in fp32 itself, its logarithm and its gradient
 
 
 def estimate_memory(
@@ -109,7 +112,7 @@ def peak_components(
         parameters=parameters + profile.buffer_bytes,
         gathered_parameters=worst.gathered,
         gradients=worst.gradients,
-        master_weights=0 if stage == 0 or offloaded else 4 * share,
+        master_weights=4 * share if _has_master_weights(stage, offloaded) else 0,
         optimizer_states=0 if offloaded else 8 * (trainable if stage == 0 else share),
         communication_buckets=worst.buckets,
         saved_activations=worst.saved,
@@ -118,6 +121,36 @@ def peak_components(
         library_workspaces=workspaces,
     )
     return components, worst.phase
+
+
+def _has_master_weights(stage: int, offloaded: bool) -> bool:
+    """Whether a device holds fp32 weights beside its fp32 parameters; ZeRO-3 does without (`train/zero3.py`)."""
+    return stage in (1, 2) or (stage == 3 and not offloaded and wants_stock_zero3())
+
+
+class _LossBytes(NamedTuple):
+    """What logits and loss take of a micro-batch, where they are held at once or found by chunks (`model/head.py`).
+
+    Attributes:
+        chunked: By chunks: the head's gradient is there before the backward pass begins.
+        forward: At the end of the forward pass.
+        backward: Most in the backward pass.
+        handed_on: Once the head's gradient is there.
+    """
+
+    chunked: bool
+    forward: int
+    backward: int
+    handed_on: int
+
+
+def _loss_bytes(profile: ModelProfile, sequences: int) -> _LossBytes:
+    if not profile.finds_loss_by_chunks or sequences * profile.loss_bytes <= _PLAIN_LOSS_BYTES * LOGITS_AT_ONCE:
+        logits = sequences * profile.logits_bytes
+        return _LossBytes(False, logits, sequences * profile.loss_bytes, logits)
+    to_hidden = sequences * profile.block_input_bytes  # in fp32
+    narrow = to_hidden // 2 if profile.num_params_cast else to_hidden
+    return _LossBytes(True, CHUNK_BYTES + narrow, narrow, narrow + to_hidden)
 
 
 def _saved(profile: ModelProfile, strategy: Strategy, block_bytes: int) -> tuple[int, int]:
@@ -152,17 +185,18 @@ def _replicated_moments(
         at_last_block = earlier or 4 * min(head + profile.block_largest_params, trainable)
         at_first_block = earlier or max(at_last_block, 4 * (trainable - before))
     transient = sequences * profile.block_transient_bytes
-    block_loss = sequences * profile.logits_bytes
+    loss = _loss_bytes(profile, sequences)
+    of_head = 4 * min(head, trainable)
     outside = sequences * profile.outside_saved_bytes
     last_saved = sequences * profile.block_saved_bytes * bool(profile.num_blocks_saved)
     # until the forward pass ends autocast keeps the casts of all trained weights, also where blocks are recomputed
     all_casts = 2 * (min(profile.num_params_cast, trainable) if checkpointing else profile.num_params_cast)
     in_forward = sequences * profile.block_forward_bytes * checkpointing
     moments = [
-        _Moment("forward", all_casts, earlier, 0, saved, block_loss, 0),
+        _Moment("forward", all_casts, earlier + of_head * loss.chunked, 0, saved, loss.forward, 0),
         _Moment("forward", max(0, all_casts - narrow * head), earlier, 0, saved - outside, 0, in_forward),
-        _Moment("backward", casts, earlier, 0, saved, sequences * profile.loss_bytes, 0),
-        _Moment("backward", casts, earlier + 4 * min(head, trainable), 0, saved, block_loss, narrow * head),
+        _Moment("backward", casts, earlier + of_head * loss.chunked, 0, saved, loss.backward, 0),
+        _Moment("backward", casts, earlier + of_head, 0, saved, loss.handed_on, narrow * head * (not loss.chunked)),
         _Moment(
             "backward",
             (casts - narrow * head if not checkpointing else 0) + block_casts,
@@ -184,7 +218,7 @@ def _replicated_moments(
         moments.append(_Moment("backward", 0, gradients, bucket, 0, 0, 0))
         moments.append(_Moment("step", 0, partition, 0, 0, 0, 4 * share))
     if stage == 2:  # the head's gradient is reduced before the blocks' backward pass
-        gradients = earlier + partition + 4 * min(head, trainable)
+        gradients = earlier + partition + of_head
         moments.append(_Moment("backward", casts - narrow * head, gradients, bucket, saved, 0, 0))
     return moments
 
@@ -216,12 +250,18 @@ def _zero3_moments(profile: ModelProfile, strategy: Strategy, share: int, bucket
     at_loss = min(whole_in_use, 4 * (beside_head + head * bool(beside_head)))
     at_head = min(whole_in_use, 4 * (beside_head + head))
     at_block = min(whole_in_use, 4 * max(in_block + ahead + largest * (ahead > largest), alive))
+    loss = _loss_bytes(profile, sequences)
+    of_head = 4 * head
     table = 4 * profile.largest_tensor_params
     group = 4 * min(share, _OPTIMIZER_GROUP)
+    if loss.chunked:
+        at_end = _Moment("forward", at_head, gradients + of_head, bucket, saved, loss.forward, narrow * head)
+    else:
+        at_end = _Moment("backward", at_loss, gradients, bucket, saved, loss.backward, 0)
     return [
-        _Moment("backward", at_loss, gradients, bucket, saved, sequences * profile.loss_bytes, 0),
+        at_end,
         _Moment(
-            "backward", at_head, gradients + 4 * head, bucket, saved, sequences * profile.logits_bytes, narrow * head
+            "backward", at_head, gradients + of_head, bucket, saved, loss.handed_on, narrow * head * (not loss.chunked)
         ),
         _Moment(
             "backward",

@@ -40,6 +40,7 @@ class ModelProfile:
             for a model that checkpoints by itself.
         last_gradient_params: Of a table whose gradient comes after those of all blocks: an embedding with a head of its
             own; 0 where that is not known.
+        finds_loss_by_chunks: Whether many logits are never held at once (`model/head.py`).
         uneven_gradients: Whether a batch may pass some parameters by, so that ranks have gradients of different ones.
     """
 
@@ -67,6 +68,7 @@ class ModelProfile:
     input_bytes: int
     block_forward_bytes: int = 0
     last_gradient_params: int = 0
+    finds_loss_by_chunks: bool = False
     uneven_gradients: bool = False
 
     @property
@@ -130,6 +132,7 @@ def profile_decoder(
         outside_saved_bytes=tokens * (4 * hidden + 4 + item * hidden),
         loss_bytes=tokens * 12 * shape.vocab_size,
         logits_bytes=tokens * item * shape.vocab_size,
+        finds_loss_by_chunks=True,
         input_bytes=16 * tokens,
         block_forward_bytes=tokens * _forward_bytes(shape, item, scores),
         last_gradient_params=0 if shape.tied_embeddings else table,

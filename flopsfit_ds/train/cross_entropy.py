@@ -14,12 +14,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-CHUNK_ELEMENTS = 2**26
-"""Logits that are held at once: half a GiB with their softmax in fp32, and products that still fill a GPU.
-
-At a vocabulary of 128 k that is 512 tokens, at 50 k 1,335. A product with 512 rows does 512 FLOPs for each byte that it
-reads of the head's bf16 weight; an H100 (990 TFLOP/s, 3.35 TB/s) is bound by arithmetic from 296 on.
-"""
+from flopsfit_ds.model import head
 
 
 def plain_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -53,11 +48,6 @@ def as_autocast_would(x: torch.Tensor) -> torch.Tensor:
     return x.to(torch.get_autocast_dtype(device))
 
 
-def fits_a_chunk(num_tokens: int, vocab_size: int) -> bool:
-    """Whether the logits of so many tokens are few enough to be held at once."""
-    return num_tokens * vocab_size <= CHUNK_ELEMENTS
-
-
 class _MeanLoss(torch.autograd.Function):
     """Keeps the gradients instead of what they would be found from."""
 
@@ -82,32 +72,40 @@ def _by_chunks(
     hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, for_hidden: bool, for_weight: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """Loss of each token, and the gradients of their mean; products in autocast's type where it is on, sums in fp32."""
-    rows, head = as_autocast_would(hidden.detach()), as_autocast_would(weight.detach())
+    rows, table = as_autocast_would(hidden.detach()), as_autocast_would(weight.detach())
     with torch.autocast(hidden.device.type, enabled=False):
         losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         to_hidden = torch.empty_like(rows) if for_hidden else None
-        to_weight = torch.zeros_like(head, dtype=torch.float32) if for_weight else None
-        length = max(1, CHUNK_ELEMENTS // len(head))
+        to_weight = torch.zeros_like(table, dtype=torch.float32) if for_weight else None
+        length = max(1, head.LOGITS_AT_ONCE // len(table))
         for begin in range(0, len(targets), length):
             part = slice(begin, begin + length)
-            log_shares = F.log_softmax((rows[part] @ head.T).float(), dim=1)
-            wanted = targets[part, None]
-            losses[part] = -log_shares.gather(1, wanted)[:, 0]
-            if not (for_hidden or for_weight):
-                continue
-            gradient = log_shares.exp_().mul_(1 / len(targets))
-            gradient.scatter_add_(1, wanted, torch.full_like(wanted, -1 / len(targets), dtype=torch.float32))
-            gradient = gradient.to(head.dtype)
-            if to_hidden is not None:
-                torch.mm(gradient, head, out=to_hidden[part])
-            if to_weight is not None:
+            losses[part], gradient = _chunk(rows[part], table, targets[part], len(targets), for_hidden or for_weight)
+            if gradient is not None and to_hidden is not None:
+                torch.mm(gradient, table, out=to_hidden[part])
+            if gradient is not None and to_weight is not None:
                 _add_product(to_weight, gradient.T, rows[part])
+            del gradient  # or it would be there beside the next chunk
     return losses, to_hidden, to_weight
+
+
+def _chunk(
+    rows: torch.Tensor, table: torch.Tensor, targets: torch.Tensor, num_tokens: int, with_gradient: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Losses of a few tokens, and the gradient of the mean over all with respect to their logits."""
+    log_shares = F.log_softmax((rows @ table.T).float(), dim=1)
+    wanted = targets[:, None]
+    losses = -log_shares.gather(1, wanted)[:, 0]
+    if not with_gradient:
+        return losses, None
+    gradient = log_shares.exp_().mul_(1 / num_tokens)
+    gradient.scatter_add_(1, wanted, torch.full_like(wanted, -1 / num_tokens, dtype=torch.float32))
+    return losses, gradient.to(table.dtype)
 
 
 def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
     """Add `left @ right` to a wider tensor, a few rows at a time: the product of a whole head is a GiB by itself."""
-    length = max(1, CHUNK_ELEMENTS // total.shape[1])
+    length = max(1, head.LOGITS_AT_ONCE // total.shape[1])
     for begin in range(0, len(total), length):
         part = slice(begin, begin + length)
         total[part] += left[part] @ right

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,36 @@ def test_closed_forms_are_as_near_to_the_simulation_as_is_said(tmp_path, monkeyp
     assert max(errors) <= highest
     assert min(errors) < lowest + 0.03
     assert max(errors) > highest - 0.03
+
+
+LONG_TABLE = ModelShape(4, 1024, 16, 4, 2816, 128256, 2048)
+CHUNKED: tuple[Case, ...] = (
+    (LONG_TABLE, Strategy(0, 1, 4, False, "none", "bf16"), 1),
+    (LONG_TABLE, Strategy(2, 8, 4, True, "none", "bf16"), 4),
+    (replace(LONG_TABLE, tied_embeddings=True), Strategy(3, 8, 4, True, "none", "bf16"), 1),
+)
+
+
+@pytest.mark.slow
+def test_a_loss_by_chunks_is_what_the_simulation_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert all(abs(error) <= 0.01 for error in errors_of(CHUNKED))
+
+
+@pytest.mark.slow
+def test_the_loss_takes_less_than_a_gibibyte_for_any_micro_batch(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    shape = ModelShape(1, 64, 1, 1, 176, 131072, 2048)
+    with Simulator() as simulator:
+        found = [
+            simulator.estimate(
+                LanguageModelCase(shape), shape.parameters.total, shape.parameters.total,
+                Strategy(0, 1, sequences, False, "none", "bf16"), 1, H100, ranks=(0,),
+            )[0].components.logits_and_loss
+            for sequences in (1, 8, 32)
+        ]  # fmt: skip
+    assert max(found) < 2**30
+    assert max(found) - min(found) < 32 * 2048 * 64 * 8, "what grows is the head's input and its gradient"
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from flopsfit_ds.model import head
 from flopsfit_ds.train import cross_entropy
 from helpers.train.layout_models import ChunkedWorkload
 from helpers.train.ranks import Layout, bench_of
@@ -15,7 +16,7 @@ from helpers.train.ranks import Layout, bench_of
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_losses_and_gradients_are_the_plain_ones(monkeypatch, tokens_at_once, precision):
     vocab = 500
-    monkeypatch.setattr(cross_entropy, "CHUNK_ELEMENTS", tokens_at_once * vocab)
+    monkeypatch.setattr(head, "LOGITS_AT_ONCE", tokens_at_once * vocab)
     draws = torch.Generator().manual_seed(0)
     hidden = torch.randn(2, 50, 48, generator=draws, requires_grad=True)
     weight = (0.3 * torch.randn(vocab, 48, generator=draws)).requires_grad_()
@@ -35,7 +36,7 @@ def test_losses_and_gradients_are_the_plain_ones(monkeypatch, tokens_at_once, pr
 
 
 def test_a_frozen_head_costs_no_gradient(monkeypatch):
-    monkeypatch.setattr(cross_entropy, "CHUNK_ELEMENTS", 100)
+    monkeypatch.setattr(head, "LOGITS_AT_ONCE", 100)
     hidden, weight = torch.randn(1, 9, 4, requires_grad=True), torch.randn(50, 4)
     cross_entropy.mean_loss(hidden, weight, torch.zeros(1, 9, dtype=torch.int64)).backward()
     assert weight.grad is None

@@ -12,7 +12,8 @@ import torch
 from flopsfit_ds.base.errors import DataError
 from flopsfit_ds.base.usercode import import_class
 from flopsfit_ds.model.architecture import ClassShape, ModelShape
-from flopsfit_ds.train.cross_entropy import fits_a_chunk, plain_losses
+from flopsfit_ds.model.head import fits_at_once
+from flopsfit_ds.train.cross_entropy import plain_losses
 from flopsfit_ds.train.data.outputs import logits_of
 from flopsfit_ds.train.data.token_file import TokenFile
 from flopsfit_ds.train.model import Decoder
@@ -129,7 +130,7 @@ def language_model_loss(shape: ModelShape | ClassShape, model: torch.nn.Module, 
 
 
 def _finds_its_loss(shape: ModelShape | ClassShape, targets: torch.Tensor) -> bool:
-    return isinstance(shape, ModelShape) and not fits_a_chunk(targets.numel(), shape.vocab_size)
+    return isinstance(shape, ModelShape) and not fits_at_once(targets.numel(), shape.vocab_size)
 
 
 @functools.lru_cache(maxsize=4)

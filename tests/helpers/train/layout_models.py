@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from flopsfit_ds.train import cross_entropy
+from flopsfit_ds.model import head
 from flopsfit_ds.train.data.tokens import TokenWorkload
 
 
@@ -46,5 +46,5 @@ class ChunkedWorkload(TokenWorkload):
     """Finds the losses of nine tokens at a time."""
 
     def loss(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
-        cross_entropy.CHUNK_ELEMENTS = 9 * self.shape.vocab_size
+        head.LOGITS_AT_ONCE = 9 * self.shape.vocab_size
         return super().loss(model, batch)
