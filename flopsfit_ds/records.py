@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import time
 from collections.abc import Collection, Iterator
@@ -19,6 +20,7 @@ from pydantic import ValidationError
 
 from flopsfit_ds.base.errors import RecordError, SweepFolderError
 from flopsfit_ds.base.storage import JsonLines, atomic_write, json_converter, read_json, write_json
+from flopsfit_ds.base.text import shown
 
 RECORD_VERSION = 1  # raised when an old record would be misread
 OWN_FOLDER = 0o755
@@ -187,6 +189,21 @@ class RunRecord:
     layout_held: str | None = None
 
 
+def _impossible(content: Any) -> str | None:
+    """Why no version that this one knows wrote such a record; a converter of types would let these values pass."""
+    if not isinstance(content, dict):
+        return f"not a record but {shown(content)}"
+    version = content.get("version", RECORD_VERSION)
+    if version != RECORD_VERSION:
+        return f"a record of version {shown(version)}; this program knows version {RECORD_VERSION}"
+    for name in ("loss", "loss_standard_error"):
+        value = content.get(name)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if value is not None and not is_number:
+            return f"{name} is {shown(value)}, which no run measures"
+    return None
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Where one run's files lie."""
@@ -227,6 +244,8 @@ class RunFolder:
             content = read_json(self.record)
         except FileNotFoundError:
             return None
+        if problem := _impossible(content):
+            raise RecordError(f"{self.record}: {problem}")
         try:
             return json_converter(RunRecord).validate_python(content)
         except ValidationError as error:

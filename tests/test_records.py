@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from flopsfit_ds.base.errors import RecordError, SweepFolderError
 from flopsfit_ds.base.storage import JsonLines, atomic_write, read_json, write_json
-from flopsfit_ds.records import SweepFolder, records_csv
+from flopsfit_ds.records import RunFolder, SweepFolder, records_csv
 from helpers.run_records import ATTEMPT, OBSERVED, RECORD
 
 ANY_RECORD = st.builds(
@@ -233,3 +233,21 @@ def test_a_file_is_replaced_and_never_written_over(tmp_path):
     os.link(path, kept)
     write_json(path, {"loss": 2.5})
     assert (read_json(kept), read_json(path)) == ({"loss": 3.0}, {"loss": 2.5})
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"loss": "2.5"}, "loss is '2.5'"),
+        ({"loss": True}, "loss is True"),
+        ({"loss_standard_error": [0.1]}, "loss_standard_error is"),
+        ({"version": 2}, "a record of version 2; this program knows version 1"),
+    ],
+)
+def test_a_record_of_another_version_or_with_impossible_values_is_refused_by_name(tmp_path, changed, said):
+    folder = RunFolder(tmp_path)
+    folder.write_record(RECORD)
+    write_json(folder.record, {**read_json(folder.record), **changed})
+    with pytest.raises(RecordError, match=said) as refused:
+        folder.read_record()
+    assert str(folder.record) in str(refused.value)
