@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ class RayExecutor:
             self._live[run_id] = self._ask(assignment)
 
     def _ask(self, assignment: Assignment) -> _Live:
-        import ray  # pyright: ignore[reportMissingImports]
+        ray: Any = importlib.import_module("ray")
         from ray.util.placement_group import placement_group  # pyright: ignore[reportMissingImports]
         from ray.util.scheduling_strategies import (  # pyright: ignore[reportMissingImports]
             PlacementGroupSchedulingStrategy,
@@ -166,7 +167,7 @@ class RayExecutor:
 
     def _look_at(self, run_id: str, live: _Live) -> None:
         """Note whether a run has ended: its first node returns last, unless one is lost."""
-        import ray  # pyright: ignore[reportMissingImports]
+        ray: Any = importlib.import_module("ray")
         from ray.exceptions import RayActorError, RayTaskError  # pyright: ignore[reportMissingImports]
 
         done, _ = ray.wait(live.pending, num_returns=len(live.pending), timeout=0)
@@ -186,7 +187,7 @@ class RayExecutor:
 
     def cancel(self, run_id: str, how: Ending) -> None:
         """See `Executor`."""
-        import ray  # pyright: ignore[reportMissingImports]
+        ray: Any = importlib.import_module("ray")
 
         live = self._live.get(run_id)
         if live is None:  # not asked for yet
@@ -216,7 +217,7 @@ class RayExecutor:
         return tuple(attempt for attempt in attempts if attempt.number > told)
 
     def _free(self, live: _Live) -> None:
-        import ray  # pyright: ignore[reportMissingImports]
+        ray: Any = importlib.import_module("ray")
         from ray.util.placement_group import remove_placement_group  # pyright: ignore[reportMissingImports]
 
         for actor in live.actors:

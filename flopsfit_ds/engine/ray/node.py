@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import signal
@@ -32,7 +33,7 @@ class Task:
     @classmethod
     def pack(cls, work: Bin) -> Task:
         """The work, as this process would do it."""
-        from ray import cloudpickle as by_value  # pyright: ignore[reportMissingImports]
+        by_value: Any = importlib.import_module("ray.cloudpickle")
 
         dumps: Any = by_value.dumps  # pyright: ignore[reportPrivateImportUsage]
         return cls(dumps(work), tuple(sys.path), str(Path.cwd()))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import socket
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from flopsfit_ds.base.errors import LaunchError
 from flopsfit_ds.engine.disk.lease import Right
@@ -78,7 +80,7 @@ class RaySweep:
 @contextmanager
 def _connected() -> Iterator[None]:
     """A connection to the cluster at RAY_ADDRESS, or to one that is started here; a caller's own is used as it is."""
-    import ray  # pyright: ignore[reportMissingImports]
+    ray: Any = importlib.import_module("ray")
 
     if ray.is_initialized():
         yield
