@@ -30,6 +30,7 @@ _GROUPS = (
     "deciding.next",
     "sweeping.timeline",
     "planning.spec",
+    "planning.hardware",
 )
 
 

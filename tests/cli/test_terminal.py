@@ -78,6 +78,8 @@ DS = [20 * n * factor for n, factor in zip(NS, [1, 3, 9] * 8, strict=True)]
         ("register", f"{EVIL}.json"),
         ("estimate-memory", "wrong.yaml"),
         ("specs",),
+        ("hardware",),
+        ("validate", "wrong.yaml"),
         ("schema",),
     ],
     ids=lambda arguments: " ".join(arguments[:2]).replace(EVIL, "evil"),

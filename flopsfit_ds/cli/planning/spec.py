@@ -1,4 +1,4 @@
-"""`schema` and `specs`: what a spec may contain, and the specs that come with the package."""
+"""`schema`, `validate` and `specs`: what a spec may contain, whether one is right, and those that are shipped."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import json
 import typer
 
 from flopsfit_ds.base.presets import preset_folder, shipped_specs
+from flopsfit_ds.base.units import format_flops
+from flopsfit_ds.cli.options import AllowImport, Overrides, SpecArgument, plan_from
 
 
 def register(app: typer.Typer) -> None:
@@ -18,6 +20,21 @@ def register(app: typer.Typer) -> None:
         from flopsfit_ds.spec import spec_json_schema
 
         print(json.dumps(spec_json_schema(), indent=1))
+
+    @app.command()
+    def validate(  # pyright: ignore[reportUnusedFunction]
+        spec: SpecArgument, overrides: Overrides = None, allow_import: AllowImport = None
+    ) -> None:
+        """Say whether a spec can be planned: every field, its data, its sizes, and where the runs would fit.
+
+        Example: flopsfit-ds validate my-study.yaml
+        """
+        sweep = plan_from(spec, overrides, allow_import)
+        flops = format_flops(sum(run.flops for run in sweep.runs))
+        for warning in sweep.warnings:
+            print(f"warning: {warning}")
+        where = f"{sweep.cluster.num_gpus} {sweep.cluster.device_name}"
+        print(f"{spec}: valid: {len(sweep.runs)} runs, {flops} FLOPs, on {where}")
 
     @app.command()
     def specs() -> None:  # pyright: ignore[reportUnusedFunction]

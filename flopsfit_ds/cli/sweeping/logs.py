@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flopsfit_ds.base.errors import SweepFolderError
+from flopsfit_ds.base.text import printable
 from flopsfit_ds.cli.options import SweepFolderArgument, require_sweep
 
 if TYPE_CHECKING:
@@ -103,7 +104,6 @@ def _print_from(path: Path, start: int) -> int:
     with path.open("rb") as stream:
         stream.seek(start)
         content = stream.read()
-    text = content.decode(errors="replace")
-    sys.stdout.write("".join(char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text))
+    sys.stdout.write(printable(content.decode(errors="replace")))
     sys.stdout.flush()
     return start + len(content)
