@@ -1,10 +1,11 @@
-"""The presets that come with the package: DeepSpeed files, Accelerate files and example sweeps."""
+"""The presets that come with the package: DeepSpeed files, Accelerate files, example sweeps, and what switches them."""
 
 from __future__ import annotations
 
 import copy
 import functools
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,13 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _BUCKETS_PER_MODEL = 16  # see `zero_section`
 _ALIGNMENT = 64  # elements: 256 bytes of fp32, 128 of bf16, whole cache lines
 Offload = Literal["none", "optimizer"]
+STOCK_ZERO3 = "FLOPSFIT_DS_STOCK_ZERO3"
+"""Set to 1, DeepSpeed's ZeRO-3 is left as it is installed, with its copy of fp32 weights; see `train/zero3.py`."""
+
+
+def wants_stock_zero3() -> bool:
+    """Whether ZeRO-3 is to be left as it is installed."""
+    return os.environ.get(STOCK_ZERO3, "0") not in ("", "0")
 
 
 def preset_folder() -> Path:

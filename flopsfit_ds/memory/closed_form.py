@@ -10,7 +10,7 @@ import math
 from typing import NamedTuple
 
 from flopsfit_ds.base.hardware import Cluster
-from flopsfit_ds.base.switches import wants_stock_zero3
+from flopsfit_ds.base.presets import wants_stock_zero3
 from flopsfit_ds.memory.buckets import ZeroBuckets, training_buckets
 from flopsfit_ds.memory.margin import allocator_margin, delayed_free_bytes, workspace_bytes
 from flopsfit_ds.memory.profile import ModelProfile

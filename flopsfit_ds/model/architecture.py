@@ -84,7 +84,7 @@ class ModelShape:
 
     @property
     def parameters(self) -> ParameterCounts:
-        """Exact counts of the module that `flopsfit_ds.train.model` builds."""
+        """Exact counts of the module that `flopsfit_ds.train.model.decoder` builds."""
         hidden = self.hidden_size
         table = self.vocab_size * hidden
         return ParameterCounts(

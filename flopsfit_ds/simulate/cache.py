@@ -14,14 +14,14 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from flopsfit_ds.base.presets import wants_stock_zero3
 from flopsfit_ds.base.storage import user_cache_folder
-from flopsfit_ds.base.switches import wants_stock_zero3
 
 _logger = logging.getLogger(__name__)
 
 LIBRARIES = ("torch", "deepspeed", "accelerate")
 """What a simulation runs, and what its result depends on."""
-_FOLDERS = ("simulate", "train", "base/presets.py", "base/switches.py", "plan/ds_config.py")
+_FOLDERS = ("simulate", "train", "base/presets.py", "plan/ds_config.py")
 
 
 def cache_folder() -> Path:

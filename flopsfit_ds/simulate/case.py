@@ -57,7 +57,7 @@ class LanguageModelCase:
     def build_model(self, activation_checkpointing: bool) -> torch.nn.Module:
         """The model, with what is frozen."""
         from flopsfit_ds.base.usercode import import_class
-        from flopsfit_ds.train.model import Decoder
+        from flopsfit_ds.train.model.decoder import Decoder
         from flopsfit_ds.train.session import freeze, give_scalars_a_dimension
 
         if isinstance(self.shape, ModelShape):

@@ -11,8 +11,7 @@ import importlib.metadata
 from dataclasses import dataclass
 from typing import Literal
 
-from flopsfit_ds.base.presets import Offload
-from flopsfit_ds.base.switches import wants_stock_zero3
+from flopsfit_ds.base.presets import Offload, wants_stock_zero3
 from flopsfit_ds.model.architecture import ModelShape
 from flopsfit_ds.plan.ds_config import training_config
 from flopsfit_ds.simulate.cache import content_key, load_result, store_result

@@ -263,7 +263,7 @@ def _preload() -> None:
     import torch._dynamo
 
     import flopsfit_ds.simulate.rank
-    import flopsfit_ds.train.model
+    import flopsfit_ds.train.model.decoder
     import flopsfit_ds.train.session  # noqa: F401
 
     _ = deepspeed.ops.__compatible_ops__  # the first access asks the C++ compiler which operators could be built

@@ -18,8 +18,8 @@ from flopsfit_ds.model.flops import conventional_flops
 from flopsfit_ds.plan.family import SizedModel
 from flopsfit_ds.simulate.profile import LOOKED_AT_SAMPLES, ClassMeasurement, count_parameters, profile_class
 from flopsfit_ds.spec import ClassModel, Training
-from flopsfit_ds.train.cross_entropy import plain_losses
 from flopsfit_ds.train.data.outputs import logits_of
+from flopsfit_ds.train.model.cross_entropy import plain_losses
 
 _LARGEST_SIZE = 1 << 24  # beyond all widths, depths and vocabularies: the size does not grow the class
 _LOOKS = 6

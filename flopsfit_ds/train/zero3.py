@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from flopsfit_ds.base.switches import wants_stock_zero3
+from flopsfit_ds.base.presets import wants_stock_zero3
 
 _COMPARISON = "self.fp16_partitioned_groups_flat[i].device == self.device"
 

@@ -26,8 +26,8 @@ def test_a_shape_by_flags_answers_for_exactly_what_was_asked(capsys):
     assert sum(chosen["components"].values()) == chosen["peak_allocated_bytes"]
     assert chosen["fits"]
     assert chosen["reason"]
-    # fp32 weights, master, gradients and two moments over four GPUs at least
-    assert chosen["peak_allocated_bytes"] > 20 * point["num_params"] / 4
+    # fp32 weights, gradients and two moments over four GPUs at least
+    assert chosen["peak_allocated_bytes"] > 16 * point["num_params"] / 4
 
 
 def test_every_point_of_a_spec_has_its_strategies_and_one_choice(capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,19 @@ import pytest
 from flopsfit_ds import build_plan, fit_scaling_law, load_spec
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit import points_from_records
+from flopsfit_ds.fit.laws.registry import LAWS
 from flopsfit_ds.records import SweepFolder
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def own_laws_stay_here() -> Iterator[None]:
+    """What an example adds to the forms of law is no concern of other tests in this process."""
+    before = dict(LAWS)
+    yield
+    LAWS.clear()
+    LAWS.update(before)
 
 
 def example(name: str) -> dict[str, Any]:
@@ -54,7 +65,7 @@ def test_training_on_own_ids_comes_near_what_they_tell(tmp_path: Path):
     subprocess.run([program, "sweep", spec.name], cwd=tmp_path, check=True, capture_output=True)
     losses = [record.loss for record in SweepFolder(tmp_path / "outputs" / "genes").records()]
     assert len(losses) == 2
-    assert all(0.83 < loss < 1.1 for loss in losses), losses
+    assert all(0.8 < loss < 1.1 for loss in losses), losses
 
 
 def test_an_executor_of_threads_carries_a_sweep_to_a_law_and_tries_again_what_failed(tmp_path: Path):

@@ -81,7 +81,9 @@ def test_a_job_that_was_suspended_is_no_hang(tmp_path, faults):
 
 def test_a_closed_terminal_stops_the_sweep_with_checkpoints(tmp_path, faults):
     faults.inject("SIGHUP: the terminal is closed")
-    driver = start(tmp_path, 1, "[2]", 2, 0.3)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # or a driver of tests under nohup ignores it, as it should
+    driver = start(tmp_path, 1, "[2]", 2, 0.6)
+    signal.signal(signal.SIGHUP, before)
     wait_for_steps(tmp_path, 10)
     driver.send_signal(signal.SIGHUP)
     assert driver.wait(120) == 75, (tmp_path / "log.txt").read_text()

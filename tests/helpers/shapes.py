@@ -6,7 +6,7 @@ import torch
 from hypothesis import strategies as st
 
 from flopsfit_ds.model.architecture import ModelShape
-from flopsfit_ds.train.model import Decoder
+from flopsfit_ds.train.model.decoder import Decoder
 
 
 @st.composite

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.model.architecture import ModelShape, SizingRule
-from flopsfit_ds.train.model import Decoder
+from flopsfit_ds.train.model.decoder import Decoder
 from helpers.shapes import built, shapes
 
 RULE = SizingRule(

@@ -17,8 +17,8 @@ from flopsfit_ds.model.flops import (
     model_flops_utilisation,
     training_flops_per_token,
 )
-from flopsfit_ds.train.cross_entropy import plain_losses
-from flopsfit_ds.train.model import Decoder
+from flopsfit_ds.train.model.cross_entropy import plain_losses
+from flopsfit_ds.train.model.decoder import Decoder
 from flopsfit_ds.train.session import freeze
 from helpers.shapes import built, shapes
 from helpers.sweeps import MICRO, plan_of, with_values

@@ -116,8 +116,8 @@ def test_rules_bind(rules, allowed):
 
 
 def test_a_larger_margin_leaves_more_of_the_device_free():
-    tight, wide = place(SMALL, memory_margin=0.0), place(SMALL, memory_margin=0.5)
-    assert wide.memory.peak_allocated_bytes < 0.5 * H100_NODE.device_memory_bytes < tight.memory.device_total_bytes
+    tight, wide = place(SMALL, memory_margin=0.0), place(SMALL, memory_margin=0.7)
+    assert wide.memory.peak_allocated_bytes < 0.3 * H100_NODE.device_memory_bytes < tight.memory.device_total_bytes
 
 
 def test_points_share_a_gpu_only_as_far_as_memory_goes():

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from flopsfit_ds.model import head
-from flopsfit_ds.train import cross_entropy
+from flopsfit_ds.train.model import cross_entropy
 from helpers.train.layout_models import ChunkedWorkload
 from helpers.train.ranks import Layout, bench_of
 

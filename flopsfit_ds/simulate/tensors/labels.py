@@ -10,7 +10,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from flopsfit_ds.simulate.tensors.tracker import Allocation, LiveMemory, Peak
-from flopsfit_ds.train import cross_entropy
+from flopsfit_ds.train.model import cross_entropy
 
 _GATHER = ("fetch_sub_module",)
 _REDUCE = (

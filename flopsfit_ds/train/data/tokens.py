@@ -13,10 +13,10 @@ from flopsfit_ds.base.errors import DataError
 from flopsfit_ds.base.usercode import import_class
 from flopsfit_ds.model.architecture import ClassShape, ModelShape
 from flopsfit_ds.model.head import fits_at_once
-from flopsfit_ds.train.cross_entropy import plain_losses
 from flopsfit_ds.train.data.outputs import logits_of
 from flopsfit_ds.train.data.token_file import TokenFile
-from flopsfit_ds.train.model import Decoder
+from flopsfit_ds.train.model.cross_entropy import plain_losses
+from flopsfit_ds.train.model.decoder import Decoder
 
 
 @dataclass(frozen=True)

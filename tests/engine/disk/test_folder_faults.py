@@ -126,7 +126,7 @@ def test_a_damaged_record_is_put_aside_and_written_again_without_training(make_p
     after = run_toys(plan)
     assert [record.loss for record in after] == [undisturbed_loss()] * 2
     assert [len(record.attempts) for record in after] == [1, 1], "nothing was trained again"
-    events = [json.loads(line[9:]) for line in (plan.folder / "events.jsonl").read_text().splitlines()]
+    events = [json.loads(line) for line in (plan.folder / "events.jsonl").read_text().splitlines()]
     assert [event["run_id"] for event in events if event["event"] == "damaged"] == [before[0].run_id]
     faults.cost("damaged record", steps_trained_twice(plan.folder), allowed=0)
 

@@ -105,7 +105,7 @@ class Cluster:
 
     def job_ids(self):
         path = self.sweep.path / "slurm" / "jobs.jsonl"
-        return [json.loads(line.partition(" ")[2])["job_id"] for line in path.read_text().splitlines()]
+        return [json.loads(line)["job_id"] for line in path.read_text().splitlines()]
 
     def wait_for_words(self, words, timeout=90):
         path, deadline = self.folder / "words", time.monotonic() + timeout

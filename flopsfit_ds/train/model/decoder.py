@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from flopsfit_ds.model.architecture import ModelShape
-from flopsfit_ds.train import cross_entropy
+from flopsfit_ds.train.model import cross_entropy
 
 _INIT_STD = 0.02  # GPT-2's `initializer_range`
 
