@@ -113,9 +113,11 @@ def run_worker(order, task) -> int:
             metrics.flush()
             atomic_write(state, json.dumps([step, loss]))
             store.set("saved_step", str(step))
+            store.set(f"saved/{order.attempt}/{order.rank}/{step}", "1")
         if stop:
             return 75
         if order.rank == task.fault_rank and order.attempt <= task.fault_attempts and step >= task.fault_step:
+            _wait_for_the_others(store, order, step - step % task.checkpoint_steps, start_step)
             outcome = _go_wrong(task.fault, attempt, order.world_size)
             if outcome is not None:
                 return outcome
@@ -126,6 +128,13 @@ def run_worker(order, task) -> int:
         outcome |= {"loss_tokens": 100, "start_step": start_step, "observed": None, "versions": {}}
         write_json(attempt / "outcome.json", outcome)
     return 0
+
+
+def _wait_for_the_others(store, order, saved_step: int, start_step: int) -> None:
+    """As collectives keep real ranks: no rank is past a checkpoint before every rank has written it."""
+    if saved_step > start_step:
+        names = [f"saved/{order.attempt}/{rank}/{saved_step}" for rank in range(order.world_size)]
+        store.wait(names, timedelta(seconds=60))
 
 
 def _go_wrong(fault: str, attempt: Path, world_size: int) -> int | None:
