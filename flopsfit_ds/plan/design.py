@@ -13,6 +13,8 @@ from flopsfit_ds.spec import IsoflopDesign, LadderDesign, PointsDesign
 
 TOKEN_TOLERANCE = 0.005
 """A run's realised FLOPs (or tokens) lie within this share of what the design asks for."""
+_FINE_BATCHES = 8
+"""Sequences: up to here a rule's batch is any whole number."""
 
 
 class SizedModel(Protocol):
@@ -150,18 +152,40 @@ class BatchWords:
 SPEC_WORDS = BatchWords("training.global_batch_tokens", "shorten model.context_length")
 
 
+def _smaller_by_rule(sequences: int) -> int:
+    """The largest smaller of 4, 5, 6 or 7 times a power of two: near to what a rule says, and shared by many GPUs."""
+    if sequences <= _FINE_BATCHES:
+        return sequences - 1
+    grain = 2 ** (sequences.bit_length() - 3)
+    return (sequences - 1) // grain * grain
+
+
+def _round_batch(sequences: float) -> int:
+    """The nearest of those numbers to what a rule says."""
+    least = max(1, int(sequences))
+    grain = 1 if least <= _FINE_BATCHES else 2 ** (least.bit_length() - 3)
+    return max(1, round(sequences / grain) * grain)
+
+
 def plan_batches(
-    num_tokens: Sequence[float], context_length: int, global_batch_tokens: int, words: BatchWords = SPEC_WORDS
+    num_tokens: Sequence[float],
+    context_length: int,
+    global_batch_tokens: float,
+    words: BatchWords = SPEC_WORDS,
+    *,
+    by_rule: bool = False,
 ) -> list[BatchPlan]:
     """Round numbers of tokens to whole global batches of one size, each within `TOKEN_TOLERANCE`.
 
     Where the spec's batch is too coarse for one of them, the batch of all is halved until the tokens of each are met:
-    at one learning rate, batches that differ would shift the losses of one budget against each other.
+    at one learning rate, batches that differ would shift the losses of one budget against each other. A rule's batch,
+    which is seldom a number that GPUs can share, is rounded to an eighth of itself, and made smaller by as little.
 
     Raises:
         PlanError: Some tokens do not fill a single batch, or no batch meets them.
     """
-    asked = max(1, round(global_batch_tokens / context_length))
+    exact = global_batch_tokens / context_length
+    asked = _round_batch(exact) if by_rule else max(1, round(exact))
     fewest = min(num_tokens)
     if fewest < asked * context_length * (1 - TOKEN_TOLERANCE):
         raise PlanError(
@@ -184,18 +208,28 @@ def plan_batches(
                 f"{format_count(num_tokens[len(plans)])} tokens cannot be met within {TOKEN_TOLERANCE:.1%} by whole "
                 f"sequences of {context_length} tokens; raise the budget or {words.finer}"
             )
-        sequences = sequences // 2 if sequences % 2 == 0 else sequences - 1
+        halved = sequences // 2 if sequences % 2 == 0 else sequences - 1
+        sequences = _smaller_by_rule(sequences) if by_rule else halved
 
 
 def plan_points(
     points: Sequence[DesignedPoint[ModelT]],
     context_length: int,
-    global_batch_tokens: int,
+    global_batch_tokens: Callable[[Sequence[DesignedPoint[ModelT]]], float],
     *,
     words: BatchWords = SPEC_WORDS,
     one_batch: bool = False,
+    by_rule: bool = False,
 ) -> list[BatchPlan]:
     """Whole batches of every point: of one size within a budget, or with `one_batch` over all points.
+
+    Args:
+        points: Of the design.
+        context_length: Tokens a sequence.
+        global_batch_tokens: What is asked for, of points that share a batch.
+        words: For messages.
+        one_batch: Whether all points share one.
+        by_rule: Whether it follows a rule, and may be rounded.
 
     Raises:
         PlanError: Some tokens do not fill a single batch, or no batch meets them.
@@ -207,6 +241,7 @@ def plan_points(
         groups.setdefault(key, []).append(number)
     plans: dict[int, BatchPlan] = {}
     for numbers in groups.values():
-        wanted = [points[number].num_tokens for number in numbers]
-        plans |= zip(numbers, plan_batches(wanted, context_length, global_batch_tokens, words), strict=True)
+        group = [points[number] for number in numbers]
+        wanted, asked = [point.num_tokens for point in group], global_batch_tokens(group)
+        plans |= zip(numbers, plan_batches(wanted, context_length, asked, words, by_rule=by_rule), strict=True)
     return [plans[number] for number in range(len(points))]

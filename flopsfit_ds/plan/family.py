@@ -15,7 +15,7 @@ from flopsfit_ds.model.architecture import ClassShape, ModelShape, SizingRule
 from flopsfit_ds.model.flops import FlopsSource, training_flops_per_token
 from flopsfit_ds.spec import DecoderModel, SweepSpec, Training
 from flopsfit_ds.spec.fit_options import COUNT_WORDS
-from flopsfit_ds.spec.sections import Precision
+from flopsfit_ds.spec.training import Precision
 
 
 @dataclass(frozen=True)

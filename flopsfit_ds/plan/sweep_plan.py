@@ -25,42 +25,23 @@ from flopsfit_ds.plan.layouts import Search
 from flopsfit_ds.plan.packing.sweep import Makespan, expected_makespan, spread_long_runs
 from flopsfit_ds.plan.placement import Placement, shared_search
 from flopsfit_ds.plan.placing import held_layout_warning, place_points, placement_rules
-from flopsfit_ds.spec import DecoderModel, SweepSpec, Training
+from flopsfit_ds.plan.recipe.recipe import (
+    Recipe,
+    batch_tokens,
+    make_recipe,
+    peak_rates,
+    range_warnings,
+    rule_point,
+)
+from flopsfit_ds.plan.recipe.rules import RulePoint
+from flopsfit_ds.spec import DecoderModel, SweepSpec
 
 TRAINING_VERSION = 1
 """Part of every run's identity: raised when a change of the training code changes losses."""
 _MIN_STEPS = 20
 """Below it the loop never smooths its loss, and sees no divergence (`train.loop._SMOOTHING_STEPS`)."""
 _DATASET_WORDS = BatchWords("global_batch_samples", "make the samples shorter")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a run is optimised: all of it can change the loss.
-
-    Attributes:
-        learning_rate: Peak.
-        warmup_steps: Steps of linear rise.
-        final_learning_rate_fraction: End of the cosine over the peak.
-        weight_decay: Of matrices.
-        beta1: AdamW.
-        beta2: AdamW.
-        epsilon: AdamW.
-        gradient_clipping: Largest norm; 0 for none.
-        precision: `fp32`, or `bf16` autocast over fp32 parameters.
-        frozen_parameters: Glob patterns of names that are not trained.
-    """
-
-    learning_rate: float
-    warmup_steps: int
-    final_learning_rate_fraction: float
-    weight_decay: float
-    beta1: float
-    beta2: float
-    epsilon: float
-    gradient_clipping: float
-    precision: str
-    frozen_parameters: tuple[str, ...]
+_RULE_WORDS = BatchWords("training.global_batch", "shorten model.context_length")
 
 
 @dataclass(frozen=True)
@@ -230,21 +211,28 @@ def build_plan(
     found = corpus or find_corpus(spec.data, Path(spec_folder), spec.model.vocab_size)
     context_length = spec.model.context_length
     check_corpus(found, context_length)
+    training = spec.training
     words = _DATASET_WORDS if found.source == "dataset" else SPEC_WORDS
+    words = words if training.global_batch is None else _RULE_WORDS
     points = design_points(spec.design, family.nearest)
     held = loss.depends_on_layout
     planned = plan_points(
-        points, context_length, spec.training.global_batch_tokens, words=words, one_batch=held is not None
+        points,
+        context_length,
+        lambda group: batch_tokens(training, [rule_point(point.model, point.num_tokens) for point in group]),
+        words=words,
+        one_batch=held is not None,
+        by_rule=training.global_batch is not None,
     )
     together = list(zip(points, planned, strict=True))
     placements = place_points(spec, cluster, together, loss)
 
     def runs_on(corpus: Corpus) -> list[RunPlan]:
         return [
-            _plan_run(spec, corpus, point, batches, template, learning_rate, seed, loss)
+            _plan_run(spec, corpus, point, batches, template, recipe, seed, loss)
             for (point, batches), template in zip(together, placements, strict=True)
-            for learning_rate in spec.training.learning_rates
-            for seed in spec.training.seeds
+            for recipe in _recipes(spec, point, batches)
+            for seed in training.seeds
         ]
 
     folder = Path(spec.output_root) / spec.name
@@ -256,13 +244,15 @@ def build_plan(
     if held is not None:
         heldout = found.heldout_tokens // spec.model.context_length if loss.needs_whole_batches else None
         warnings.append(held_layout_warning(placements[0], held, heldout))
-    trials = len(spec.training.learning_rates) * len(spec.training.seeds)
+    trials = len(candidates) // len(points)
     runs: dict[str, RunPlan] = {}
     for number, run in enumerate(candidates):
         if run.run_id in runs:
             warnings.append(f"{run.label}: stands more than once in the design and is trained once")
         runs.setdefault(run.run_id, run)
         warnings += _warnings(run, planned[number // trials], words)
+    seen = [_point_of(spec, *pair) for pair in together]
+    warnings += range_warnings(training, [(run.label, seen[number // trials]) for number, run in enumerate(candidates)])
     spec = count_active(spec, [point.model for point in points], warnings)
     plan = SweepPlan(
         spec=spec,
@@ -302,25 +292,34 @@ def check_corpus(corpus: Corpus, context_length: int) -> None:
         )
 
 
+def _point_of(spec: SweepSpec, point: DesignedPoint[SizedModel], batches: BatchPlan) -> RulePoint:
+    batch = batches.global_batch_sequences * spec.model.context_length
+    return rule_point(point.model, batches.num_tokens, batch)
+
+
+def _recipes(spec: SweepSpec, point: DesignedPoint[SizedModel], batches: BatchPlan) -> list[Recipe]:
+    seen = _point_of(spec, point, batches)
+    return [make_recipe(spec.training, rate, seen, batches.num_steps) for rate in peak_rates(spec.training, seen)]
+
+
 def _plan_run(
     spec: SweepSpec,
     corpus: Corpus,
     point: DesignedPoint[SizedModel],
     batches: BatchPlan,
     placement: Placement,
-    learning_rate: float,
+    recipe: Recipe,
     seed: int,
     loss: LossTraits,
 ) -> RunPlan:
     model, training = point.model, spec.training
-    recipe = _recipe(training, learning_rate, model.num_params, batches.num_steps)
     identity = {
         "training_version": TRAINING_VERSION,
         "model": asdict(model.shape),
         "num_steps": batches.num_steps,
         "global_batch_sequences": batches.global_batch_sequences,
         "context_length": spec.model.context_length,
-        "recipe": asdict(recipe),
+        "recipe": recipe.identity(),
         "seed": seed,
         "data": corpus.identity,
         **loss.identity(),
@@ -359,24 +358,6 @@ def _plan_run(
         num_params_active=model.num_params_active,
         num_params_matrices=model.num_params_matrices,
         flops_source=model.flops_source,
-    )
-
-
-def _recipe(training: Training, learning_rate: float, num_params: int, num_steps: int) -> Recipe:
-    if training.learning_rate_reference_params is not None:
-        ratio = num_params / training.learning_rate_reference_params
-        learning_rate = learning_rate * ratio**training.learning_rate_exponent
-    return Recipe(
-        learning_rate=learning_rate,
-        warmup_steps=round(training.warmup_fraction * num_steps),
-        final_learning_rate_fraction=training.final_learning_rate_fraction,
-        weight_decay=training.weight_decay,
-        beta1=training.beta1,
-        beta2=training.beta2,
-        epsilon=training.epsilon,
-        gradient_clipping=training.gradient_clipping,
-        precision=training.precision,
-        frozen_parameters=training.frozen_parameters,
     )
 
 

@@ -4,40 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from flopsfit_ds.base.units import parse_quantity
 from flopsfit_ds.spec.fit_options import DEFAULT_COUNT, DEFAULTS, LawName, LossName, ParameterCount, Resampling
 from flopsfit_ds.spec.quantities import (
     Bytes,
     Count,
-    Fraction,
     NonNegative,
     OpenFraction,
     Probability,
     Quantity,
     Resamples,
     Seconds,
-    Seed,
     number_schema,
 )
+from flopsfit_ds.spec.section import Section
+from flopsfit_ds.spec.training import Training
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_][a-z0-9._-]{0,63}$")]
 ZeroStage = Literal[0, 1, 2, 3]
-Precision = Literal["fp32", "bf16"]
 Scalar = str | int | float | bool | None
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, values cannot change afterwards."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        use_attribute_docstrings=True,
-        validate_default=True,
-        defer_build=True,  # the whole spec builds its sections again
-    )
 
 
 class DecoderModel(Section):
@@ -80,7 +67,7 @@ class ClassModel(Section):
     """The constructor's integer argument that grows the model."""
     size_multiple_of: Count = 1
     """The size parameter is a multiple of this."""
-    arguments: dict[str, Scalar] = {}
+    arguments: dict[str, Scalar] = Field(default={})
     """The constructor's other arguments."""
     vocab_size: Count = 256
     """Number of token ids the class was built for."""
@@ -199,41 +186,6 @@ class PointsDesign(Section):
     method: Literal["points"]
     points: Annotated[tuple[DesignPoint, ...], Field(min_length=1)]
     """The trainings."""
-
-
-class Training(Section):
-    """How every point is trained; one recipe for the whole sweep."""
-
-    global_batch_tokens: Count = 524288
-    """Tokens an optimiser step, rounded to whole sequences."""
-    learning_rates: Annotated[tuple[Quantity, ...], Field(min_length=1)] = (3e-4,)
-    """Peak learning rates; every point is trained at each."""
-    learning_rate_reference_params: Quantity | None = None
-    """With it, the learning rate is scaled by (N / reference)^exponent."""
-    learning_rate_exponent: Annotated[float, BeforeValidator(parse_quantity), number_schema([-0.25])] = -0.25
-    """Exponent of that scaling."""
-    warmup_fraction: Fraction = 0.02
-    """Share of the steps over which the learning rate rises."""
-    final_learning_rate_fraction: Fraction = 0.1
-    """Learning rate at the end of the cosine, over its peak."""
-    weight_decay: NonNegative = 0.1
-    """AdamW's decoupled weight decay, on matrices only."""
-    beta1: OpenFraction = 0.9
-    """AdamW."""
-    beta2: OpenFraction = 0.95
-    """AdamW."""
-    epsilon: Quantity = 1e-8
-    """AdamW."""
-    gradient_clipping: NonNegative = 1.0
-    """Largest norm of the gradient; 0 switches clipping off."""
-    precision: Precision = "bf16"
-    """`bf16` is autocast over fp32 parameters, the same at every ZeRO stage; `fp32` is full precision."""
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
-    """Every point is trained with each; a seed sets the initial weights and the order of the data."""
-    frozen_parameters: tuple[str, ...] = ()
-    """Glob patterns of parameter names that are not trained."""
-    checkpoint_every: Seconds = 600.0
-    """Time between checkpoints of a run."""
 
 
 class Hardware(Section):

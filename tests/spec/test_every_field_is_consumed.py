@@ -65,6 +65,51 @@ CLUSTER = with_values(
 )
 FREE = with_values(CLUSTER, placement=None)
 
+RULED = with_values(
+    DECODER,
+    training={
+        "precision": "fp32",
+        "schedule": "wsd-s",
+        "learning_rate": {
+            "rule": "custom",
+            "reference": {"learning_rate": 1e-2, "num_params": 1e5, "num_tokens": 1e6, "global_batch_tokens": 1024},
+            "params_exponent": -0.3, "tokens_exponent": -0.1, "batch_exponent": 0.5,
+        },
+        "global_batch": {
+            "rule": "custom",
+            "reference": {"global_batch_tokens": 1024, "num_params": 1e5, "num_tokens": 1e6},
+            "params_exponent": 0.1, "tokens_exponent": 0.2,
+        },
+        "epsilon_reference": {"epsilon": 1e-8, "global_batch_tokens": 1024, "num_tokens": 1e6},
+    },
+)  # fmt: skip
+
+
+def rate(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A change within the rule of the learning rate."""
+    return RULED, {"training__learning_rate": RULED["training"]["learning_rate"] | changes}
+
+
+def rate_reference(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A change of the point that the rule of the learning rate starts from."""
+    return rate(reference=RULED["training"]["learning_rate"]["reference"] | changes)
+
+
+def batch(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A change within the rule of the batch."""
+    return RULED, {"training__global_batch": RULED["training"]["global_batch"] | changes}
+
+
+def batch_reference(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A change of the point that the rule of the batch starts from."""
+    return batch(reference=RULED["training"]["global_batch"]["reference"] | changes)
+
+
+def epsilon(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A change of the point whose epsilon is known."""
+    return RULED, {"training__epsilon_reference": RULED["training"]["epsilon_reference"] | changes}
+
+
 TOKENS = with_values(DECODER, data={"source": "tokens", "path": "ids.bin", "heldout_tokens": 1000})
 
 # section class -> field -> (the spec to start from, what to change in it)
@@ -126,7 +171,17 @@ PLAN: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "learning_rates": (DECODER, {"training__learning_rates": [2e-2]}),
         "learning_rate_reference_params": (DECODER, {"training__learning_rate_reference_params": 1e6}),
         "learning_rate_exponent": (DECODER, {"training__learning_rate_exponent": -0.5}),
+        "learning_rate": (RULED, {"training__learning_rate": {"rule": "porian"}}),
+        "global_batch": (RULED, {"training__global_batch": {"rule": "steplaw"}}),
         "warmup_fraction": (DECODER, {"training__warmup_fraction": 0.2}),
+        "warmup_tokens": (DECODER, {"training__warmup_tokens": 4096}),
+        "schedule": (DECODER, {"training__schedule": "linear-to-zero"}),
+        "decay_fraction": (RULED, {"training__decay_fraction": 0.3}),
+        "decay_shape": (RULED, {"training__decay_shape": "linear"}),
+        "decays_end_at": (RULED, {"training__decays_end_at": [0.25, 1]}),
+        "weight_decay_half_life_tokens": (DECODER, {"training__weight_decay_half_life_tokens": 1e6}),
+        "beta2_half_life_tokens": (DECODER, {"training__beta2_half_life_tokens": 1e5}),
+        "epsilon_reference": (RULED, {"training__epsilon_reference": None}),
         "final_learning_rate_fraction": (DECODER, {"training__final_learning_rate_fraction": 0.2}),
         "weight_decay": (DECODER, {"training__weight_decay": 0.2}),
         "beta1": (DECODER, {"training__beta1": 0.8}),
@@ -137,6 +192,37 @@ PLAN: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "seeds": (DECODER, {"training__seeds": [1]}),
         "frozen_parameters": (DECODER, {"training__frozen_parameters": ["norm.*"]}),
         "checkpoint_every": (DECODER, {"training__checkpoint_every": 7}),
+    },
+    "LearningRateRule": {
+        "rule": rate(rule="marin", params_exponent=0, tokens_exponent=0, batch_exponent=0),
+        "multiplier": rate(multiplier=2),
+        "reference": rate_reference(learning_rate=2e-2),
+        "params_exponent": rate(params_exponent=-0.2),
+        "tokens_exponent": rate(tokens_exponent=-0.2),
+        "batch_exponent": rate(batch_exponent=-0.2),
+    },
+    "RateReference": {
+        "learning_rate": rate_reference(learning_rate=3e-2),
+        "num_params": rate_reference(num_params=2e5),
+        "num_tokens": rate_reference(num_tokens=2e6),
+        "global_batch_tokens": rate_reference(global_batch_tokens=2048),
+    },
+    "GlobalBatchRule": {
+        "rule": batch(rule="d^0.383", params_exponent=0, tokens_exponent=0),
+        "multiplier": batch(multiplier=2),
+        "reference": batch_reference(global_batch_tokens=4096),
+        "params_exponent": batch(params_exponent=0.5),
+        "tokens_exponent": batch(tokens_exponent=0.5),
+    },
+    "BatchReference": {
+        "global_batch_tokens": batch_reference(global_batch_tokens=2048),
+        "num_params": batch_reference(num_params=1e8),
+        "num_tokens": batch_reference(num_tokens=1e9),
+    },
+    "EpsilonReference": {
+        "epsilon": epsilon(epsilon=1e-7),
+        "global_batch_tokens": epsilon(global_batch_tokens=2048),
+        "num_tokens": epsilon(num_tokens=2e6),
     },
     "Hardware": {
         "device": (CLUSTER, {"hardware__device": "H200-SXM"}),

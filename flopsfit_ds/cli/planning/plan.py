@@ -10,8 +10,23 @@ import typer
 from flopsfit_ds.base.units import format_bytes, format_count, format_flops, format_seconds
 from flopsfit_ds.cli.options import AllowImport, AsJson, Overrides, SpecArgument, plan_from
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
+from flopsfit_ds.spec import Training
 
-_LEAST_TOLD_FIRST = ("/6ND", "LR", "D/N", "steps", "batch", "a GPU", "D", "time", "where")
+_LEAST_TOLD_FIRST = (
+    "eps",
+    "beta2",
+    "decay",
+    "warm-up",
+    "/6ND",
+    "LR",
+    "D/N",
+    "steps",
+    "batch",
+    "a GPU",
+    "D",
+    "time",
+    "where",
+)
 _GAP = 2  # columns of the terminal
 
 
@@ -50,11 +65,25 @@ def _cells(run: RunPlan) -> dict[str, str]:
     }
 
 
+def _ruled_cells(run: RunPlan, training: Training) -> dict[str, str]:
+    """What follows a rule of the spec and has no column of its own otherwise."""
+    recipe, cells = run.recipe, {}
+    if training.warmup_tokens is not None:
+        cells["warm-up"] = str(recipe.warmup_steps)
+    if training.weight_decay_half_life_tokens is not None:
+        cells["decay"] = f"{recipe.weight_decay:.2g}"
+    if training.beta2_half_life_tokens is not None:
+        cells["beta2"] = f"{recipe.beta2:.4g}"
+    if training.epsilon_reference is not None:
+        cells["eps"] = f"{recipe.epsilon:.2g}"
+    return cells
+
+
 def _left_out(rows: Sequence[dict[str, str]], width: int) -> list[str]:
     """Columns to do without, so that no number is cut at this width."""
     widths = {name: max(len(name), *(len(row[name]) for row in rows)) + _GAP for name in rows[0]}
     left_out: list[str] = []
-    for name in _LEAST_TOLD_FIRST:
+    for name in (each for each in _LEAST_TOLD_FIRST if each in widths):
         if sum(widths.values()) - _GAP <= width:
             break
         del widths[name]
@@ -80,7 +109,7 @@ def print_plan(sweep: SweepPlan) -> None:
     for note in sweep.corpus.notes:
         console.print(f"data: {note}", highlight=False, markup=False, soft_wrap=True)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    rows = [_cells(run) for run in sweep.runs]
+    rows = [_cells(run) | _ruled_cells(run, sweep.spec.training) for run in sweep.runs]
     left_out = _left_out(rows, console.width)
     columns = [name for name in rows[0] if name not in left_out]
     for name in columns:

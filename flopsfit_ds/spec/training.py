@@ -1,0 +1,134 @@
+"""How every point is trained: the section `training` of a spec."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from flopsfit_ds.spec.quantities import Count, Fraction, NonNegative, OpenFraction, Quantity, Seconds, Seed
+from flopsfit_ds.spec.rules import Exponent, GlobalBatchRule, LearningRateRule
+from flopsfit_ds.spec.section import Section
+
+Precision = Literal["fp32", "bf16"]
+Schedule = Literal["cosine", "linear-to-zero", "wsd", "wsd-s"]
+DecayShape = Literal["linear", "sqrt", "cosine"]
+
+_INSTEAD: dict[str, tuple[str, ...]] = {
+    "learning_rate": ("learning_rates", "learning_rate_reference_params", "learning_rate_exponent"),
+    "global_batch": ("global_batch_tokens",),
+    "warmup_tokens": ("warmup_fraction",),
+    "weight_decay_half_life_tokens": ("weight_decay",),
+    "beta2_half_life_tokens": ("beta2",),
+    "epsilon_reference": ("epsilon",),
+}
+"""What follows a rule, and the fixed values that then have nothing to say."""
+
+
+class EpsilonReference(Section):
+    """AdamW's epsilon at one point; at others it grows with the root of the number of steps (see `plan.recipe`)."""
+
+    epsilon: Quantity
+    """At the reference."""
+    global_batch_tokens: Quantity
+    """Tokens an optimiser step of the reference."""
+    num_tokens: Quantity
+    """Training tokens of the reference."""
+
+
+class Training(Section):
+    """How every point is trained; one recipe for the whole sweep."""
+
+    global_batch_tokens: Count = 524288
+    """Tokens an optimiser step, rounded to whole sequences."""
+    global_batch: GlobalBatchRule | None = None
+    """A rule instead, by which the batch follows from the point; one batch a budget."""
+    learning_rates: Annotated[tuple[Quantity, ...], Field(min_length=1)] = (3e-4,)
+    """Peak learning rates; every point is trained at each."""
+    learning_rate: LearningRateRule | None = None
+    """A rule instead, by which the peak follows from the point."""
+    learning_rate_reference_params: Quantity | None = None
+    """With it, the learning rate is scaled by (N / reference)^exponent."""
+    learning_rate_exponent: Exponent = -0.25
+    """Exponent of that scaling."""
+    warmup_fraction: Fraction = 0.02
+    """Share of the steps over which the learning rate rises."""
+    warmup_tokens: NonNegative | None = None
+    """Tokens over which it rises, instead: the same for every point."""
+    schedule: Schedule = "cosine"
+    """What follows the warm-up: a cosine, a line to zero, a constant rate with one decay at the end (`wsd`), or with a
+    decay before each of `decays_end_at` (`wsd-s`, after which the rate is at its peak again)."""
+    decay_fraction: Annotated[OpenFraction, Field(gt=0)] = 0.2
+    """Of `wsd`: share of the steps over which the rate falls; of `wsd-s`, of the steps since the decay before."""
+    decay_shape: DecayShape = "sqrt"
+    """Of `wsd` and `wsd-s`: how it falls; `sqrt` is 1 - sqrt(x), Haegele et al. 2024's best."""
+    decays_end_at: Annotated[tuple[Fraction, ...], Field(min_length=1)] = (0.5, 1.0)
+    """Of `wsd-s`: at which shares of the steps a decay ends, rising, the last 1."""
+    final_learning_rate_fraction: Fraction = 0.1
+    """Learning rate at the end of the schedule, over its peak."""
+    weight_decay: NonNegative = 0.1
+    """AdamW's decoupled weight decay, on matrices only."""
+    weight_decay_half_life_tokens: Quantity | None = None
+    """Instead: tokens after which decay alone has halved a weight, at the peak learning rate."""
+    beta1: OpenFraction = 0.9
+    """AdamW."""
+    beta2: OpenFraction = 0.95
+    """AdamW."""
+    beta2_half_life_tokens: Quantity | None = None
+    """Instead: tokens after which a squared gradient counts half in AdamW's second moment."""
+    epsilon: Quantity = 1e-8
+    """AdamW."""
+    epsilon_reference: EpsilonReference | None = None
+    """Instead: epsilon at one point, from which it follows at others."""
+    gradient_clipping: NonNegative = 1.0
+    """Largest norm of the gradient; 0 switches clipping off."""
+    precision: Precision = "bf16"
+    """`bf16` is autocast over fp32 parameters, the same at every ZeRO stage; `fp32` is full precision."""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    """Every point is trained with each; a seed sets the initial weights and the order of the data."""
+    frozen_parameters: tuple[str, ...] = ()
+    """Glob patterns of parameter names that are not trained."""
+    checkpoint_every: Seconds = 600.0
+    """Time between checkpoints of a run."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Training:
+        given = self.model_fields_set
+        for rule, fixed in _INSTEAD.items():
+            both = [name for name in fixed if name in given] if getattr(self, rule) is not None else []
+            if both:
+                raise ValueError(f"{rule} and {both[0]} both stand here; keep one of the two, or write {rule}: null")
+        unread = {
+            "decay_fraction": ("wsd", "wsd-s"),
+            "decay_shape": ("wsd", "wsd-s"),
+            "decays_end_at": ("wsd-s",),
+            "final_learning_rate_fraction": ("cosine", "wsd", "wsd-s"),
+        }
+        for name, readers in unread.items():
+            if name in given and self.schedule not in readers:
+                raise ValueError(
+                    f"{name} says nothing to schedule {self.schedule}; it belongs to {' and '.join(readers)}"
+                )
+        ends = self.decays_end_at
+        if ends[-1] != 1 or not all(0 < a < b for a, b in itertools.pairwise(ends)):
+            raise ValueError(
+                f"decays_end_at {list(ends)} must rise from above 0 and end with 1, such as [0.25, 0.5, 1]"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_read(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What stands beside a rule or a schedule that does not read it is left out, and can be read back."""
+        values = dump(self)
+        for rule, fixed in _INSTEAD.items():
+            for name in fixed if getattr(self, rule) is not None else (rule,):
+                values.pop(name, None)
+        if self.schedule not in ("wsd", "wsd-s"):
+            values.pop("decay_fraction", None)
+            values.pop("decay_shape", None)
+        if self.schedule != "wsd-s":
+            values.pop("decays_end_at", None)
+        if self.schedule == "linear-to-zero":
+            values.pop("final_learning_rate_fraction", None)
+        return values
