@@ -18,27 +18,20 @@ from helpers.engine.drivers import (
     checkpoints,
     finish,
     kill_everything,
+    let_go,
     processes_of,
     start,
     sweep_folder,
-    trained,
-    wait_for_steps,
     wait_until,
+    wait_until_held,
 )
-from helpers.engine.toy import CHECKPOINT_STEPS, steps_trained_twice, undisturbed_loss
-
-
-def is_beyond_checkpoints(folder):
-    """Both runs have a checkpoint, and have trained steps since that would be lost."""
-    written, steps = checkpoints(folder), trained(folder)
-    return len(written) == 2 and all(done > kept for done, kept in zip(steps, written, strict=True))
+from helpers.engine.toy import CHECKPOINT_STEPS, HELD_STEP, steps_trained_twice, undisturbed_loss
 
 
 def test_workers_die_with_their_driver_and_the_sweep_goes_on(tmp_path, faults):
     faults.inject("SIGKILL of the driver")
-    arguments = (3, "[1]", 2, 0.2)
-    process = start(tmp_path, *arguments)
-    wait_until(lambda: is_beyond_checkpoints(tmp_path), tmp_path)
+    process = start(tmp_path, 3, "[1]", 2, 0.0, held=True)
+    wait_until_held(tmp_path, 2)
     assert len(processes_of(tmp_path)) == 2
     process.kill()
     process.wait()
@@ -48,7 +41,7 @@ def test_workers_die_with_their_driver_and_the_sweep_goes_on(tmp_path, faults):
     assert sum(attempt.outcome == "interrupted" for record in records for attempt in record.attempts) == 2
     resumed = [record.attempts[1].start_step for record in records if len(record.attempts) == 2]
     assert sorted(resumed) == sorted(written), "from the last checkpoint"
-    assert min(written) >= CHECKPOINT_STEPS
+    assert written == [CHECKPOINT_STEPS] * 2
     cost = steps_trained_twice(sweep_folder(tmp_path).path)
     faults.cost("SIGKILL of the driver", cost, allowed=2 * CHECKPOINT_STEPS)
 
@@ -66,7 +59,7 @@ def test_leftovers_of_a_dead_driver_are_ended_and_a_reused_pid_is_left_alone(mak
             write_json(attempt / "process.0.json", noted.to_json_dict())
         (record,) = run_toys(plan)
         assert record.loss == undisturbed_loss()
-        assert worker.wait(20) == -signal.SIGKILL
+        assert worker.wait(60) == -signal.SIGKILL
         assert stranger.poll() is None
     finally:
         worker.kill()
@@ -88,11 +81,10 @@ def test_leftovers_of_a_dead_driver_are_ended_and_a_reused_pid_is_left_alone(mak
 )
 def test_a_signal_checkpoints_and_asks_for_a_requeue(tmp_path, faults, number):
     faults.inject("SIGTERM, SIGUSR1, SIGUSR2 or SIGINT")
-    arguments = (2, "[1]", 2, 0.2)
-    process = start(tmp_path, *arguments)
-    wait_until(lambda: is_beyond_checkpoints(tmp_path), tmp_path)
+    process = start(tmp_path, 2, "[1]", 2, 0.0, held=True)
+    wait_until_held(tmp_path, 2)
     process.send_signal(number)
-    assert process.wait(60) == (130 if number == signal.SIGINT else 75)
+    assert process.wait(120) == (130 if number == signal.SIGINT else 75)
     log = (tmp_path / "log.txt").read_text()
     assert f"{number.name}: stopped after" in log
     assert "2 runs to go" in log
@@ -100,40 +92,41 @@ def test_a_signal_checkpoints_and_asks_for_a_requeue(tmp_path, faults, number):
     for record in records:
         first, second = record.attempts
         assert first.outcome == "preempted"
-        assert second.start_step > 5, "the checkpoint was written when the signal came, not at an interval"
+        assert second.start_step == HELD_STEP, "the checkpoint was written when the signal came, not at an interval"
     cost = steps_trained_twice(sweep_folder(tmp_path).path)
     faults.cost("SIGTERM, SIGUSR1, SIGUSR2 or SIGINT", cost, allowed=0)
 
 
 def test_a_second_driver_refuses_and_names_the_first(tmp_path, faults):
     faults.inject("two drivers on one folder")
-    process = start(tmp_path, 1, "[1]", 2, 0.3)
-    wait_for_steps(tmp_path, 5)
-    second = start(tmp_path, 1, "[1]", 2, 0.3)
-    assert second.wait(60) == 2
+    process = start(tmp_path, 1, "[1]", 2, 0.0, held=True)
+    wait_until_held(tmp_path)
+    second = start(tmp_path, 1, "[1]", 2, 0.0)
+    assert second.wait(120) == 2
     assert f"the driver with pid {process.pid} on" in (tmp_path / "log.txt").read_text()
-    assert process.wait(60) == 0
+    let_go(tmp_path)
+    assert process.wait(120) == 0
     faults.cost("two drivers on one folder", steps_trained_twice(sweep_folder(tmp_path).path), allowed=0)
 
 
 def test_a_driver_that_lost_its_lease_stops(tmp_path):
-    process = start(tmp_path, 1, "[1]", 2, 1.0)
-    wait_for_steps(tmp_path, 5)
+    process = start(tmp_path, 1, "[1]", 2, 0.0, held=True)
+    wait_until_held(tmp_path)
     leases = sweep_folder(tmp_path).path / "leases"
     (leases / "7").write_text((leases / "1").read_text())  # another driver's, with a higher number
-    assert process.wait(30) == 2
+    assert process.wait(120) == 2
     assert "has taken this sweep over; this driver stops" in (tmp_path / "log.txt").read_text()
     assert processes_of(tmp_path) == []
 
 
 def test_the_lease_of_a_stopped_driver_is_taken_over(tmp_path, faults):
     faults.inject("a stale lease")
-    process = start(tmp_path, 1, "[1]", 2, 0.5)
-    wait_for_steps(tmp_path, 5)
+    process = start(tmp_path, 1, "[1]", 2, 0.0, held=True)
+    wait_until_held(tmp_path)
     process.send_signal(signal.SIGSTOP)
     finish(tmp_path, 1, "[1]", 2, 0.01, FLOPSFIT_DS_STALE_SECONDS="3")
     process.send_signal(signal.SIGCONT)
-    assert process.wait(30) == 2
+    assert process.wait(120) == 2
     assert "this driver stops" in (tmp_path / "log.txt").read_text()
     faults.cost("a stale lease", steps_trained_twice(sweep_folder(tmp_path).path), allowed=CHECKPOINT_STEPS)
 

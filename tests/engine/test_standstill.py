@@ -10,8 +10,8 @@ import time
 import psutil
 
 from flopsfit_ds.engine.fork import server
-from helpers.engine.drivers import finish, start, sweep_folder, wait_for_steps
-from helpers.engine.toy import CHECKPOINT_STEPS, steps_trained_twice, undisturbed_loss
+from helpers.engine.drivers import checkpoints, finish, let_go, start, sweep_folder, wait_until, wait_until_held
+from helpers.engine.toy import CHECKPOINT_STEPS, HELD_STEP, steps_trained_twice, undisturbed_loss
 
 
 def fork_server_of(pid, timeout=60):
@@ -24,21 +24,24 @@ def fork_server_of(pid, timeout=60):
     raise AssertionError("no fork server")
 
 
-def test_a_fork_server_that_does_not_answer_is_ended_and_started_again(make_plan, run_toys, faults, monkeypatch):
+def test_a_fork_server_that_does_not_answer_is_ended_and_started_again(
+    make_plan, run_toys, faults, monkeypatch, tmp_path
+):
     """It is stopped while the first point runs; the second is asked of it and would wait for ever."""
     faults.inject("a fork server that does not answer")
     monkeypatch.setattr(server, "LEAST_PATIENCE_SECONDS", 3.0)
     plan = make_plan(2, slots=1, hang_timeout=30)
-    stopped = []
+    stopped, go = [], tmp_path / "go"
 
     def stop_it():
         while not list(plan.folder.glob("runs/*/toy-steps.0.bin")):
             time.sleep(0.02)
         stopped.append(fork_server_of(os.getpid()))
         stopped[0].suspend()
+        go.touch()
 
     threading.Thread(target=stop_it, daemon=True).start()
-    records = run_toys(plan, common={"step_seconds": 0.1})
+    records = run_toys(plan, common={"held_until": str(go)})
     assert stopped
     assert [record.loss for record in records] == [undisturbed_loss()] * 2
     assert not stopped[0].is_running() or stopped[0].status() == psutil.STATUS_ZOMBIE
@@ -47,44 +50,45 @@ def test_a_fork_server_that_does_not_answer_is_ended_and_started_again(make_plan
 
 
 def test_a_driver_stops_with_checkpoints_while_its_fork_server_does_not_answer(tmp_path):
-    driver = start(tmp_path, 3, "[1]", 2, 1.0, "execution.hang_timeout=6000")
-    wait_for_steps(tmp_path, 10)
-    held = fork_server_of(driver.pid)
-    held.suspend()
+    driver = start(tmp_path, 3, "[1]", 2, 0.0, held=True)
+    wait_until_held(tmp_path, 2)
+    stopped = fork_server_of(driver.pid)
+    stopped.suspend()
     driver.send_signal(signal.SIGTERM)
-    time.sleep(3)
-    held.resume()  # exits are known again
+    wait_until(lambda: checkpoints(tmp_path) == [HELD_STEP] * 2, tmp_path)
+    stopped.resume()  # exits are known again
     assert driver.wait(120) == 75, (tmp_path / "log.txt").read_text()
     records = finish(tmp_path, 3, "[1]", 2, 0.01)
-    outcomes = {attempt.outcome for record in records for attempt in record.attempts}
-    assert outcomes <= {"preempted", "completed"}
+    outcomes = sorted(attempt.outcome for record in records for attempt in record.attempts)
+    assert outcomes == ["completed"] * 3 + ["preempted"] * 2
 
 
 def test_a_job_that_was_suspended_is_no_hang(tmp_path, faults):
     """All its processes, for longer than `hang_timeout`; a machine that sleeps stops them all alike."""
     faults.inject("a job or machine suspended")
-    driver = start(tmp_path, 1, "[2]", 2, 0.5, "execution.hang_timeout=8")
-    wait_for_steps(tmp_path, 10)
+    driver = start(tmp_path, 1, "[2]", 2, 0.0, "execution.hang_timeout=8", held=True)
+    wait_until_held(tmp_path, 2)
     everyone = [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]
     for each in everyone:
         each.suspend()
-    time.sleep(15)
+    time.sleep(12)  # that it is longer than the limit is the subject
     for each in everyone:
         each.resume()
+    wait_until(lambda: "stood still" in (tmp_path / "log.txt").read_text(), tmp_path)
+    let_go(tmp_path)
     assert driver.wait(180) == 0, (tmp_path / "log.txt").read_text()
     (record,) = sweep_folder(tmp_path).records()
     assert record.loss == undisturbed_loss()
     assert [attempt.outcome for attempt in record.attempts] == ["completed"]
-    assert "stood still" in (tmp_path / "log.txt").read_text()
     faults.cost("a job or machine suspended", steps_trained_twice(sweep_folder(tmp_path).path), allowed=0)
 
 
 def test_a_closed_terminal_stops_the_sweep_with_checkpoints(tmp_path, faults):
     faults.inject("SIGHUP: the terminal is closed")
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # or a driver of tests under nohup ignores it, as it should
-    driver = start(tmp_path, 1, "[2]", 2, 0.6)
+    driver = start(tmp_path, 1, "[2]", 2, 0.0, held=True)
     signal.signal(signal.SIGHUP, before)
-    wait_for_steps(tmp_path, 10)
+    wait_until_held(tmp_path, 2)
     driver.send_signal(signal.SIGHUP)
     assert driver.wait(120) == 75, (tmp_path / "log.txt").read_text()
     (record,) = finish(tmp_path, 1, "[2]", 2, 0.01)
@@ -93,9 +97,10 @@ def test_a_closed_terminal_stops_the_sweep_with_checkpoints(tmp_path, faults):
 
 
 def test_under_nohup_a_closed_terminal_is_nothing(tmp_path):
-    driver = start(tmp_path, 1, "[1]", 2, 0.3, launcher=("nohup", os.sys.executable))
-    wait_for_steps(tmp_path, 5)
+    driver = start(tmp_path, 1, "[1]", 2, 0.0, launcher=("nohup", os.sys.executable), held=True)
+    wait_until_held(tmp_path)
     driver.send_signal(signal.SIGHUP)
+    let_go(tmp_path)
     assert driver.wait(120) == 0, (tmp_path / "log.txt").read_text()
 
 

@@ -18,7 +18,7 @@ from flopsfit_ds.engine import give_another_chance, read_plan
 from flopsfit_ds.engine.disk.folder import write_plan
 from flopsfit_ds.engine.disk.lease import Lease
 from flopsfit_ds.records import SweepFolder
-from helpers.engine.drivers import finish, processes_of, start, sweep_folder, wait_for_steps
+from helpers.engine.drivers import finish, let_go, processes_of, start, sweep_folder, wait_until_held
 from helpers.engine.toy import CHECKPOINT_STEPS, steps_trained_twice, undisturbed_loss
 
 
@@ -51,10 +51,11 @@ def fill(folder):
 def test_a_disk_that_fills_up(small_disk, tmp_path, faults):
     faults.inject("disk full")
     (tmp_path / "outputs").symlink_to(small_disk)
-    process = start(tmp_path, 2, "[1]", 2, 0.1)
-    wait_for_steps(tmp_path, 10)
+    process = start(tmp_path, 2, "[1]", 2, 0.0, held=True)
+    wait_until_held(tmp_path, 2)
     fill(small_disk)
-    assert process.wait(60) == 2, (tmp_path / "log.txt").read_text()
+    let_go(tmp_path)
+    assert process.wait(120) == 2, (tmp_path / "log.txt").read_text()
     assert "No space left on device" in (tmp_path / "log.txt").read_text()
     assert processes_of(tmp_path) == []
     (small_disk / "filler").unlink()
@@ -67,10 +68,11 @@ def test_a_disk_that_fills_up(small_disk, tmp_path, faults):
 def test_a_folder_that_turns_read_only_in_the_middle(small_disk, tmp_path, faults):
     faults.inject("read-only folder")
     (tmp_path / "outputs").symlink_to(small_disk)
-    process = start(tmp_path, 2, "[1]", 2, 0.1)
-    wait_for_steps(tmp_path, 10)
+    process = start(tmp_path, 2, "[1]", 2, 0.0, held=True)
+    wait_until_held(tmp_path, 2)
     with read_only(small_disk):
-        assert process.wait(60) == 2, (tmp_path / "log.txt").read_text()
+        let_go(tmp_path)
+        assert process.wait(120) == 2, (tmp_path / "log.txt").read_text()
         assert "Read-only file system" in (tmp_path / "log.txt").read_text()
         assert processes_of(tmp_path) == []
     records = finish(tmp_path, 2, "[1]", 2, 0.01)
@@ -94,17 +96,18 @@ def test_a_folder_that_is_read_only_from_the_start(small_disk, tmp_path, faults)
     faults.inject("read-only folder")
     (tmp_path / "outputs").symlink_to(small_disk)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    assert start(tmp_path, 1, "[1]", 2, 0.1).wait(60) == 2
+    assert start(tmp_path, 1, "[1]", 2, 0.0).wait(120) == 2
     assert "Read-only file system; change output_root" in (tmp_path / "log.txt").read_text()
     faults.cost("read-only folder", steps_trained_twice(sweep_folder(tmp_path).path), allowed=0)
 
 
 def test_a_folder_that_vanishes_is_said_and_not_made_again(tmp_path, faults):
     faults.inject("a folder that vanishes")
-    process = start(tmp_path, 3, "[1]", 2, 0.1)
-    wait_for_steps(tmp_path, 10)
+    process = start(tmp_path, 3, "[1]", 2, 0.0, held=True)
+    wait_until_held(tmp_path, 2)
     sweep_folder(tmp_path).path.rename(tmp_path / "elsewhere")
-    assert process.wait(60) == 2
+    let_go(tmp_path)
+    assert process.wait(120) == 2
     assert "No such file or directory" in (tmp_path / "log.txt").read_text()
     assert not sweep_folder(tmp_path).path.exists()
     (tmp_path / "elsewhere").rename(sweep_folder(tmp_path).path)
@@ -163,8 +166,8 @@ def test_a_damaged_plan_is_told_and_written_again(make_plan, run_toys, faults, d
 def test_damaged_lines_of_events_and_metrics_are_passed_over_and_said(tmp_path, faults):
     faults.inject("damaged events line", times=2)
     faults.inject("damaged metrics line", times=2)
-    process = start(tmp_path, 1, "[1]", 1, 0.05)
-    wait_for_steps(tmp_path, 10)
+    process = start(tmp_path, 1, "[1]", 1, 0.0, held=True)
+    wait_until_held(tmp_path)
     process.kill()
     process.wait()
     (metrics,) = sweep_folder(tmp_path).path.glob("runs/*/metrics.jsonl")

@@ -6,12 +6,12 @@ import os
 import signal
 import socket
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from helpers.engine.drivers import finish, processes_of, start, sweep_folder, wait_for_steps
+from flopsfit_ds.engine.nodes.remote import SILENCE_SECONDS
+from helpers.engine.drivers import finish, processes_of, start, sweep_folder, wait_until, wait_until_held
 from helpers.engine.launched_nodes import exit_codes, free_port, logs, start_nodes
 from helpers.engine.toy import CHECKPOINT_STEPS, steps_trained_twice, undisturbed_loss
 
@@ -26,7 +26,7 @@ def test_a_point_whose_ranks_are_on_different_nodes(tmp_path):
 
 
 def test_points_stay_inside_a_node_where_they_fit(tmp_path):
-    processes = start_nodes(tmp_path, 2, 2, 4, "[2]", 2, 0.1, "hardware.num_nodes=2")
+    processes = start_nodes(tmp_path, 2, 2, 4, "[2]", 2, 0.0, "hardware.num_nodes=2")
     assert exit_codes(processes) == [0] * 4, logs(tmp_path)
     for record in sweep_folder(tmp_path).records():
         (attempt,) = record.attempts
@@ -41,28 +41,28 @@ def test_a_node_that_cannot_take_part_is_named(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     first = start(tmp_path, *arguments, **common, RANK="0")
     second = start(tmp_path / "elsewhere", *arguments, **common, RANK="1")
-    assert first.wait(60) == 2, logs(tmp_path)
+    assert first.wait(120) == 2, logs(tmp_path)
     assert "share output_root between nodes" in (tmp_path / "log.txt").read_text()
-    second.wait(60)
+    second.wait(120)
 
 
 def test_the_other_node_leaves_when_the_driver_is_killed(tmp_path, faults):
     faults.inject("SIGKILL of the driver")
-    processes = start_nodes(tmp_path, 2, 1, 1, "[2]", 1, 0.3, "hardware.num_nodes=2")
-    wait_for_steps(tmp_path, 10)
+    processes = start_nodes(tmp_path, 2, 1, 1, "[2]", 1, 0.0, "hardware.num_nodes=2", held=True)
+    wait_until_held(tmp_path, 2)
     processes[0].send_signal(signal.SIGKILL)
-    assert exit_codes(processes, 20) == [-9, 1]
-    assert processes_of(tmp_path) == []
+    assert exit_codes(processes, SILENCE_SECONDS) == [-9, 1], "at once, not after it has not heard the driver for long"
+    wait_until(lambda: not processes_of(tmp_path), tmp_path)
     finish(tmp_path, 1, "[2]", 2, 0.01)
     faults.cost("SIGKILL of the driver", steps_trained_twice(sweep_folder(tmp_path).path), allowed=CHECKPOINT_STEPS)
 
 
 def test_a_signal_to_a_waiting_rank_stops_the_sweep_with_checkpoints(tmp_path, faults):
     faults.inject("SIGTERM, SIGUSR1, SIGUSR2 or SIGINT")
-    processes = start_nodes(tmp_path, 1, 2, 2, "[1]", 2, 0.3)
-    wait_for_steps(tmp_path, 10)
+    processes = start_nodes(tmp_path, 1, 2, 2, "[1]", 2, 0.0, held=True)
+    wait_until_held(tmp_path, 2)
     processes[1].send_signal(signal.SIGTERM)
-    assert exit_codes(processes, 30) == [75, 75], logs(tmp_path)
+    assert exit_codes(processes) == [75, 75], logs(tmp_path)
     records = finish(tmp_path, 2, "[1]", 2, 0.01)
     assert {record.attempts[0].outcome for record in records} == {"preempted"}
     cost = steps_trained_twice(sweep_folder(tmp_path).path)
@@ -80,12 +80,10 @@ def test_a_launch_whose_port_is_taken(tmp_path, faults):
 
 
 def test_waiting_ranks_leave_when_the_working_one_dies(tmp_path):
-    processes = start_nodes(tmp_path, 1, 2, 1, "[1]", 2, 0.3)
-    wait_for_steps(tmp_path, 5)
-    began = time.monotonic()
+    processes = start_nodes(tmp_path, 1, 2, 1, "[1]", 2, 0.0, held=True)
+    wait_until_held(tmp_path)
     processes[0].send_signal(signal.SIGKILL)
-    assert exit_codes(processes, 20) == [-9, 1]
-    assert time.monotonic() - began < 3
+    assert exit_codes(processes) == [-9, 1]
 
 
 @pytest.mark.slow
@@ -104,5 +102,5 @@ def test_four_slots_of_a_real_launcher(tmp_path, launcher):
         tmp_path, 6, "[1, 2, 4]", 4, 0.05, launcher=(str(bin_folder / launcher[0]), *launcher[1:]),
         PATH=f"{bin_folder}:{os.environ['PATH']}",
     )  # fmt: skip
-    assert process.wait(120) == 0, logs(tmp_path)
+    assert process.wait(240) == 0, logs(tmp_path)
     assert [record.loss for record in sweep_folder(tmp_path).records()] == [undisturbed_loss()] * 6

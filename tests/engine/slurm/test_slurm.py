@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from flopsfit_ds.records import SweepFolder
-from helpers.engine.drivers import SCRIPT
-from helpers.engine.toy import CHECKPOINT_STEPS, steps_trained_twice, undisturbed_loss
+from helpers.engine.drivers import SCRIPT, checkpoints, let_go, wait_until, wait_until_held
+from helpers.engine.toy import CHECKPOINT_STEPS, HELD_STEP, steps_trained_twice, undisturbed_loss
 
 ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.slurm
@@ -64,7 +64,7 @@ def slurm_conf():
 def cluster(slurm_conf, tmp_path):
     """Runs commands of the cluster, and sweeps of toys on it; ends all jobs afterwards."""
     yield Cluster(slurm_conf, tmp_path)
-    subprocess.run(["scancel", "--user=root"], env={**os.environ, "SLURM_CONF": slurm_conf}, check=True, timeout=30)
+    subprocess.run(["scancel", "--user=root"], env={**os.environ, "SLURM_CONF": slurm_conf}, check=True, timeout=120)
 
 
 class Cluster:
@@ -83,10 +83,11 @@ class Cluster:
         )
         return answer.stdout
 
-    def start(self, *arguments):
+    def start(self, *arguments, held=False):
         log = (self.folder / "log.txt").open("a")
         command = [sys.executable, str(SCRIPT), str(self.folder / "outputs"), *map(str, arguments)]
-        return subprocess.Popen(command, stdout=log, stderr=log, env=self.environment, start_new_session=True)
+        environment = self.environment | ({"TOY_HELD_UNTIL": str(self.folder / "go")} if held else {})
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
 
     @property
     def log(self):
@@ -107,46 +108,39 @@ class Cluster:
         path = self.sweep.path / "slurm" / "jobs.jsonl"
         return [json.loads(line)["job_id"] for line in path.read_text().splitlines()]
 
-    def wait_for_words(self, words, timeout=90):
+    def wait_for_words(self, words, timeout=180):
         path, deadline = self.folder / "words", time.monotonic() + timeout
         while not path.exists() or path.read_text().split() != words.split():
             assert time.monotonic() < deadline, path.read_text() if path.exists() else "not started"
             time.sleep(0.2)
 
     def wait_for_state(self, job, state):
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while self.call("squeue", "-h", "-t", "all", "-j", job, "-o", "%T").strip() != state:
             assert time.monotonic() < deadline
             time.sleep(0.2)
 
-    def wait_for_steps(self, minimum):
-        deadline = time.monotonic() + 90
-        while time.monotonic() < deadline:
-            states = self.sweep.path.glob("runs/*/toy-checkpoint.*.json")
-            if sum(json.loads(path.read_text())[0] for path in states) >= minimum:
-                return
-            time.sleep(0.1)
-        pytest.fail(self.log)
-
 
 @pytest.mark.slow
 def test_small_points_share_a_job_and_one_goes_on_when_its_submitter_is_killed(cluster):
-    process = cluster.start(3, "[1]", 2, 0.3)
-    cluster.wait_for_steps(5)
+    process = cluster.start(3, "[1]", 2, 0.0, held=True)
+    wait_until_held(cluster.folder)
     process.kill()
     process.wait()
-    records = cluster.finish(3, "[1]", 2, 0.3)
+    let_go(cluster.folder)
+    records = cluster.finish(3, "[1]", 2, 0.0)
     assert len(cluster.job_ids()) == 1, "three small points, one job, submitted once"
     assert [len(record.attempts) for record in records] == [1, 1, 1], "the job never noticed"
 
 
 def test_stopping_the_submitter_leaves_the_jobs_to_the_cluster(cluster):
-    process = cluster.start(1, "[1]", 2, 0.4)
-    cluster.wait_for_steps(5)
+    process = cluster.start(1, "[1]", 2, 0.0, held=True)
+    wait_until_held(cluster.folder)
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 130
+    assert process.wait(120) == 130
     assert "1 runs to go" in cluster.log
-    (record,) = cluster.finish(1, "[1]", 2, 0.4)
+    let_go(cluster.folder)
+    (record,) = cluster.finish(1, "[1]", 2, 0.0)
     assert len(record.attempts) == 1
 
 
@@ -162,10 +156,12 @@ def test_a_point_on_two_nodes(cluster):
 @pytest.mark.long
 def test_a_job_cancelled_by_an_administrator_is_submitted_again(cluster, faults):
     faults.inject("a SLURM job cancelled")
-    process = cluster.start(1, "[1]", 2, 0.4)
-    cluster.wait_for_steps(5)
+    process = cluster.start(1, "[1]", 2, 0.0, held=True)
+    wait_until_held(cluster.folder)
     cluster.call("scancel", cluster.job_ids()[0])
-    assert process.wait(120) == 0, cluster.log
+    wait_until(lambda: checkpoints(cluster.folder) == [HELD_STEP], cluster.folder)
+    let_go(cluster.folder)
+    assert process.wait(240) == 0, cluster.log
     (record,) = cluster.sweep.records()
     assert record.loss == undisturbed_loss()
     assert [attempt.outcome for attempt in record.attempts] == ["preempted", "completed"]
@@ -177,7 +173,7 @@ def test_a_job_cancelled_by_an_administrator_is_submitted_again(cluster, faults)
 
 def test_a_partition_that_does_not_exist(cluster):
     process = cluster.start(1, "[1]", 2, 0.1, "execution.slurm_partition=gpu")
-    assert process.wait(60) == 2
+    assert process.wait(120) == 2
     assert "the cluster has no partition 'gpu'; it has high, main" in cluster.log
 
 
@@ -234,14 +230,16 @@ def test_the_readmes_script_is_stopped_before_its_time_limit_and_requeued(cluste
 @pytest.mark.long
 def test_preempted_in_the_middle_requeued_and_completed(cluster, faults):
     faults.inject("preemption by SLURM")
-    process = cluster.start(1, "[1]", 2, 0.7)
-    cluster.wait_for_steps(5)
+    process = cluster.start(1, "[1]", 2, 0.0, held=True)
+    wait_until_held(cluster.folder)
     victim = cluster.job_ids()[0]
     cluster.call("sbatch", "-p", "high", "--exclusive", "-N2", "-o", "/dev/null", "--wrap", "sleep 1")
+    wait_until(lambda: checkpoints(cluster.folder) == [HELD_STEP], cluster.folder)
+    let_go(cluster.folder)
     assert process.wait(300) == 0, cluster.log
     (record,) = cluster.sweep.records()
     assert record.loss == undisturbed_loss()
     assert [attempt.outcome for attempt in record.attempts] == ["preempted", "completed"]
-    assert record.attempts[1].start_step > 5, "the checkpoint was written when the signal came"
+    assert record.attempts[1].start_step == HELD_STEP, "the checkpoint was written when the signal came"
     assert cluster.job_ids() == [victim], "requeued by the cluster, not submitted again"
     faults.cost("preemption by SLURM", steps_trained_twice(cluster.sweep.path), allowed=0)

@@ -17,8 +17,8 @@ RUNS = tuple(f"run{number}" for number in range(12))
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A sweep's folder with runs, and leases that are stale after a second."""
-    monkeypatch.setenv("FLOPSFIT_DS_STALE_SECONDS", "1")
+    """A sweep's folder with runs, and leases that are stale after three seconds."""
+    monkeypatch.setenv("FLOPSFIT_DS_STALE_SECONDS", "3")
     folder = SweepFolder(tmp_path)
     folder.prepare()
     for run_id in RUNS:
@@ -36,7 +36,7 @@ def test_the_leases_of_a_failed_node_are_waited_for_together(folder):
         write_json(path, {**lease, "released": False})
     began = time.monotonic()
     LeaseSet(folder, RUNS).release()
-    assert 1.0 <= time.monotonic() - began < 6.0
+    assert 3.0 <= time.monotonic() - began < 30.0, "one after another they take 36 s"
 
 
 def test_all_leases_or_none(folder):

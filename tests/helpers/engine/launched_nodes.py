@@ -17,7 +17,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start_nodes(folder, num_nodes, ranks_per_node, *arguments, port=None):
+def start_nodes(folder, num_nodes, ranks_per_node, *arguments, port=None, held=False):
     """Ranks as launchers set them up, each node at an address of its own."""
     port, processes = port or free_port(), []
     for node in range(num_nodes):
@@ -30,6 +30,8 @@ def start_nodes(folder, num_nodes, ranks_per_node, *arguments, port=None):
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": port,
             }
+            if held:
+                variables["TOY_HELD_UNTIL"] = folder / "go"
             log = (folder / f"log.{node}.{local_rank}.txt").open("a")
             processes.append(
                 subprocess.Popen(
@@ -46,6 +48,6 @@ def logs(folder):
     return "\n".join(f"{path.name}\n{path.read_text()}" for path in sorted(folder.glob("log.*")))
 
 
-def exit_codes(processes, timeout=90):
+def exit_codes(processes, timeout=120):
     deadline = time.monotonic() + timeout
     return [process.wait(max(0.1, deadline - time.monotonic())) for process in processes]

@@ -28,10 +28,14 @@ design: {{method: points, points: [{points}]}}
 training: {{global_batch_tokens: 1024, learning_rates: [6e-3], precision: fp32}}
 hardware: {{device: cpu, gpus_per_node: {slots}}}
 placement: {{num_gpus: {num_gpus}}}
-execution: {{max_attempts: 3, hang_timeout: 5}}
+execution: {{max_attempts: 3, hang_timeout: 120}}
 """
 NUM_STEPS = 20
 CHECKPOINT_STEPS = 5
+SLOW_SECONDS = 0.5
+"""Which a slow rank takes longer for each step."""
+HELD_STEP = 7
+"""After a checkpoint, and before the next: there toys wait for a test that does something to them in the middle."""
 
 
 def undisturbed_loss() -> float:
@@ -64,6 +68,7 @@ class ToyTask:
         max_micro_batch: A larger micro-batch runs out of memory.
         start_fails: In these attempts it breaks before it looks for a checkpoint.
         bad_device: There it breaks at once.
+        held_until: A file for which it waits after step `HELD_STEP`, unless it is asked to stop.
     """
 
     plan: RunPlan
@@ -76,6 +81,7 @@ class ToyTask:
     max_micro_batch: int = 10**9
     start_fails: range = range(0)
     bad_device: str | None = None
+    held_until: str | None = None
 
 
 def run_worker(order, task) -> int:
@@ -109,6 +115,8 @@ def run_worker(order, task) -> int:
         loss = (loss * 31 + step) % 1009
         store.set(f"heartbeat/{order.rank}", str(step))
         metrics.log(step, loss, 0.0, None, 0.0)
+        if step == HELD_STEP and task.held_until is not None:
+            _hold(store, order, Path(task.held_until), stop)
         if stop or step % task.checkpoint_steps == 0:
             metrics.flush()
             atomic_write(state, json.dumps([step, loss]))
@@ -130,6 +138,15 @@ def run_worker(order, task) -> int:
     return 0
 
 
+def _hold(store, order, until: Path, stop: list[int]) -> None:
+    """Stay within a step, and say so, until a file is there or the run is asked to stop."""
+    beats = 0
+    while not stop and not until.exists():
+        beats += 1
+        store.set(f"heartbeat/{order.rank}", f"{HELD_STEP} ({beats})")
+        time.sleep(0.05)
+
+
 def _wait_for_the_others(store, order, saved_step: int, start_step: int) -> None:
     """As collectives keep real ranks: no rank is past a checkpoint before every rank has written it."""
     if saved_step > start_step:
@@ -148,10 +165,10 @@ def _go_wrong(fault: str, attempt: Path, world_size: int) -> int | None:
         for pid in sorted((read_json(note)["pid"] for note in notes), key=lambda pid: pid == os.getpid()):
             os.kill(pid, signal.SIGKILL)
     if fault == "slow":
-        time.sleep(0.35)
+        time.sleep(SLOW_SECONDS)
     if fault == "server":
         os.kill(os.getppid(), signal.SIGKILL)
-        time.sleep(10)
+        time.sleep(3600)
     if fault == "exit":
         os._exit(13)
     if fault == "hang":

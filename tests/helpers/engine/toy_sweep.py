@@ -23,7 +23,9 @@ def main(arguments: list[str]) -> int:
     text = SPEC.format(root=folder, points=points, slots=slots, num_gpus=num_gpus)
     plan = build_plan(parse_spec(text, arguments[5:]))
     try:
-        tasks = functools.partial(ToyTask, step_seconds=float(step_seconds))
+        tasks = functools.partial(
+            ToyTask, step_seconds=float(step_seconds), held_until=os.environ.get("TOY_HELD_UNTIL")
+        )
         records = run_sweep(plan, tasks=tasks, program=PROGRAM, executor=os.environ.get("TOY_EXECUTOR", "auto"))
     except FlopsfitError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
