@@ -86,3 +86,19 @@ def plan_from(argument: str, overrides: list[str] | None, allow_import: list[str
 
     path = spec_path(argument)
     return build_plan(load_spec(path, overrides or ()), spec_folder=path.parent, allow_import=tuple(allow_import or ()))
+
+
+def tuning_from(argument: str, overrides: list[str] | None, allow_import: list[str] | None) -> SweepPlan | None:
+    """The plan of the short sweep that comes before a spec's own; None where none does.
+
+    Raises:
+        SpecError: As `plan_from`.
+        PlanError: As `plan_from`.
+        DataError: As `plan_from`.
+    """
+    from flopsfit_ds.spec import load_spec
+    from flopsfit_ds.study.steps import tuning_plan
+
+    path = spec_path(argument)
+    spec = load_spec(path, overrides or ())
+    return tuning_plan(spec, spec_folder=path.parent, allow_import=tuple(allow_import or ()))

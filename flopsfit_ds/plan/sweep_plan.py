@@ -29,6 +29,7 @@ from flopsfit_ds.plan.recipe.recipe import (
     Recipe,
     batch_tokens,
     make_recipe,
+    num_rates,
     peak_rates,
     range_warnings,
     rule_point,
@@ -333,7 +334,7 @@ def _plan_run(
     budget = point.compute_budget_flops
     parts = [format_flops(budget)] if budget else []
     parts += [f"n{format_count(model.num_params)}", f"d{format_count(batches.num_tokens)}"]
-    parts += [f"lr{recipe.learning_rate:.3g}"] if len(training.learning_rates) > 1 else []
+    parts += [f"lr{recipe.learning_rate:.3g}"] if num_rates(training) > 1 else []
     parts += [f"seed{seed}"] if len(training.seeds) > 1 else []
     return RunPlan(
         run_id=digest[:12],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from flopsfit_ds.base.units import parse_quantity
 from flopsfit_ds.spec.quantities import Quantity, number_schema
@@ -48,6 +48,17 @@ class BatchReference(Section):
     """Its training tokens; needed where the rule looks at D."""
 
 
+class RateTuning(Section):
+    """A short sweep of its own, on small sizes, that sets the rule's multiplier before anything else is planned."""
+
+    num_params: Annotated[tuple[Quantity, ...], Field(min_length=2)]
+    """Sizes, all parameters counted: two or more, to show whether one multiplier holds from one to the next."""
+    tokens_per_parameter: Quantity = 20
+    """Training tokens for each parameter."""
+    multipliers: Annotated[tuple[Quantity, ...], Field(min_length=3)] = (0.25, 0.5, 1.0, 2.0, 4.0)
+    """Tried at each size; the best of each must lie between two others."""
+
+
 class LearningRateRule(Section):
     """A peak learning rate that follows from each point; `flopsfit_ds.plan.recipe.rules` has sources and ranges."""
 
@@ -56,6 +67,10 @@ class LearningRateRule(Section):
     exponents of your own too."""
     multiplier: Quantity = 1.0
     """Over the rule's rate, as tuned on your data."""
+    multipliers: Annotated[tuple[Quantity, ...], Field(min_length=1)] | None = None
+    """Several instead: every point is trained at each."""
+    tune: RateTuning | None = None
+    """Instead: find the multiplier by a short sweep, which `sweep` trains first."""
     reference: RateReference | None = None
     """Where `marin`, `sqrt-n-d` and `custom` start from."""
     params_exponent: Exponent = 0.0
@@ -67,6 +82,10 @@ class LearningRateRule(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> LearningRateRule:
+        ways = [name for name in ("multipliers", "tune") if getattr(self, name) is not None]
+        ways = ["multiplier", *ways] if self.multiplier != 1 else ways
+        if len(ways) > 1:
+            raise ValueError(f"{' and '.join(ways)} stand here together; keep one of them")
         exponents = {
             "num_params": self.params_exponent,
             "num_tokens": self.tokens_exponent,

@@ -6,14 +6,14 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flopsfit_ds.base.errors import DataError, FitError, LaunchError
 from flopsfit_ds.base.hardware import Machine, launched_world
 from flopsfit_ds.base.storage import write_json
-from flopsfit_ds.base.units import format_count
+from flopsfit_ds.base.units import format_count, format_flops
 from flopsfit_ds.base.usercode import check_allowed, import_class
 from flopsfit_ds.data.corpus import ABSENT
 from flopsfit_ds.data.manifest import check_source
@@ -23,6 +23,7 @@ from flopsfit_ds.plan.family import counts_active
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
 from flopsfit_ds.spec import ClassModel, SweepSpec
+from flopsfit_ds.study.tuning import read_tuning, tuning_spec, with_multiplier
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ def build_plan(
 ) -> SweepPlan:
     """Resolve a spec into a plan: every number of every run. Imports torch only for a class of the user's own.
 
+    Where a rule's multiplier is to be tuned, it is taken from the records of `tuning_plan`, if they are complete.
+
     Args:
         spec: What the user wants.
         spec_folder: Folder that the spec's relative paths start from.
@@ -52,6 +55,44 @@ def build_plan(
         PlanError: A point fits nowhere, or a budget does not fill one batch.
         DataError: The data is missing, damaged or shorter than one sequence.
     """
+    options = (spec_folder, allow_import, machine)
+    short = tuning_spec(spec)
+    if short is None:
+        return _plan(spec, *options)
+    tuning = _plan(short, *options)
+    tuned = read_tuning(tuning, list(SweepFolder(tuning.folder).records()))
+    if tuned is None:
+        plan = _plan(spec, *options)
+        flops = format_flops(sum(run.flops for run in tuning.runs))
+        said = (
+            f"training.learning_rate.tune: {len(tuning.runs)} runs of {flops} FLOPs in all come first, in "
+            f"{tuning.folder}; until they have ended all rates and run ids here are those of multiplier 1"
+        )
+        return replace(plan, warnings=(said, *plan.warnings))
+    plan = _plan(with_multiplier(spec, tuned.multiplier), *options)
+    said = [each for each in (tuned.words(), tuned.warning()) if each]
+    return replace(plan, warnings=(*said, *plan.warnings))
+
+
+def tuning_plan(
+    spec: SweepSpec,
+    *,
+    spec_folder: str | Path = ".",
+    allow_import: Sequence[str] = (),
+    machine: Machine | None = None,
+) -> SweepPlan | None:
+    """The plan of the short sweep that sets the multiplier of a spec's rule; None where none is asked for.
+
+    Raises:
+        SpecError: As `build_plan`.
+        PlanError: As `build_plan`.
+        DataError: As `build_plan`.
+    """
+    short = tuning_spec(spec)
+    return None if short is None else _plan(short, spec_folder, allow_import, machine)
+
+
+def _plan(spec: SweepSpec, spec_folder: str | Path, allow_import: Sequence[str], machine: Machine | None) -> SweepPlan:
     family, loss = None, LossTraits()
     if isinstance(spec.model, ClassModel):
         check_allowed(spec.model.class_path, allow_import)

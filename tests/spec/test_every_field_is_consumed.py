@@ -90,6 +90,14 @@ def rate(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return RULED, {"training__learning_rate": RULED["training"]["learning_rate"] | changes}
 
 
+TUNE = {"num_params": [1e4, 4e4], "multipliers": [0.5, 1, 2]}
+
+
+def tuned(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A change of the sweep that finds the multiplier; the plan says how many runs and FLOPs it has."""
+    return with_values(RULED, **rate(tune=TUNE)[1]), rate(tune=TUNE | changes)[1]
+
+
 def rate_reference(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """A change of the point that the rule of the learning rate starts from."""
     return rate(reference=RULED["training"]["learning_rate"]["reference"] | changes)
@@ -196,10 +204,17 @@ PLAN: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "LearningRateRule": {
         "rule": rate(rule="marin", params_exponent=0, tokens_exponent=0, batch_exponent=0),
         "multiplier": rate(multiplier=2),
+        "multipliers": rate(multipliers=[1, 2]),
+        "tune": rate(tune=TUNE),
         "reference": rate_reference(learning_rate=2e-2),
         "params_exponent": rate(params_exponent=-0.2),
         "tokens_exponent": rate(tokens_exponent=-0.2),
         "batch_exponent": rate(batch_exponent=-0.2),
+    },
+    "RateTuning": {
+        "num_params": tuned(num_params=[1e4, 5e4]),
+        "tokens_per_parameter": tuned(tokens_per_parameter=10),
+        "multipliers": tuned(multipliers=[0.5, 1, 2, 4]),
     },
     "RateReference": {
         "learning_rate": rate_reference(learning_rate=3e-2),

@@ -28,15 +28,36 @@ def carry_out(plan: SweepPlan, executor: ExecutorChoice, slots: int | None) -> N
         RunError: Runs failed.
     """
     from flopsfit_ds.cli.console import Console
+
+    console = Console()
+    records = _train(plan, console, executor, slots)
+    print(_conclusion(plan, records, console), end="")
+    _refuse_failed(plan, records)
+
+
+def carry_out_tuning(plan: SweepPlan, executor: ExecutorChoice, slots: int | None) -> None:
+    """Train the runs of a tuning that have no record.
+
+    Raises:
+        RunError: Runs failed.
+    """
+    from flopsfit_ds.cli.console import Console
+
+    _refuse_failed(plan, _train(plan, Console(), executor, slots))
+
+
+def _train(plan: SweepPlan, console: Console, executor: ExecutorChoice, slots: int | None) -> tuple[RunRecord, ...]:
     from flopsfit_ds.cli.sweeping.progress import SweepDisplay
     from flopsfit_ds.study.steps import run_sweep
 
-    console = Console()
     with SweepDisplay(console, plan) as display:
         records = run_sweep(plan, executor=executor, slots=slots, progress=display)
     if not display.began:
         print(f"{plan.name}: all {len(records)} runs are done already, nothing is trained")
-    print(_conclusion(plan, records, console), end="")
+    return records
+
+
+def _refuse_failed(plan: SweepPlan, records: Sequence[RunRecord]) -> None:
     failed = [record for record in records if record.status in ("failed", "oom")]
     if failed:
         reasons = "; ".join(f"{record.label}: {record.reason}" for record in failed[:3])

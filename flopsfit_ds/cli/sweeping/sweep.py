@@ -6,9 +6,17 @@ from typing import Annotated
 
 import typer
 
-from flopsfit_ds.cli.options import AllowImport, Overrides, SpecArgument, SweepFolderArgument, plan_from, require_sweep
+from flopsfit_ds.cli.options import (
+    AllowImport,
+    Overrides,
+    SpecArgument,
+    SweepFolderArgument,
+    plan_from,
+    require_sweep,
+    tuning_from,
+)
 from flopsfit_ds.cli.streams import lasting_output
-from flopsfit_ds.cli.sweeping.carry_out import ExecutorChoice, carry_out
+from flopsfit_ds.cli.sweeping.carry_out import ExecutorChoice, carry_out, carry_out_tuning
 from flopsfit_ds.cli.sweeping.dry_run import show_dry_run
 
 
@@ -32,12 +40,14 @@ def register(app: typer.Typer) -> None:
         ] = False,
     ) -> None:
         """Train all points of a spec, fit the scaling law and write the report. Run again, it goes on where it was."""
-        plan = plan_from(spec, overrides, allow_import)
         if dry_run:
-            show_dry_run(plan, executor, slots)
-        else:
-            with lasting_output():
-                carry_out(plan, executor, slots)
+            show_dry_run(plan_from(spec, overrides, allow_import), executor, slots)
+            return
+        with lasting_output():
+            tuning = tuning_from(spec, overrides, allow_import)
+            if tuning is not None:
+                carry_out_tuning(tuning, executor, slots)
+            carry_out(plan_from(spec, overrides, allow_import), executor, slots)
 
     @app.command()
     def retry(  # pyright: ignore[reportUnusedFunction]

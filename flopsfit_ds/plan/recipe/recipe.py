@@ -96,11 +96,20 @@ def batch_tokens(training: Training, points: Sequence[RulePoint]) -> float:
 def peak_rates(training: Training, point: RulePoint) -> tuple[float, ...]:
     """The peak learning rates that a point is trained at."""
     if training.learning_rate is not None:
-        return (rate_rule(training.learning_rate).value(point) * training.learning_rate.multiplier,)
+        rule = training.learning_rate
+        rate = rate_rule(rule).value(point)
+        return tuple(rate * each for each in rule.multipliers or (rule.multiplier,))
     if training.learning_rate_reference_params is None:
         return training.learning_rates
     scale = (point.num_params / training.learning_rate_reference_params) ** training.learning_rate_exponent
     return tuple(rate * scale for rate in training.learning_rates)
+
+
+def num_rates(training: Training) -> int:
+    """How many peak learning rates every point is trained at."""
+    if training.learning_rate is not None:
+        return len(training.learning_rate.multipliers or (1.0,))
+    return len(training.learning_rates)
 
 
 def make_recipe(training: Training, learning_rate: float, point: RulePoint, num_steps: int) -> Recipe:
