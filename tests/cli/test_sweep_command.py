@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -37,6 +37,12 @@ def sweep(folder: Path, *arguments: str, code: int = 0) -> str:
     )
     assert result.returncode == code, result.stdout + result.stderr
     return result.stdout + result.stderr
+
+
+def seconds_of_children() -> float:
+    """Of a core, that all ended children of this process have taken."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def records(folder: Path, name: str = "micro") -> dict[str, RunRecord]:
@@ -76,9 +82,9 @@ def test_a_sweep_leaves_records_a_table_and_a_report(done):
 def test_run_again_nothing_is_trained_and_it_is_quick(done):
     folder, _ = done
     before = {path: path.stat().st_mtime_ns for path in (folder / "outputs" / "micro" / "runs").rglob("record.json")}
-    began = time.perf_counter()
+    began = seconds_of_children()
     printed = sweep(folder, "spec.yaml")
-    assert time.perf_counter() - began < 20  # a quarter of that on a machine of its own
+    assert seconds_of_children() - began < 20, "a quarter of that, of a core: what else the machine does is not counted"
     assert "training" not in printed
     assert "report outputs/micro/report/index.html" in printed
     assert before == {
@@ -117,7 +123,7 @@ def test_failed_runs_are_exit_code_1_with_the_reason(tmp_path):
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(values))
     result = subprocess.run(
         [sys.executable, SCRIPT, "spec.yaml", "--allow-import", "failing_pkg"], cwd=tmp_path,
-        env={**environment(), "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False, timeout=120,
+        env={**environment(), "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert result.returncode == 1, result.stdout + result.stderr
     assert "this model has a bug" in result.stderr

@@ -182,7 +182,7 @@ def run_script(folder, body):
         [sys.executable, str(script), str(folder)],
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=300,
         env=environment,
         check=False,
     )

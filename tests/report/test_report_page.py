@@ -239,7 +239,7 @@ def test_same_input_same_bytes_whatever_the_process(tmp_path: Path) -> None:
     records = versions()[0]
     write_report(folders[0], records, fit_of(records))
     environment = {**os.environ, "PYTHONHASHSEED": "5", "MATPLOTLIBRC": str(style)}
-    subprocess.run([sys.executable, WRITER, str(folders[1])], check=True, env=environment, timeout=120)
+    subprocess.run([sys.executable, WRITER, str(folders[1])], check=True, env=environment, timeout=300)
     first, second = ({path.name: path.read_bytes() for path in (f / "report").iterdir()} for f in folders)
     assert first == second
     assert len(first) == 5

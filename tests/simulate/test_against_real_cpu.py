@@ -3,7 +3,6 @@
 import dataclasses
 import multiprocessing
 import os
-import socket
 from concurrent.futures import Future
 from multiprocessing import forkserver
 from typing import Any
@@ -15,6 +14,7 @@ from flopsfit_ds.plan.ds_config import training_config
 from flopsfit_ds.simulate.results import RankMemory
 from flopsfit_ds.simulate.self_test import WORLDS
 from flopsfit_ds.simulate.server import SimulationServer
+from helpers.ports import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -98,12 +98,6 @@ def run_real(job, port: int, results) -> None:
     deepspeed.init_distributed("gloo")
     results.put(observe(job, torch.device("cpu"), LiveMemory("cpu"), 0.0))
     dist.barrier()
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def real_ranks(context, jobs: list[Any]) -> list[RankMemory]:

@@ -24,8 +24,9 @@ from flopsfit_ds.engine.nodes.remote import Mailbox
 from flopsfit_ds.engine.nodes.stores import host_store
 from flopsfit_ds.engine.signals import Signals
 from helpers.engine.drivers import let_go, start, sweep_folder, wait_until_held
-from helpers.engine.launched_nodes import exit_codes, free_port, logs, start_nodes
+from helpers.engine.launched_nodes import exit_codes, logs, start_nodes
 from helpers.engine.toy import undisturbed_loss
+from helpers.ports import free_port
 
 NOBODY = 65534
 

@@ -17,8 +17,9 @@ from flopsfit_ds.base.seal import Seal
 from flopsfit_ds.engine.nodes.remote import Mailbox, beating
 from helpers.engine import impatient_sweep
 from helpers.engine.drivers import sweep_folder, wait_until
-from helpers.engine.launched_nodes import exit_codes, free_port, logs
+from helpers.engine.launched_nodes import exit_codes, logs
 from helpers.engine.toy import undisturbed_loss
+from helpers.ports import free_port
 
 SCRIPT = Path(impatient_sweep.__file__)
 

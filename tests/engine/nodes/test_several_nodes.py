@@ -12,8 +12,9 @@ import pytest
 
 from flopsfit_ds.engine.nodes.remote import SILENCE_SECONDS
 from helpers.engine.drivers import finish, processes_of, start, sweep_folder, wait_until, wait_until_held
-from helpers.engine.launched_nodes import exit_codes, free_port, logs, start_nodes
+from helpers.engine.launched_nodes import exit_codes, logs, start_nodes
 from helpers.engine.toy import CHECKPOINT_STEPS, steps_trained_twice, undisturbed_loss
+from helpers.ports import free_port
 
 
 def test_a_point_whose_ranks_are_on_different_nodes(tmp_path):

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
 
 from helpers.engine.drivers import SCRIPT
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from helpers.ports import free_port
 
 
 def start_nodes(folder, num_nodes, ranks_per_node, *arguments, port=None, held=False):

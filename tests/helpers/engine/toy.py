@@ -94,7 +94,7 @@ def run_worker(order, task) -> int:
         raise RuntimeError("CUDA error: no CUDA-capable device is detected")
     if task.bad_device is not None and os.environ.get("CUDA_VISIBLE_DEVICES") == task.bad_device:
         raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
-    store = TCPStore(order.store_host, order.store_port, is_master=False, timeout=timedelta(seconds=30))
+    store = TCPStore(order.store_host, order.store_port, is_master=False, timeout=timedelta(seconds=120))
     folder = RunFolder(Path(order.run_folder))
     attempt = folder.attempt(order.attempt)
     state = folder.path / f"toy-checkpoint.{order.rank}.json"

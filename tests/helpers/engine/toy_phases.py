@@ -35,7 +35,7 @@ def run_worker(order, task) -> int:
     from torch._C._distributed_c10d import TCPStore
 
     faulthandler.register(signal.SIGUSR1, all_threads=True)
-    store = TCPStore(order.store_host, order.store_port, is_master=False, timeout=timedelta(seconds=30))
+    store = TCPStore(order.store_host, order.store_port, is_master=False, timeout=timedelta(seconds=120))
     store.set("start_step", "0")
     stop = []
     signal.signal(signal.SIGTERM, lambda number, _frame: stop.append(number))

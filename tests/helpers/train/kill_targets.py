@@ -1,14 +1,16 @@
-"""Processes that end themselves by SIGKILL at one of their own steps on the file system."""
+"""Workers that end themselves by SIGKILL at one of their own steps on the file system, or wait to be signalled."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from flopsfit_ds.records import RunFolder
 from flopsfit_ds.train.worker import run_worker
 
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
@@ -73,4 +75,20 @@ def run_worker_that_dies(order: Any, task: Any) -> int:
     number, words = (Path(order.run_folder) / "die_at").read_text().split()
     if order.rank == 0:
         Deadline(int(number), words)
+    return run_worker(order, task)
+
+
+def run_worker_that_waits(order: Any, task: Any) -> int:
+    """The real worker, whose rank 0 stays in the step after the one in the file `wait_after`, until that is gone."""
+    folder = RunFolder(Path(order.run_folder))
+    wait_after, loss = folder.path / "wait_after", task.workload.loss
+    step = int(wait_after.read_text())
+
+    def held(model: Any, batch: Any) -> Any:
+        while wait_after.exists() and (last := folder.metrics.last()) is not None and last["step"] >= step:
+            time.sleep(0.01)
+        return loss(model, batch)
+
+    if order.rank == 0:
+        object.__setattr__(task.workload, "loss", held)
     return run_worker(order, task)

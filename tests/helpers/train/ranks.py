@@ -23,6 +23,7 @@ from flopsfit_ds.train.order import EXIT_OUTCOME_WRITTEN, WorkerOrder, WorkerTas
 from helpers.sweeps import MICRO, plan_of, with_values, write_bytes_corpus
 
 WORKER = "flopsfit_ds.train.worker:run_worker"
+WORKER_THAT_WAITS = "helpers.train.kill_targets:run_worker_that_waits"
 STEPS = 40
 CHANGES: dict[str, Any] = {"design__points": [{"num_params": 6e3, "num_tokens": 128 * STEPS}]}
 SHORT = with_values(MICRO, **CHANGES)
@@ -72,7 +73,7 @@ class Attempt:
     folder: RunFolder
     number: int
 
-    def wait(self, timeout_seconds: float = 120.0) -> list[int | None]:
+    def wait(self, timeout_seconds: float = 240.0) -> list[int | None]:
         """Exit codes of all ranks."""
         return self.server.ask("wait", self.pids, timeout_seconds)
 
@@ -194,13 +195,17 @@ class Bench:
         return attempt
 
     def stop_at(self, step: int, number: int, rank: int | None = None) -> Attempt:
-        """Start with a checkpoint at every step, send a signal once so many are done, and wait."""
-        attempt = self.start(checkpoint_every_seconds=0.0)
-        deadline = time.monotonic() + 60
+        """Start with a checkpoint at every step, send a signal in the step after so many, and wait."""
+        self.folder.mkdir(exist_ok=True)
+        wait_after = self.folder / "wait_after"
+        wait_after.write_text(str(step))
+        attempt = self.start(0.0, WORKER_THAT_WAITS)
+        deadline = time.monotonic() + 240
         while attempt.steps_done() < step:
             assert time.monotonic() < deadline, attempt.logs()
-            time.sleep(0.002)
+            time.sleep(0.01)
         attempt.signal(number, rank)
+        wait_after.unlink()
         attempt.codes = attempt.wait()
         return attempt
 
