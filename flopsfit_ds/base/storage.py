@@ -14,11 +14,12 @@ import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import TypeAdapter
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flopsfit_ds.base.errors import RecordError, SweepFolderError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 _TAIL_BYTES = 4096  # a line of metrics is some 130 bytes: the last thirty
 _Kind = TypeVar("_Kind")
@@ -31,6 +32,8 @@ def json_converter(kind: type[_Kind]) -> TypeAdapter[_Kind]:
 
 @functools.cache
 def _converter(kind: type) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
     return TypeAdapter(kind)
 
 

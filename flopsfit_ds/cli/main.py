@@ -14,24 +14,31 @@ from flopsfit_ds import __version__
 from flopsfit_ds.base.errors import FlopsfitError
 from flopsfit_ds.cli.streams import guarded, see_to_descriptors
 
-_GROUPS = (
-    "sweeping.sweep",
-    "planning.plan",
-    "planning.memory",
-    "fitting.fit",
-    "fitting.report",
-    "deciding.register",
-    "deciding.score",
-    "sweeping.status",
-    "sweeping.logs",
-    "sweeping.curves",
-    "deciding.audit",
-    "deciding.compare",
-    "deciding.next",
-    "sweeping.timeline",
-    "planning.spec",
-    "planning.hardware",
-)
+_HOMES = {
+    "sweep": "sweeping.sweep",
+    "retry": "sweeping.sweep",
+    "plan": "planning.plan",
+    "estimate-memory": "planning.estimate",
+    "fit": "fitting.fit",
+    "predict": "fitting.fit",
+    "preview": "fitting.fit",
+    "report": "fitting.report",
+    "register": "deciding.register",
+    "score": "deciding.score",
+    "status": "sweeping.status",
+    "logs": "sweeping.logs",
+    "curves": "sweeping.curves",
+    "audit": "deciding.audit",
+    "compare": "deciding.compare",
+    "next": "deciding.next",
+    "timeline": "sweeping.timeline",
+    "schema": "planning.spec",
+    "validate": "planning.spec",
+    "specs": "planning.spec",
+    "hardware": "planning.hardware",
+    "completion": "completion",
+}
+"""Command -> the module that adds it, in the order in which they are listed."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -40,8 +47,12 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def build_app() -> typer.Typer:
-    """The application with all its commands."""
+def build_app(command: str | None = None) -> typer.Typer:
+    """The application with all its commands.
+
+    Args:
+        command: The one that is asked for: where it is known, no other's module is imported.
+    """
     app = typer.Typer(
         name="flopsfit-ds",
         help="Plan, train under DeepSpeed and fit scaling-law sweeps of large models.",
@@ -59,8 +70,9 @@ def build_app() -> typer.Typer:
     ) -> None:
         pass
 
-    for group in _GROUPS:
-        importlib.import_module(f"flopsfit_ds.cli.{group}").register(app)
+    homes = [_HOMES[command]] if command in _HOMES else list(dict.fromkeys(_HOMES.values()))
+    for home in homes:
+        importlib.import_module(f"flopsfit_ds.cli.{home}").register(app)
     return app
 
 
@@ -76,7 +88,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     try:
-        code = build_app()(list(arguments), standalone_mode=False)
+        app = build_app(next(iter(arguments), None))
+        code = app(list(arguments), prog_name="flopsfit-ds", standalone_mode=False)
         sys.stdout.flush()
     except FlopsfitError as error:
         local_rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
 
-from flopsfit_ds.base.errors import FitError, SweepFolderError
+from flopsfit_ds.base.errors import DataError, FitError, SweepFolderError
 from flopsfit_ds.base.presets import shipped_specs
 from flopsfit_ds.base.units import parse_quantity
 
 if TYPE_CHECKING:
     from flopsfit_ds.plan.sweep_plan import SweepPlan
+    from flopsfit_ds.spec import SweepSpec
 
 SpecArgument = Annotated[
-    str, typer.Argument(metavar="SPEC", help="A spec.yaml, or the name of a shipped spec such as `quickstart`.")
+    str,
+    typer.Argument(
+        metavar="SPEC", help="A spec.yaml, the name of a shipped spec such as `quickstart`, or - for standard input."
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -28,6 +38,7 @@ AllowImport = Annotated[
 SweepFolderArgument = Annotated[
     Path, typer.Argument(metavar="FOLDER", help="A sweep's folder, such as outputs/quickstart.")
 ]
+ExecutorChoice = Literal["auto", "local", "launched", "slurm", "ray"]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
@@ -63,6 +74,60 @@ def spec_path(argument: str) -> Path:
     return path
 
 
+def print_json(content: Any) -> None:
+    """Print what `--json` asks for: plain data, on one line."""
+    print(json.dumps(content, allow_nan=False))
+
+
+@contextlib.contextmanager
+def given_files(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """The files that arguments name, `-` among them: what standard input holds, kept in a file meanwhile.
+
+    Its name ends as the content asks: Parquet, a fit, JSON lines, else CSV.
+
+    Raises:
+        DataError: Standard input is empty, or is named twice.
+    """
+    if not any(str(path) == "-" for path in paths):
+        yield list(paths)
+        return
+    if sum(str(path) == "-" for path in paths) > 1:
+        raise DataError("- names standard input, which can be read only once")
+    content = sys.stdin.buffer.read()
+    if not content.strip():
+        raise DataError("standard input (-) is empty")
+    with tempfile.TemporaryDirectory() as folder:
+        held = Path(folder) / f"standard-input{_ending(content)}"
+        held.write_bytes(content)
+        yield [held if str(path) == "-" else path for path in paths]
+
+
+def _ending(content: bytes) -> str:
+    if content.startswith(b"PAR1"):
+        return ".parquet"
+    if not content.lstrip().startswith((b"{", b"[")):
+        return ".csv"
+    try:
+        whole = json.loads(content)
+    except ValueError:
+        return ".jsonl"
+    is_row = isinstance(whole, dict) and not {"format", "content"} & set(whole)
+    return ".jsonl" if is_row else ".json"
+
+
+def fit_file(path: Path) -> Path:
+    """The fit that an argument names: a file, or the fit.json of a sweep's folder.
+
+    Raises:
+        FitError: The folder holds none.
+    """
+    if not path.is_dir():
+        return path
+    if not (path / "fit.json").exists():
+        raise FitError(f"{path}: holds no fit.json; `flopsfit-ds report {path}` writes it where its runs allow a fit")
+    return path / "fit.json"
+
+
 def require_sweep(folder: Path) -> None:
     """Go on only where a folder is a sweep's.
 
@@ -81,11 +146,10 @@ def plan_from(argument: str, overrides: list[str] | None, allow_import: list[str
         PlanError: No plan meets it.
         DataError: Its data cannot be used.
     """
-    from flopsfit_ds.spec import load_spec
     from flopsfit_ds.study.steps import build_plan
 
-    path = spec_path(argument)
-    return build_plan(load_spec(path, overrides or ()), spec_folder=path.parent, allow_import=tuple(allow_import or ()))
+    spec, folder = _spec_of(argument, overrides)
+    return build_plan(spec, spec_folder=folder, allow_import=tuple(allow_import or ()))
 
 
 def tuning_from(argument: str, overrides: list[str] | None, allow_import: list[str] | None) -> SweepPlan | None:
@@ -96,9 +160,23 @@ def tuning_from(argument: str, overrides: list[str] | None, allow_import: list[s
         PlanError: As `plan_from`.
         DataError: As `plan_from`.
     """
-    from flopsfit_ds.spec import load_spec
     from flopsfit_ds.study.steps import tuning_plan
 
+    spec, folder = _spec_of(argument, overrides)
+    return tuning_plan(spec, spec_folder=folder, allow_import=tuple(allow_import or ()))
+
+
+def _spec_of(argument: str, overrides: list[str] | None) -> tuple[SweepSpec, Path]:
+    """The spec that an argument names, and the folder that its relative paths start from."""
+    from flopsfit_ds.spec import load_spec, parse_spec
+
+    if argument == "-":
+        return parse_spec(_text_of(sys.stdin), overrides or (), name="standard input"), Path()
     path = spec_path(argument)
-    spec = load_spec(path, overrides or ())
-    return tuning_plan(spec, spec_folder=path.parent, allow_import=tuple(allow_import or ()))
+    return load_spec(path, overrides or ()), path.parent
+
+
+@functools.cache
+def _text_of(stream: TextIO) -> str:
+    """What a stream holds, which can be read only once."""
+    return stream.buffer.read().decode("utf-8", errors="replace")

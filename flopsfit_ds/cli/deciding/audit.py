@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flopsfit_ds.cli.options import AsJson, quantity, write_text
+from flopsfit_ds.cli.options import AsJson, given_files, quantity, write_text
 
 if TYPE_CHECKING:
     from flopsfit_ds.decide.audit.checklist import AuditReport
 
 _MARKS = {"passed": "passed ", "failed": "FAILED ", "unknown": "unknown"}
-_WIDTH = 118
+_WIDEST = 118  # columns: a longer line is hard to read on
 
 
 def register(app: typer.Typer) -> None:
@@ -25,17 +26,23 @@ def register(app: typer.Typer) -> None:
 
 def audit_command(
     data: Annotated[
-        list[Path], typer.Argument(help="Tables (CSV, JSONL, Parquet, a tracker's export), sweep folders, or fits.")
+        list[Path],
+        typer.Argument(help="Tables (CSV, JSONL, Parquet, exports of trackers; - is standard input), sweeps, fits."),
     ],
     target: Annotated[str | None, typer.Option(help="FLOPs of the run to plan; ten times the largest without.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page to this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Audit runs before a law is trusted: grid, counting, tuning, outliers, back-test; each with its remedy."""
+    """Audit runs before a law is trusted: grid, counting, tuning, outliers, back-test; each with its remedy.
+
+    Example: flopsfit-ds audit runs.csv --target 1e24
+    """
     from flopsfit_ds.decide.audit.checklist import audit_runs
     from flopsfit_ds.decide.sources import read_sources
 
-    report = audit_runs(read_sources(data), None if target is None else quantity(target, "--target"))
+    with given_files(data) as files:
+        source = read_sources(files)
+    report = audit_runs(source, None if target is None else quantity(target, "--target"))
     if html is not None:
         from flopsfit_ds.report.audit_page import render_audit
 
@@ -47,15 +54,17 @@ def audit_command(
 
 
 def _print_audit(report: AuditReport) -> None:
-    print(
+    width = min(shutil.get_terminal_size().columns, _WIDEST)
+    whole = (
         f"{report.source}: {report.num_points} runs; {report.count('passed')} checks passed, {report.count('failed')} "
         f"failed, {report.count('unknown')} cannot be known"
     )
+    print(textwrap.fill(whole, width))
     for check in report.checks:
         print(f"{_MARKS[check.status]}  {check.title}")
         for text in (check.found, None if check.remedy is None else f"-> {check.remedy}"):
             if text is not None:
-                print(textwrap.fill(text, _WIDTH, initial_indent=9 * " ", subsequent_indent=9 * " "))
+                print(textwrap.fill(text, width, initial_indent=9 * " ", subsequent_indent=9 * " "))
     for gone in report.excluded:
         where = f"row {gone.row}" if gone.row is not None else gone.name or "a point"
         print(f"left out: {where}: {gone.reason}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flopsfit_ds.base.units import format_flops
-from flopsfit_ds.cli.options import AsJson, quantity, write_text
+from flopsfit_ds.cli.options import AsJson, given_files, quantity, write_text
 from flopsfit_ds.spec.fit_options import DEFAULTS
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 
 def compare_command(
-    a: Annotated[Path, typer.Argument(metavar="A", help="Runs of one recipe: a table, a sweep folder or a fit.json.")],
+    a: Annotated[Path, typer.Argument(metavar="A", help="Runs of one recipe: a table, a sweep folder, a fit or -.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Runs of the other.")],
     compute: Annotated[
         list[str] | None, typer.Option(help="FLOPs to compare at; may be given several times; over the runs without.")
@@ -34,12 +34,16 @@ def compare_command(
     figure: Annotated[Path | None, typer.Option(help="Write a figure to this file, as SVG.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare two recipes: how many times the compute A needs to be as good as B, and whether that is real."""
+    """Compare two recipes: how many times the compute A needs to be as good as B, and whether that is real.
+
+    Example: flopsfit-ds compare outputs/base outputs/new-recipe --compute 1e22
+    """
     from flopsfit_ds.decide.comparing.compare import compare_runs
     from flopsfit_ds.decide.sources import read_sources
 
     computes = [quantity(text, "--compute") for text in compute or []]
-    first, second = read_sources([a]), read_sources([b])
+    with given_files([a, b]) as (first_file, second_file):
+        first, second = read_sources([first_file]), read_sources([second_file])
     found = compare_runs(first, second, computes=computes, law=law, level=level)
     if figure is not None:
         from flopsfit_ds.report.figures.compare_figure import compare_figure

@@ -11,7 +11,7 @@ import typer
 
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.base.units import format_count, format_flops, format_seconds
-from flopsfit_ds.cli.options import AsJson, quantity
+from flopsfit_ds.cli.options import AsJson, given_files, quantity
 
 if TYPE_CHECKING:
     from flopsfit_ds.decide.choosing.choose import Errors, NextRuns
@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 
 def next_command(
-    data: Annotated[list[Path], typer.Argument(help="Runs so far: tables, sweep folders, or fits.")],
+    data: Annotated[list[Path], typer.Argument(help="Runs so far: tables, sweep folders, fits; - is standard input.")],
     gpu_hours: Annotated[float, typer.Option(help="What may be spent on the batch.")],
     target: Annotated[str | None, typer.Option(help="FLOPs of the run to plan; ten times the largest without.")] = None,
     gpus: Annotated[int, typer.Option(help="GPUs side by side: all runs end within GPU-hours over GPUs.")] = 1,
@@ -35,11 +35,15 @@ def next_command(
     most_runs: Annotated[int, typer.Option(help="Of the batch.")] = 24,
     as_json: AsJson = False,
 ) -> None:
-    """Choose the runs to train next: the most certainty of N*, D* and loss at the target for each GPU-hour."""
+    """Choose the runs to train next: the most certainty of N*, D* and loss at the target for each GPU-hour.
+
+    Example: flopsfit-ds next outputs/my-study --gpu-hours 500 --target 1e24
+    """
     from flopsfit_ds.decide.choosing.choose import choose_next
     from flopsfit_ds.decide.sources import read_sources
 
-    source = read_sources(data)
+    with given_files(data) as files:
+        source = read_sources(files)
     speed = _speed(source) if flops_per_second is None else quantity(flops_per_second, "--flops-per-second")
     found = choose_next(
         source.points,

@@ -39,7 +39,10 @@ def score_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     figure: Annotated[Path | None, typer.Option(help="Write a figure to this file, as SVG.")] = None,
 ) -> None:
-    """Score registered forecasts against measured losses: where each fell, coverage, sharpness, CRPS."""
+    """Score registered forecasts against measured losses: where each fell, coverage, sharpness, CRPS.
+
+    Example: flopsfit-ds score forecast.json --loss 2.31
+    """
     from flopsfit_ds.decide.forecasts.registered import load_forecast
     from flopsfit_ds.decide.forecasts.scoring import score_forecast, summarise
 

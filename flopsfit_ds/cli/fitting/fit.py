@@ -13,8 +13,17 @@ import typer
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.base.units import format_count, format_flops
 from flopsfit_ds.cli.fitting.tables import print_table
-from flopsfit_ds.cli.options import AllowImport, AsJson, Overrides, SpecArgument, plan_from, quantity, write_text
-from flopsfit_ds.spec import Fit
+from flopsfit_ds.cli.options import (
+    AllowImport,
+    AsJson,
+    Overrides,
+    SpecArgument,
+    fit_file,
+    given_files,
+    plan_from,
+    quantity,
+    write_text,
+)
 from flopsfit_ds.spec.fit_options import (
     COUNT_FIELDS,
     DEFAULT_COUNT,
@@ -49,7 +58,9 @@ def register(app: typer.Typer) -> None:
 def fit_command(
     data: Annotated[
         list[Path],
-        typer.Argument(help="Tables (CSV, JSONL, Parquet, a tracker's export), sweep folders, or fits: all as one."),
+        typer.Argument(
+            help="Tables (CSV, JSONL, Parquet, exports of trackers; - is standard input), sweeps, fits: as one."
+        ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the fit as JSON.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the JSON to this file as well.")] = None,
@@ -93,8 +104,12 @@ def fit_command(
     unique_tokens_column: Annotated[str | None, typer.Option(help=_COLUMN)] = None,
     compute_budget_flops_column: Annotated[str | None, typer.Option(help=_COLUMN)] = None,
 ) -> None:
-    """Fit a scaling law to finished runs."""
+    """Fit a scaling law to finished runs.
+
+    Example: flopsfit-ds fit runs.csv --target-compute 1e24 -o fit.json
+    """
     from flopsfit_ds.decide.sources import plan_beside, read_sources
+    from flopsfit_ds.spec import Fit
 
     named = {
         "num_params": num_params_column,
@@ -117,11 +132,12 @@ def fit_command(
         "target_compute": None if target_compute is None else quantity(target_compute, "--target-compute"),
         "loss_floor": loss_floor,
     }
-    plan = plan_beside(data[0])
+    with given_files(data) as files:
+        plan = plan_beside(files[0])
+        source = read_sources(files, {k: v for k, v in named.items() if v is not None}, parameters)
     options = (Fit() if plan is None else plan.spec.fit).model_dump()
     options |= {name: value for name, value in given.items() if value is not None}
     del options["parameters"]
-    source = read_sources(data, {k: v for k, v in named.items() if v is not None}, parameters)
     points, excluded = _drop_highest(list(source.points), list(source.excluded), drop_highest_losses)
     served = None if inference_tokens is None else quantity(inference_tokens, "--inference-tokens")
     fit = _fit_or_show_valleys(points, excluded, as_json, options)
@@ -161,7 +177,12 @@ def _show_fit(fit: ScalingFit, serving: ServingOptimum | None, as_json: bool, ou
 
 
 def predict_command(
-    fit_file: Annotated[Path, typer.Argument(metavar="FIT.JSON", help="Written by flopsfit-ds fit --json.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FIT.JSON", help="Written by flopsfit-ds fit -o; a sweep folder, or - for standard input."
+        ),
+    ],
     compute: Annotated[list[str] | None, typer.Option(help="FLOPs, such as 1e24; may be given several times.")] = None,
     num_params: Annotated[str | None, typer.Option(help="Parameters, such as 70B.")] = None,
     num_tokens: Annotated[str | None, typer.Option(help="Training tokens, such as 1.4T.")] = None,
@@ -173,11 +194,16 @@ def predict_command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Predict the loss of a larger run, with a calibrated interval."""
+    """Predict the loss of a larger run, with a calibrated interval.
+
+    Example: flopsfit-ds predict outputs/quickstart --compute 1e14
+    """
     from flopsfit_ds.fit import load_prediction_model
     from flopsfit_ds.fit.result import load_warnings
 
-    model, warnings = load_prediction_model(fit_file), load_warnings(fit_file)
+    with given_files([path]) as (given,):
+        found_in = fit_file(given)
+        model, warnings = load_prediction_model(found_in), load_warnings(found_in)
     n = None if num_params is None else quantity(num_params, "--num-params")
     d = None if num_tokens is None else quantity(num_tokens, "--num-tokens")
     u = None if unique_tokens is None else quantity(unique_tokens, "--unique-tokens")
@@ -210,7 +236,10 @@ def preview_command(
     allow_import: AllowImport = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a planned sweep would tell, and refuse one that cannot identify a law."""
+    """Show what a planned sweep would tell, and refuse one that cannot identify a law.
+
+    Example: flopsfit-ds preview quickstart --target-compute 1e14
+    """
     from flopsfit_ds.fit import preview_design
     from flopsfit_ds.fit.preview import load_prior
 

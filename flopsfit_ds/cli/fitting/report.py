@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.base.units import format_count, format_flops
+from flopsfit_ds.cli.options import AsJson, print_json
 from flopsfit_ds.spec.fit_options import ParameterCount
 
 if TYPE_CHECKING:
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
 
     from flopsfit_ds.cli.console import Console
     from flopsfit_ds.fit.result import ScalingFit
+    from flopsfit_ds.plan.sweep_plan import SweepPlan
     from flopsfit_ds.records import RunRecord
     from flopsfit_ds.report.findings import Findings
+    from flopsfit_ds.study.steps import SweepResult
 
 _MOST_EXCLUDED = 8  # with the rest of what is said, one screen
 
@@ -31,8 +34,12 @@ def register(app: typer.Typer) -> None:
 
 def report_command(
     folder: Annotated[Path, typer.Argument(metavar="SWEEP_FOLDER", help="Folder of a sweep, finished or not.")],
+    as_json: AsJson = False,
 ) -> None:
-    """Fit the planned runs that have ended and write fit.json and report/index.html."""
+    """Fit the planned runs that have ended and write fit.json and report/index.html.
+
+    Example: flopsfit-ds report outputs/quickstart
+    """
     from flopsfit_ds.cli.console import Console
     from flopsfit_ds.decide.sources import planned_records, read_sweep_plan
     from flopsfit_ds.records import SweepFolder
@@ -41,7 +48,31 @@ def report_command(
     sweep = SweepFolder(folder)
     plan = replace(read_sweep_plan(sweep), folder=folder)
     result = conclude_sweep(plan, planned_records(sweep, plan))
+    if as_json:
+        print_json(summary_json(result, plan))
+        return
     print_summary(Console(), result.fit, result.records, result.report, parameter_count=plan.spec.fit.parameters)
+
+
+def summary_json(result: SweepResult, plan: SweepPlan) -> dict[str, Any]:
+    """What `report --json` and `sweep --json` print: the answer, what it rests on, and where the files lie."""
+    from flopsfit_ds.report import gather
+
+    findings = gather(result.records, result.fit, plan.spec.fit.parameters)
+    runs = [
+        {"run_id": run.run_id, "label": run.label, "status": run.status, "loss": run.loss, "reason": run.reason}
+        for run in result.records
+    ]
+    return {
+        "name": plan.name,
+        "folder": str(plan.folder),
+        "report": str(result.report),
+        "prediction": None if findings.prediction is None else findings.prediction.to_json_dict(),
+        "refusal": findings.refusal,
+        "warnings": [asdict(warning) for warning in findings.warnings],
+        "excluded": [{"name": gone.name, "reason": gone.reason} for gone in findings.excluded],
+        "runs": runs,
+    }
 
 
 def print_summary(

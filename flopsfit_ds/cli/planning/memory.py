@@ -1,4 +1,4 @@
-"""`estimate-memory`: will it fit, on how many GPUs, and what takes the room."""
+"""What `estimate-memory` answers: points of a spec or of a shape by flags, each by closed forms or by simulation."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ import contextlib
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
-from pydantic_core import to_json
+from typing import TYPE_CHECKING, Any
 
 from flopsfit_ds.base.errors import PlanError, SpecError
 from flopsfit_ds.base.hardware import resolve_cluster
 from flopsfit_ds.base.units import format_count
-from flopsfit_ds.cli.options import AllowImport, AsJson, Overrides, plan_from
-from flopsfit_ds.cli.planning.memory_tables import Answer, Point, as_json_values, layout_of, print_answers
+from flopsfit_ds.cli.options import plan_from
+from flopsfit_ds.cli.planning.memory_tables import Answer, Point, layout_of
 from flopsfit_ds.memory import ERROR_OF_DECODERS, MemoryEstimate, ModelProfile, estimate_memory, profile_decoder
 from flopsfit_ds.plan.layouts import Layout, Search
 from flopsfit_ds.plan.placement import choose_layout, shared_search
@@ -35,98 +32,11 @@ _UNKNOWN = (
     "planned at the smallest micro-batch"
 )
 
-_OF_A_SPEC = {"run", "allow_import"}
-_OF_A_SHAPE = {
-    "layers",
-    "hidden",
-    "heads",
-    "kv_heads",
-    "intermediate",
-    "vocab",
-    "seq",
-    "micro_batch",
-    "zero",
-    "gpus",
-    "accumulation",
-}
-_OF_A_SHAPE |= {"checkpointing", "precision", "device"}
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-
-    @app.command("estimate-memory")
-    def estimate(  # pyright: ignore[reportUnusedFunction]
-        context: typer.Context,
-        spec: Annotated[
-            str | None,
-            typer.Argument(metavar="[SPEC]", help="A spec.yaml or a shipped spec; without it, a shape by flags."),
-        ] = None,
-        overrides: Overrides = None,
-        run: Annotated[
-            str | None, typer.Option(help="One run of the spec in detail: its id, or the start of it.")
-        ] = None,
-        quick: Annotated[bool, typer.Option("--quick", help="Closed forms only: at once, without torch.")] = False,
-        as_json: AsJson = False,
-        allow_import: AllowImport = None,
-        layers: Annotated[int | None, typer.Option(min=1, help="Blocks.")] = None,
-        hidden: Annotated[int | None, typer.Option(min=1, help="Width.")] = None,
-        heads: Annotated[int | None, typer.Option(min=1, help="Query heads.")] = None,
-        kv_heads: Annotated[
-            int | None, typer.Option(min=1, help="Key-value heads; without it, as many as query heads.")
-        ] = None,
-        intermediate: Annotated[int | None, typer.Option(min=1, help="SwiGLU width, or 8/3 of the width.")] = None,
-        vocab: Annotated[int, typer.Option(min=1, help="Vocabulary.")] = 50257,
-        seq: Annotated[int, typer.Option(min=1, help="Tokens of a sequence.")] = 2048,
-        micro_batch: Annotated[int, typer.Option(min=1, help="Sequences a GPU takes at once.")] = 1,
-        accumulation: Annotated[
-            int, typer.Option(min=1, help="Micro-batches of a step on the largest number of GPUs.")
-        ] = 1,
-        zero: Annotated[int | None, typer.Option(min=0, max=3, help="Only this ZeRO stage.")] = None,
-        gpus: Annotated[int | None, typer.Option(min=1, help="Only this number of GPUs.")] = None,
-        checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Recompute activations.")] = False,
-        precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "bf16",
-        device: Annotated[str, typer.Option(help="A GPU of the table.")] = "H100-SXM",
-    ) -> None:
-        """Show what each ZeRO stage and number of GPUs would take of a GPU's memory, and what is recommended."""
-        _refuse_what_would_be_ignored(context, spec)
-        if spec is not None:
-            points, warnings = _points_of_spec(spec, overrides, allow_import, run)
-        elif layers is None or hidden is None or heads is None:
-            raise SpecError("estimate-memory needs a spec, or a shape: --layers, --hidden and --heads")
-        else:
-            flags = _Flags(vocab, seq, micro_batch, accumulation, zero, gpus, checkpointing, precision, device)
-            points, warnings = [_point_of_flags(layers, hidden, heads, kv_heads, intermediate, flags)], []
-        with _answering(quick, as_json, len(points)) as answer:
-            answers = (answer(point) for point in points)  # each is shown as soon as it is known
-            if as_json:
-                print(to_json({"points": [as_json_values(answer) for answer in answers]}, indent=1).decode())
-            else:
-                print_answers(answers, detail=run is not None or spec is None, warnings=warnings)
-
-
-def _refuse_what_would_be_ignored(context: typer.Context, spec: str | None) -> None:
-    """Flags of a shape beside a spec, and those of a spec without one.
-
-    Raises:
-        SpecError: There are some.
-    """
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
-    misplaced = sorted(given & (_OF_A_SPEC if spec is None else _OF_A_SHAPE))
-    if not misplaced:
-        return
-    flags = ", ".join("--" + name.replace("_", "-") for name in misplaced)
-    if spec is None:
-        raise SpecError(f"{flags}: only with a spec; name one")
-    raise SpecError(
-        f"{flags}: only for a shape without a spec; a spec is changed by overrides, such as model.context_length=4096 "
-        "placement.zero_stages=[3] placement.num_gpus=[4] hardware.device=L4"
-    )
-
 
 @dataclass(frozen=True)
-class _Flags:
+class Flags:
+    """What flags say beside a shape."""
+
     vocab: int
     seq: int
     micro_batch: int
@@ -138,7 +48,7 @@ class _Flags:
     device: str
 
 
-def _points_of_spec(
+def points_of_spec(
     spec: str, overrides: list[str] | None, allow_import: list[str] | None, run: str | None
 ) -> tuple[list[Point], list[str]]:
     """Points of a plan, each distinct model and batch once.
@@ -171,8 +81,8 @@ def _points_of_spec(
     return list(points.values()), list(sweep.warnings)
 
 
-def _point_of_flags(
-    layers: int, hidden: int, heads: int, kv_heads: int | None, intermediate: int | None, flags: _Flags
+def point_of_flags(
+    layers: int, hidden: int, heads: int, kv_heads: int | None, intermediate: int | None, flags: Flags
 ) -> Point:
     """A shape without a sweep: the micro-batch is given, stages and GPUs are compared.
 
@@ -217,7 +127,7 @@ def _point_of_flags(
 
 
 @contextlib.contextmanager
-def _answering(quick: bool, as_json: bool, num_points: int) -> Iterator[Callable[[Point], Answer]]:
+def answering(quick: bool, as_json: bool, num_points: int) -> Iterator[Callable[[Point], Answer]]:
     """Answers by closed forms, or by the simulation with a progress display.
 
     Raises:

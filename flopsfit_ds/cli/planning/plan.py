@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import typer
 
 from flopsfit_ds.base.units import format_bytes, format_count, format_flops, format_seconds
 from flopsfit_ds.cli.options import AllowImport, AsJson, Overrides, SpecArgument, plan_from
-from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
-from flopsfit_ds.spec import Training
+
+if TYPE_CHECKING:
+    from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
+    from flopsfit_ds.spec import Training
 
 _LEAST_TOLD_FIRST = (
     "eps",
@@ -37,7 +40,10 @@ def register(app: typer.Typer) -> None:
     def plan(  # pyright: ignore[reportUnusedFunction]
         spec: SpecArgument, overrides: Overrides = None, allow_import: AllowImport = None, as_json: AsJson = False
     ) -> None:
-        """Show what a sweep would train, where, and why."""
+        """Show what a sweep would train, where, and why.
+
+        Example: flopsfit-ds plan quickstart design.sizes_per_budget=7
+        """
         sweep = plan_from(spec, overrides, allow_import)
         if as_json:
             print(json.dumps(sweep.to_json_dict(), indent=1))

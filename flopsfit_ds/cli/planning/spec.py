@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+import textwrap
+from pathlib import Path
 
 import typer
 
 from flopsfit_ds.base.presets import preset_folder, shipped_specs
 from flopsfit_ds.base.units import format_flops
-from flopsfit_ds.cli.options import AllowImport, Overrides, SpecArgument, plan_from
+from flopsfit_ds.cli.options import AllowImport, AsJson, Overrides, SpecArgument, plan_from, print_json
 
 
 def register(app: typer.Typer) -> None:
@@ -16,7 +19,10 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def schema() -> None:  # pyright: ignore[reportUnusedFunction]
-        """Print the JSON Schema of a spec, for editors: their first line names the file it is written to."""
+        """Print the JSON Schema of a spec, for editors: their first line names the file it is written to.
+
+        Example: flopsfit-ds schema > spec.schema.json
+        """
         from flopsfit_ds.spec import spec_json_schema
 
         print(json.dumps(spec_json_schema(), indent=1))
@@ -37,12 +43,25 @@ def register(app: typer.Typer) -> None:
         print(f"{spec}: valid: {len(sweep.runs)} runs, {flops} FLOPs, on {where}")
 
     @app.command()
-    def specs() -> None:  # pyright: ignore[reportUnusedFunction]
-        """List the shipped specs and the launchers' and DeepSpeed presets; a spec's name can stand for its path."""
-        for name, path in shipped_specs().items():
-            first = next(
-                line for line in path.read_text().splitlines() if line.startswith("# ") and "yaml-lang" not in line
+    def specs(as_json: AsJson = False) -> None:  # pyright: ignore[reportUnusedFunction]
+        """List the shipped specs and the launchers' and DeepSpeed presets; a spec's name can stand for its path.
+
+        Example: flopsfit-ds specs
+        """
+        told = {name: _first_comment(path) for name, path in shipped_specs().items()}
+        if as_json:
+            print_json(
+                [{"name": name, "path": str(shipped_specs()[name]), "says": text} for name, text in told.items()]
             )
-            print(f"{name:20s} {first.removeprefix('# ')}")
+            return
+        width = shutil.get_terminal_size().columns
+        for name, text in told.items():
+            print(textwrap.fill(f"{name:20s} {text}", width, subsequent_indent="  "))
         others = sorted(path.name for path in preset_folder().iterdir() if path.stem not in shipped_specs())
         print(f"\npresets and the specs' JSON Schema in {preset_folder()}: {', '.join(others)}")
+
+
+def _first_comment(path: Path) -> str:
+    """What a shipped spec says of itself in its first line."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return next(line.removeprefix("# ") for line in lines if line.startswith("# ") and "yaml-lang" not in line)

@@ -5,45 +5,63 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from flopsfit_ds import __version__
 from flopsfit_ds.base.errors import RecordError, RunError
 from flopsfit_ds.base.storage import read_json, write_json
+from flopsfit_ds.cli.options import ExecutorChoice, print_json
 from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
 
 if TYPE_CHECKING:
     from flopsfit_ds.cli.console import Console
 
-ExecutorChoice = Literal["auto", "local", "launched", "slurm", "ray"]
 
-
-def carry_out(plan: SweepPlan, executor: ExecutorChoice, slots: int | None) -> None:
+def carry_out(plan: SweepPlan, executor: ExecutorChoice, slots: int | None, *, as_json: bool = False) -> None:
     """Train what has no record, fit, report, and print the conclusion.
+
+    Args:
+        plan: What to train.
+        executor: By whom.
+        slots: Devices of this machine.
+        as_json: Print the conclusion as JSON; what happens meanwhile goes to standard error.
 
     Raises:
         RunError: Runs failed.
     """
     from flopsfit_ds.cli.console import Console
 
-    console = Console()
+    console = Console(stderr=as_json)
     records = _train(plan, console, executor, slots)
-    print(_conclusion(plan, records, console), end="")
+    if as_json:
+        from flopsfit_ds.cli.fitting.report import summary_json
+        from flopsfit_ds.study.steps import conclude_sweep
+
+        print_json(summary_json(conclude_sweep(plan, records), plan))
+    else:
+        print(_conclusion(plan, records, console), end="")
     _refuse_failed(plan, records)
 
 
-def carry_out_tuning(plan: SweepPlan, executor: ExecutorChoice, slots: int | None) -> None:
+def carry_out_tuning(plan: SweepPlan, executor: ExecutorChoice, slots: int | None, *, as_json: bool = False) -> None:
     """Train the runs of a tuning that have no record.
+
+    Args:
+        plan: What to train.
+        executor: By whom.
+        slots: Devices of this machine.
+        as_json: What happens goes to standard error.
 
     Raises:
         RunError: Runs failed.
     """
     from flopsfit_ds.cli.console import Console
 
-    _refuse_failed(plan, _train(plan, Console(), executor, slots))
+    _refuse_failed(plan, _train(plan, Console(stderr=as_json), executor, slots))
 
 
 def _train(plan: SweepPlan, console: Console, executor: ExecutorChoice, slots: int | None) -> tuple[RunRecord, ...]:
@@ -53,7 +71,8 @@ def _train(plan: SweepPlan, console: Console, executor: ExecutorChoice, slots: i
     with SweepDisplay(console, plan) as display:
         records = run_sweep(plan, executor=executor, slots=slots, progress=display)
     if not display.began:
-        print(f"{plan.name}: all {len(records)} runs are done already, nothing is trained")
+        done = f"{plan.name}: all {len(records)} runs are done already, nothing is trained"
+        print(done, file=sys.stderr if console.stderr else sys.stdout)
     return records
 
 

@@ -2,8 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
 from flopsfit_ds.base.units import format_bytes, format_seconds
-from flopsfit_ds.plan.sweep_plan import SweepPlan
+
+if TYPE_CHECKING:
+    from flopsfit_ds.plan.sweep_plan import SweepPlan
+
+
+def dry_run_json(plan: SweepPlan, executor: str, slots: int | None) -> dict[str, Any]:
+    """The same as plain data: `jobs` of SLURM, `groups` of Ray, or the `schedule` on slots.
+
+    Raises:
+        LaunchError: The slots do not hold the plan.
+    """
+    if executor == "slurm":
+        from flopsfit_ds.engine.slurm.submissions import plan_submissions
+
+        return {"jobs": [_without_layout(asdict(job)) for job in plan_submissions(plan)]}
+    if executor == "ray":
+        from flopsfit_ds.engine.ray.resources import plan_groups
+
+        groups = [asdict(group) for group in plan_groups(plan)]
+        return {"groups": [{**group, "submission": _without_layout(group["submission"])} for group in groups]}
+    from flopsfit_ds.engine.schedule.dry_run import expected_schedule
+
+    return {"schedule": asdict(expected_schedule(plan, slots))}
+
+
+def _without_layout(job: dict[str, Any]) -> dict[str, Any]:
+    strategy = job.pop("layout")["strategy"]
+    return {**job, "strategy": strategy}
 
 
 def show_dry_run(plan: SweepPlan, executor: str, slots: int | None) -> None:

@@ -1,0 +1,97 @@
+"""What holds of every command: quick help with an example, JSON, standard input, completion."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from flopsfit_ds.cli.completion import script
+from flopsfit_ds.cli.main import _HOMES, build_app
+from helpers.cli_in_process import invoke, run_json
+
+ROWS = "num_params,num_tokens,loss\n" + "".join(
+    f"{n:g},{d:g},{1.7 + 400 / n**0.34 + 400 / d**0.28}\n" for n in (1e7, 3e7, 1e8, 3e8) for d in (1e9, 3e9, 1e10)
+)
+
+
+def _standard_input(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+
+@pytest.mark.parametrize("name", _HOMES)
+def test_help_of_every_command_has_an_example_that_begins_with_it(name: str) -> None:
+    code, text = invoke(name, "--help")
+    assert code == 0
+    assert f"flopsfit-ds {name}" in text.split("Example:")[1]
+    assert list(getattr(typer.main.get_command(build_app(name)), "commands")).count(name) == 1  # noqa: B009
+
+
+def test_help_imports_neither_plans_nor_pydantic() -> None:
+    code = (
+        "import sys; from flopsfit_ds.cli.main import run; run(['--help']); "
+        "heavy = ('pydantic', 'yaml', 'flopsfit_ds.plan.sweep_plan', 'flopsfit_ds.records', 'numpy'); "
+        "print('LOADED', [name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == "LOADED []"
+
+
+def test_a_table_or_a_fit_comes_from_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _standard_input(monkeypatch, ROWS)
+    fit = run_json("fit", "-", "--bootstrap-samples", 0, "--json")
+    assert len(fit["points"]["rows"]) == 12
+    (tmp_path / "fit.json").write_text(json.dumps(fit))
+    from_folder = run_json("predict", tmp_path, "--compute", "1e22", "--json")
+    _standard_input(monkeypatch, json.dumps(fit))
+    assert run_json("predict", "-", "--compute", "1e22", "--json") == from_folder
+    lines = "".join(
+        json.dumps(dict(zip(("N", "D", "loss"), row.split(","), strict=True))) + "\n" for row in ROWS.splitlines()[1:]
+    )
+    _standard_input(monkeypatch, lines)
+    assert run_json("fit", "-", "--bootstrap-samples", 0, "--json")["law"] == pytest.approx(fit["law"])
+    _standard_input(monkeypatch, " ")
+    assert invoke("fit", "-") == (2, "error: standard input (-) is empty\n")
+    assert invoke("fit", "-", "-")[0] == 2
+
+
+def test_a_spec_comes_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, said = invoke("specs", "--json")
+    path = next(each["path"] for each in json.loads(said) if each["name"] == "quickstart")
+    _standard_input(monkeypatch, Path(path).read_text())
+    named = run_json("plan", "quickstart", "--json")
+    assert run_json("plan", "-", "--json")["runs"] == named["runs"]
+
+
+def test_dry_run_as_json_names_every_run() -> None:
+    found = run_json("sweep", "isoflop_8xh100", "--executor", "slurm", "--dry-run", "--json")
+    runs = run_json("plan", "isoflop_8xh100", "--json")["runs"]
+    assert sorted(label for job in found["jobs"] for label in job["labels"]) == sorted(run["label"] for run in runs)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_names_every_command(shell: str) -> None:
+    text = script(shell)  # pyright: ignore[reportArgumentType]
+    assert all(name in text for name in _HOMES)
+
+
+def test_bash_completes_commands_options_and_shipped_specs(tmp_path: Path) -> None:
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("there is no bash here")
+    (tmp_path / "completion").write_text(script("bash"))
+
+    def offered(*words: str) -> list[str]:
+        line = f"source completion; COMP_WORDS=(flopsfit-ds {' '.join(words)}); COMP_CWORD={len(words)}; _flopsfit_ds; "
+        ask = [bash, "--norc", "-c", line + 'printf "%s\\n" "${COMPREPLY[@]}"']
+        return subprocess.run(ask, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+
+    assert offered("est") == ["estimate-memory"]
+    assert offered("fit", "--target") == ["--target-compute"]
+    assert "quickstart" in offered("plan", "quick")
