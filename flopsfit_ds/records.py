@@ -161,6 +161,7 @@ class RunRecord:
         finished_at: Seconds since the epoch.
         layout_held: Why GPUs, micro-batch and accumulation are part of its identity; None where they change no loss.
         data: What is assumed of the data, or was found out about it; nothing in records of earlier versions.
+        trunk: The run that it branched off, by plan; None where none.
     """
 
     run_id: str
@@ -187,6 +188,7 @@ class RunRecord:
     data: tuple[str, ...] = ()
     version: int = RECORD_VERSION
     layout_held: str | None = None
+    trunk: str | None = None
 
 
 def _impossible(content: Any) -> str | None:
@@ -229,6 +231,10 @@ class RunFolder:
     def checkpoint(self) -> Path:
         """The checkpoints."""
         return self.path / "checkpoint"
+
+    def kept(self, step: int) -> Path:
+        """Where the state after so many steps is kept, for the run that branches off there."""
+        return self.path / "kept" / f"after-{step}"
 
     def attempt(self, number: int) -> Path:
         """Folder of one try: logs and outcome."""

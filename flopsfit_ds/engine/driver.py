@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -156,8 +157,20 @@ class Driver:
                 course.verdict.avoid,
             )
             for run_id, course in self._courses.items()
-            if run_id not in self._running
+            if run_id not in self._running and not self._waits_for_trunk(course.run)
         ]
+
+    def _waits_for_trunk(self, run: RunPlan) -> bool:
+        """Whether a run's trunk is still to come to where the run leaves it; one that will not come is done without."""
+        branch = run.branch
+        if branch is None or branch.trunk not in self._courses:
+            return False
+        return not any(self._folder.run(branch.trunk).kept(branch.step).glob("step-*"))
+
+    def _let_go(self, run: RunPlan) -> None:
+        """Remove what the trunk of a run that has ended kept for it."""
+        if run.branch is not None:
+            shutil.rmtree(self._folder.run(run.branch.trunk).kept(run.branch.step), ignore_errors=True)
 
     def _start(self) -> None:
         before = self._scheduler.slots
@@ -229,6 +242,7 @@ class Driver:
         outcome = newest_outcome(folder)
         if record is not None:
             del self._courses[run_id]
+            self._let_go(course.run)
             self._progress.on_end(record)
         elif outcome is not None:
             del self._courses[run_id]
@@ -257,6 +271,7 @@ class Driver:
     def _record(self, run: RunPlan, record: RunRecord) -> None:
         self._lease.check()
         self._folder.run(run.run_id).write_record(record)
+        self._let_go(run)
         self._log("record", run_id=run.run_id, status=record.status, loss=record.loss)
         self._progress.on_end(record)
 

@@ -35,6 +35,7 @@ from flopsfit_ds.plan.recipe.recipe import (
     rule_point,
 )
 from flopsfit_ds.plan.recipe.rules import RulePoint
+from flopsfit_ds.plan.recipe.trunks import Branch, share_trunks
 from flopsfit_ds.spec import DecoderModel, SweepSpec
 
 TRAINING_VERSION = 1
@@ -73,6 +74,8 @@ class RunPlan:
         num_params_active: That a token makes use of; None where unknown.
         num_params_matrices: In matrices, output head among them; None where unknown.
         flops_source: `counted`, or `6nd` where the user accepted 6 N D.
+        branch: Where it leaves the trunk that it shares; no part of the identity.
+        keep_steps: After which steps it keeps its state for branches; no part of the identity.
     """
 
     run_id: str
@@ -97,6 +100,13 @@ class RunPlan:
     num_params_active: int | None = None
     num_params_matrices: int | None = None
     flops_source: FlopsSource = "counted"
+    branch: Branch | None = None
+    keep_steps: tuple[int, ...] = ()
+
+    @property
+    def paid_share(self) -> float:
+        """Share of its steps that are trained for this run alone, and not by its trunk."""
+        return 1.0 if self.branch is None else 1 - self.branch.step / self.num_steps
 
     def to_json_dict(self) -> dict:
         """Plain JSON values; `from_json_dict` reads them back."""
@@ -254,6 +264,12 @@ def build_plan(
         warnings += _warnings(run, planned[number // trials], words)
     seen = [_point_of(spec, *pair) for pair in together]
     warnings += range_warnings(training, [(run.label, seen[number // trials]) for number, run in enumerate(candidates)])
+    if training.one_trunk:
+        shared = share_trunks(tuple(runs.values()))
+        warnings += shared.warnings
+        for run_id, run in runs.items():
+            branch, keep_steps = shared.branches.get(run_id), shared.keep_steps.get(run_id, ())
+            runs[run_id] = replace(run, branch=branch, keep_steps=keep_steps)
     spec = count_active(spec, [point.model for point in points], warnings)
     plan = SweepPlan(
         spec=spec,

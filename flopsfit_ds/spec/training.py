@@ -65,6 +65,9 @@ class Training(Section):
     """Of `wsd` and `wsd-s`: how it falls; `sqrt` is 1 - sqrt(x), Haegele et al. 2024's best."""
     decays_end_at: Annotated[tuple[Fraction, ...], Field(min_length=1)] = (0.5, 1.0)
     """Of `wsd-s`: at which shares of the steps a decay ends, rising, the last 1."""
+    one_trunk: bool = False
+    """Of `wsd`: runs that differ in their tokens alone branch off the longest, each for its own decay; each is what it
+    would be if trained alone."""
     final_learning_rate_fraction: Fraction = 0.1
     """Learning rate at the end of the schedule, over its peak."""
     weight_decay: NonNegative = 0.1
@@ -105,6 +108,10 @@ class Training(Section):
             "decays_end_at": ("wsd-s",),
             "final_learning_rate_fraction": ("cosine", "wsd", "wsd-s"),
         }
+        if self.one_trunk and self.schedule != "wsd":
+            raise ValueError(
+                f"one_trunk needs schedule: wsd; under {self.schedule} runs differ from their first step on"
+            )
         for name, readers in unread.items():
             if name in given and self.schedule not in readers:
                 raise ValueError(

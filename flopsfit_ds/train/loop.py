@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from flopsfit_ds.records import OWN_FOLDER, RunFolder
 from flopsfit_ds.train.checkpoint.files import (
     TAG,
     Pulse,
@@ -124,6 +125,9 @@ def train(
     last_checkpoint = began = time.monotonic()
 
     for step in range(progress.step, run.num_steps):
+        if step in run.keep_steps:
+            heartbeat("checkpoint")
+            began += _keep(session, order, task, progress, pulse)
         learning_rate = learning_rate_at(step, run.num_steps, run.recipe)
         session.set_learning_rate(learning_rate)
         seed_everything(run.seed * 1_000_003 + step, order.rank)  # dropout, if any, is the same after a resume
@@ -231,6 +235,20 @@ def _has_room(session: Session, order: WorkerOrder, folder: Path) -> bool:
     if order.world_size > 1:
         dist.broadcast(fits, src=0)
     return bool(fits)
+
+
+def _keep(session: Session, order: WorkerOrder, task: WorkerTask, progress: Progress, pulse: Pulse) -> float:
+    """Keep the state for the run that branches off here; returns the seconds that took, which are no training."""
+    began = time.monotonic()
+    run_folder = RunFolder(Path(order.run_folder))
+    if _has_room(session, order, run_folder.path):
+        kept = run_folder.kept(progress.step)
+        if order.rank == 0:
+            for folder in (kept.parent, kept):
+                folder.mkdir(mode=OWN_FOLDER, exist_ok=True)
+        _wait(order)
+        _save(session, order, task, progress, kept, pulse)
+    return time.monotonic() - began
 
 
 def _save(

@@ -106,7 +106,9 @@ def run_worker(order: WorkerOrder, task: WorkerTask) -> int:
     heartbeat = Heartbeat(order)
     try:
         heartbeat("start")
-        start = agree_on_resume_point(order, task.plan.run_id, heartbeat.store, heartbeat.pulse, trust_of(task))
+        start = agree_on_resume_point(
+            order, task.plan.run_id, heartbeat.store, heartbeat.pulse, trust_of(task), task.plan.branch
+        )
         session = open_session(
             order,
             task.plan,

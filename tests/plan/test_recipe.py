@@ -204,9 +204,56 @@ class TestSchedules:
         assert [found[step] for step in (25, 44, 50, 89)] == [1.0] * 4
 
 
+COUNTS = [1600, 3200, 6400, 12800, 25600]
+TRUNK = with_values(
+    ruled(MICRO, schedule="wsd", warmup_tokens=640, one_trunk=True),
+    design__points=[{"num_params": 6e3, "num_tokens": 8 * tokens} for tokens in COUNTS],
+)
+
+
+class TestTrunks:
+    def test_five_numbers_of_tokens_cost_little_more_than_the_longest(self, corpus_folder):
+        runs = plan_of(TRUNK, corpus_folder).runs
+        trunk = runs[-1]
+        paid = sum(run.flops * run.paid_share for run in runs)
+        assert 1.1 < paid / trunk.flops < 1.35 < 1.9 < sum(run.flops for run in runs) / trunk.flops
+        assert trunk.branch is None
+        for run in runs[:-1]:
+            assert run.branch is not None
+            assert run.branch.trunk == trunk.run_id
+            assert run.branch.step == run.recipe.decays[0][0]
+        assert trunk.keep_steps == tuple(sorted(run.branch.step for run in runs[:-1] if run.branch))
+
+    def test_a_run_is_the_same_with_and_without_a_trunk(self, corpus_folder):
+        alone = plan_of(with_values(TRUNK, training__one_trunk=False), corpus_folder)
+        assert [run.run_id for run in alone.runs] == ids_of(TRUNK, corpus_folder)
+        assert all(run.paid_share == 1 for run in alone.runs)
+
+    def test_sizes_and_seeds_have_a_trunk_each(self, corpus_folder):
+        points = [{"num_params": n, "num_tokens": d} for n in (6e3, 2e4) for d in (12800, 25600)]
+        values = with_values(TRUNK, design__points=points, training__seeds=[0, 1])
+        runs = plan_of(values, corpus_folder).runs
+        assert sum(bool(run.keep_steps) for run in runs) == sum(run.branch is not None for run in runs) == 4
+        by_id = {run.run_id: run for run in runs}
+        for run in runs:
+            if run.branch is not None:
+                trunk = by_id[run.branch.trunk]
+                assert (trunk.model, trunk.seed) == (run.model, run.seed)
+
+    def test_runs_that_differ_from_the_start_share_none_and_that_is_said(self, corpus_folder):
+        plan = plan_of(with_values(TRUNK, training__warmup_tokens=None), corpus_folder)
+        assert not any(run.branch for run in plan.runs)
+        assert any("no two runs share a trunk" in warning for warning in plan.warnings)
+
+
+def ids_of(values, folder):
+    return [run.run_id for run in plan_of(values, folder).runs]
+
+
 @pytest.mark.parametrize(
     ("training", "words"),
     [
+        ({"one_trunk": True}, "one_trunk needs schedule: wsd"),
         ({"learning_rate": {"rule": "porian"}, "learning_rates": [1]}, "learning_rate and learning_rates both stand"),
         ({"global_batch": {"rule": "steplaw"}}, "global_batch and global_batch_tokens both stand"),
         ({"learning_rate": {"rule": "porain"}}, "did you mean porian?"),

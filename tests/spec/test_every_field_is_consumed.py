@@ -185,6 +185,9 @@ PLAN: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "warmup_tokens": (DECODER, {"training__warmup_tokens": 4096}),
         "schedule": (DECODER, {"training__schedule": "linear-to-zero"}),
         "decay_fraction": (RULED, {"training__decay_fraction": 0.3}),
+        "one_trunk": (
+            with_values(LADDER, training__schedule="wsd", training__warmup_tokens=4096), {"training__one_trunk": True}
+        ),
         "decay_shape": (RULED, {"training__decay_shape": "linear"}),
         "decays_end_at": (RULED, {"training__decays_end_at": [0.25, 1]}),
         "weight_decay_half_life_tokens": (DECODER, {"training__weight_decay_half_life_tokens": 1e6}),

@@ -97,6 +97,20 @@ def _left_out(rows: Sequence[dict[str, str]], width: int) -> list[str]:
     return left_out
 
 
+def _trunk_words(sweep: SweepPlan) -> str:
+    """What branching off trunks saves; empty where no run does."""
+    branches = [run for run in sweep.runs if run.branch is not None]
+    if not branches:
+        return ""
+    paid, separate = sum(run.flops * run.paid_share for run in sweep.runs), sum(run.flops for run in sweep.runs)
+    trunks = [run for run in sweep.runs if run.keep_steps]
+    return (
+        f"{len(branches)} runs branch off {len(trunks)} {'trunk' if len(trunks) == 1 else 'trunks'}: "
+        f"{format_flops(paid)} FLOPs are paid, {paid / sum(run.flops for run in trunks):.2f} times the trunks', where "
+        f"separate runs cost {format_flops(separate)}; times and totals below are those of separate runs"
+    )
+
+
 def print_plan(sweep: SweepPlan) -> None:
     """A table of all runs, what they cost, and what the user should know."""
     from rich.markup import escape
@@ -133,6 +147,8 @@ def print_plan(sweep: SweepPlan) -> None:
                 f"  {run.run_id}  {run.placement.reason}", style="dim", highlight=False, markup=False, soft_wrap=True
             )
     gpu_seconds = sum(run.placement.predicted_seconds * run.placement.strategy.num_gpus for run in sweep.runs)
+    if said := _trunk_words(sweep):
+        console.print(said, highlight=False, markup=False, soft_wrap=True)
     total = f"total {format_flops(sum(run.flops for run in sweep.runs))} FLOPs, {gpu_seconds / 3600:.3g} GPU-hours"
     makespan = sweep.makespan()
     total += f"; the last run ends after {format_seconds(makespan.seconds)}, no schedule is shorter than "

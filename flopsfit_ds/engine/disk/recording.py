@@ -69,6 +69,7 @@ class Recorder:
             finished_at=time.time(),
             layout_held=run.layout_held or None,
             data=self.plan.corpus.notes,
+            trunk=run.branch.trunk if run.branch is not None else None,
         )
 
 

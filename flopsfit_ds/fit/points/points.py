@@ -145,6 +145,7 @@ def points_from_records(
                 unique_tokens=record.unique_tokens,
                 compute_budget_flops=record.compute_budget_flops,
                 loss_standard_error=record.loss_standard_error,
+                trunk=record.trunk,
                 row=number,
             )
         )

@@ -19,6 +19,8 @@ import torch.distributed as dist
 from flopsfit_ds.base.errors import RecordError, SweepFolderError
 from flopsfit_ds.base.storage import cannot_write
 from flopsfit_ds.base.trust import Trust
+from flopsfit_ds.plan.recipe.trunks import Branch
+from flopsfit_ds.records import RunFolder
 from flopsfit_ds.train.checkpoint.files import (
     TAG,
     Pulse,
@@ -74,7 +76,12 @@ def trust_of(task: WorkerTask) -> Trust:
 
 
 def agree_on_resume_point(
-    order: WorkerOrder, run_id: str, store: Store, pulse: Pulse, trust: Trust = _ANYBODY
+    order: WorkerOrder,
+    run_id: str,
+    store: Store,
+    pulse: Pulse,
+    trust: Trust = _ANYBODY,
+    branch: Branch | None = None,
 ) -> ResumePoint:
     """Let rank 0 choose, and convert if need be, before any engine is built; the other ranks wait for its word.
 
@@ -84,6 +91,7 @@ def agree_on_resume_point(
         store: The attempt's rendezvous.
         pulse: Told that the work goes on.
         trust: What a checkpoint must show.
+        branch: Where the run leaves a trunk, which kept its state there: a start for a run without a checkpoint.
 
     Raises:
         SweepFolderError: There is no room for a conversion, this rank does not see the files, or somebody else could
@@ -91,7 +99,7 @@ def agree_on_resume_point(
         RecordError: What rank 0 says is no checkpoint of this run.
     """
     if order.rank == 0:
-        point = _choose(order, run_id, pulse, trust)
+        point = _choose(order, run_id, pulse, trust, branch)
         store.set(_KEY, json.dumps(asdict(point), default=str))
         return point
     store.wait([_KEY], _DECISION_TIMEOUT)
@@ -105,11 +113,15 @@ def agree_on_resume_point(
             "put output_root on a file system that all nodes share"
         )
     if point.saved is not None:
-        _check_word(point, order, run_id, trust)
+        _check_word(point, order, run_id, trust, branch)
     return point
 
 
-def _check_word(point: ResumePoint, order: WorkerOrder, run_id: str, trust: Trust) -> None:
+def _kept_by_trunk(order: WorkerOrder, branch: Branch) -> Path:
+    return RunFolder(Path(order.run_folder).parent / branch.trunk).kept(branch.step)
+
+
+def _check_word(point: ResumePoint, order: WorkerOrder, run_id: str, trust: Trust, branch: Branch | None) -> None:
     """See that what another process names is a checkpoint of this run, by what this rank sees itself.
 
     Raises:
@@ -119,18 +131,27 @@ def _check_word(point: ResumePoint, order: WorkerOrder, run_id: str, trust: Trus
     assert point.saved is not None
     folder = Path(order.run_folder) / "checkpoint"
     places = [Path(each) for each in (point.saved.path, point.universal) if each]
-    if any(place.parent != folder for place in places):
+    if branch is not None and places[0].parent == _kept_by_trunk(order, branch):
+        run_id, own = branch.trunk, places[1:]
+    else:
+        own = places
+    if any(place.parent != folder for place in own):
         raise RecordError(f"{places}: not below {folder}; another process of this run named it")
     for place in places:
         trust.check([place, *place.rglob("*")])
     read_manifest(point.saved.path, run_id, trust)
 
 
-def _choose(order: WorkerOrder, run_id: str, pulse: Pulse, trust: Trust) -> ResumePoint:
+def _choose(order: WorkerOrder, run_id: str, pulse: Pulse, trust: Trust, branch: Branch | None) -> ResumePoint:
     folder = Path(order.run_folder) / "checkpoint"
     folder.mkdir(exist_ok=True)
     clear_leftovers(folder)
     saved = newest_checkpoint(folder, run_id, pulse, trust)
+    if saved is None and branch is not None:
+        kept = _kept_by_trunk(order, branch)
+        saved = newest_checkpoint(kept, branch.trunk, pulse, trust)
+        if saved is None:
+            _log.warning("%s: no whole state is kept there: this run is trained from the start", kept)
     if saved is None:
         return ResumePoint()
     same = (saved.zero_stage, saved.world_size) == (order.zero_stage, order.world_size)
