@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -178,6 +178,16 @@ class ScalingFit:
             compute, num_params=num_params, num_tokens=num_tokens, unique_tokens=unique_tokens, level=level
         )
 
+    @property
+    def told_optima(self) -> tuple[Optimum, ...]:
+        """The optima as page, terminal and JSON tell them: with the loss and interval that `predict` gives."""
+        return tuple(self._told(optimum) for optimum in self.optima)
+
+    def _told(self, optimum: Optimum) -> Optimum:
+        there = self.predict(optimum.compute)
+        intervals = {**optimum.intervals, "loss": there.interval} if "loss" in optimum.intervals else optimum.intervals
+        return replace(optimum, loss=there.loss, intervals=intervals)
+
     def optimum(self, compute: float) -> Optimum:
         """N*, D*, L* and the flat band at this compute; with intervals where it is one of `optima`."""
         for known in self.optima:
@@ -199,7 +209,8 @@ class ScalingFit:
         certificate: {starts, best_share, distinct_minima, gradient_norm, active_bounds, iterations}.
         isoflop: {budgets: [BudgetMinimum], size_law, envelope, envelope_law}.
         points: {columns: names of `Point`'s attributes, rows: [[value, ...]]}, those that entered.
-        optima: [{compute, num_params, num_tokens, loss, tokens_per_parameter, flat_band, intervals}].
+        optima: [{compute, num_params, num_tokens, loss, tokens_per_parameter, flat_band, intervals}];
+            the loss is that of `predict`.
         warnings: [{code, message}]; excluded: [{row, name, reason}]; num_points.
         frontier: see `frontier.FrontierSummary`; None without minima enough. target_compute: FLOPs.
         diagnostics: see `diagnostics.Diagnostics`; None where they were not asked for.
@@ -224,7 +235,7 @@ class ScalingFit:
             "level": self.level,
             "certificate": asdict(self.certificate),
             "isoflop": isoflop_dict(self.isoflop),
-            "optima": [_plain(optimum_dict(o)) for o in self.optima],
+            "optima": [_plain(optimum_dict(o)) for o in self.told_optima],
             "warnings": [asdict(w) for w in self.warnings],
             "excluded": [asdict(e) for e in self.excluded],
             "num_points": len(self.points),

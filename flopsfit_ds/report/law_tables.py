@@ -24,7 +24,7 @@ def optima_table(isoflop: IsoflopDiagnostics, fit: ScalingFit | None) -> Table:
         Heading("D*", "isoFLOP minimum"),
         Heading("loss", "isoFLOP minimum"),
     ]
-    optima = list(fit.optima) if fit is not None else []
+    optima = list(fit.told_optima) if fit is not None else []
     if fit is not None and optima:
         group = f"law, with {fit.level:.0%} intervals"
         headings += [Heading(name, group) for name in ("N*", "D*", "tokens per parameter", "loss")]
@@ -121,7 +121,7 @@ def law_table(fit: ScalingFit) -> Table:
             shown = Cell(number_text(error, 3))
         rows.append((Cell(symbol), Cell(meaning), Cell(number_text(row.value)), shown, span(row.interval, number_text)))
     headings = (
-        Heading("", numeric=False),
+        Heading("parameter", numeric=False),
         Heading("meaning", numeric=False),
         Heading("value"),
         Heading("standard error"),

@@ -11,10 +11,14 @@ from flopsfit_ds.fit.result import ScalingFit
 from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
 from flopsfit_ds.report.curves import LossCurve, read_curves
+from flopsfit_ds.report.figures.for_papers import write_figures, write_tables
 from flopsfit_ds.report.figures.palette import Tone
 from flopsfit_ds.report.figures.svg import Drawing, Svg, rendered
 from flopsfit_ds.report.findings import Findings, gather
+from flopsfit_ds.report.law_tables import law_table, optima_table
 from flopsfit_ds.report.page.page import render_page
+from flopsfit_ds.report.page.tables import machines_table, points_table, runs_table
+from flopsfit_ds.spec.fit_options import ParameterCount
 
 PAGE = "index.html"
 FIGURES = ("isoflop", "tokens", "frontier", "residuals", "optimum", "curves")
@@ -28,8 +32,8 @@ def write_report(
 ) -> Path:
     """Write `report/index.html`, which holds all it shows, and its figures beside it as SVG.
 
-    The page needs no network and runs no script. The same input gives the same bytes. Every file is replaced whole, the
-    page last, so a kill at any moment leaves a whole page.
+    The page needs no network; its script saves figures and reads curves, and nothing else. The same input gives the
+    same bytes. Every file is replaced whole, the page last, so a kill at any moment leaves a whole page.
 
     Args:
         sweep_folder: The sweep's folder; it has to exist.
@@ -44,9 +48,8 @@ def write_report(
         SweepFolderError: The folder does not exist or cannot be written.
     """
     folder = sweep_folder if isinstance(sweep_folder, SweepFolder) else SweepFolder(Path(sweep_folder))
-    findings = gather(records, fit, "total" if plan is None else plan.spec.fit.parameters)
-    figures, tones = draw_figures(findings, read_curves(folder, [record.run_id for record in records]))
-    page = render_page(folder, findings, figures, tones, plan, _notes(folder, findings, plan))
+    name = plan.name if plan is not None else folder.path.resolve().name
+    page, figures = make_page(name, records, fit, folder=folder, plan=plan)
     try:
         folder.report.mkdir(exist_ok=True)
     except OSError as error:
@@ -59,11 +62,73 @@ def write_report(
     return folder.report / PAGE
 
 
-def draw_figures(findings: Findings, curves: Sequence[LossCurve] = ()) -> tuple[list[Svg], tuple[Tone, ...]]:
+def make_page(
+    name: str,
+    records: Sequence[RunRecord],
+    fit: ScalingFit | FitError,
+    *,
+    folder: SweepFolder | None = None,
+    plan: SweepPlan | None = None,
+) -> tuple[str, list[Svg]]:
+    """The page as text, whole by itself, and its figures.
+
+    Args:
+        name: What it is about.
+        records: The runs, in the order in which they were given to the fit; none where the fit is of a table.
+        fit: The fit, or the error that says why there is none.
+        folder: The sweep's folder, for its spec, its results and the curves of its runs.
+        plan: Its plan.
+    """
+    findings = gather(records, fit, "total" if plan is None else plan.spec.fit.parameters)
+    curves = [] if folder is None else read_curves(folder, [record.run_id for record in records])
+    figures, tones = draw_figures(findings, curves)
+    notes = [] if folder is None else _notes(folder, findings, plan)
+    return render_page(name, folder, findings, figures, tones, plan, notes, curves), figures
+
+
+def write_for_papers(
+    out: Path,
+    records: Sequence[RunRecord],
+    fit: ScalingFit | FitError,
+    *,
+    folder: SweepFolder | None = None,
+    parameter_count: ParameterCount = "total",
+) -> None:
+    """Write every figure as SVG and PNG, and every table as LaTeX and CSV.
+
+    Args:
+        out: Folder to write to; made where it is not there.
+        records: The runs; none where the fit is of a table.
+        fit: The fit, or the error that says why there is none.
+        folder: The sweep's folder, for the curves of its runs.
+        parameter_count: What N counts.
+
+    Raises:
+        SweepFolderError: The folder cannot be written.
+    """
+    findings = gather(records, fit, parameter_count)
+    curves = [] if folder is None else read_curves(folder, [record.run_id for record in records])
+    figures, _ = draw_figures(findings, curves, with_png=True)
+    tables = {"optima": optima_table(findings.isoflop, findings.fit), "points": points_table(findings)}
+    if findings.fit is not None:
+        tables["law"] = law_table(findings.fit)
+    if records:
+        tables |= {"runs": runs_table(findings), "machines": machines_table(findings)}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_figures(out, figures)
+        write_tables(out, tables)
+    except OSError as error:
+        raise SweepFolderError(f"{out}: cannot be written: {error.strerror or error}") from None
+
+
+def draw_figures(
+    findings: Findings, curves: Sequence[LossCurve] = (), *, with_png: bool = False
+) -> tuple[list[Svg], tuple[Tone, ...]]:
     """The figures that these findings and training curves have something to show in, and the colours they use."""
     from flopsfit_ds.report.figures.curve_figures import curves_figure
 
-    return rendered(lambda: _drawings(findings) + ([curves_figure(curves)] if curves else []))
+    return rendered(lambda: _drawings(findings) + ([curves_figure(curves)] if curves else []), with_png=with_png)
 
 
 def _drawings(findings: Findings) -> list[Drawing]:

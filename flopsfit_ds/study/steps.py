@@ -205,6 +205,14 @@ class SweepResult:
     report: Path
 
 
+def try_fit(records: Iterable[RunRecord], spec: SweepSpec) -> ScalingFit | FitError:
+    """The law, or the error that says why the completed runs do not support one."""
+    try:
+        return fit_records(records, spec)
+    except FitError as error:
+        return error
+
+
 def conclude_sweep(plan: SweepPlan, records: Sequence[RunRecord]) -> SweepResult:
     """Fit the law, write `fit.json` and the report.
 
@@ -214,10 +222,9 @@ def conclude_sweep(plan: SweepPlan, records: Sequence[RunRecord]) -> SweepResult
     from flopsfit_ds.report import write_report
 
     folder = SweepFolder(plan.folder)
-    try:
-        fit = fit_records(records, plan.spec)
-        write_json(folder.fit, fit.to_json_dict())
-    except FitError as error:
-        fit = error
+    fit = try_fit(records, plan.spec)
+    if isinstance(fit, FitError):
         folder.fit.unlink(missing_ok=True)
+    else:
+        write_json(folder.fit, fit.to_json_dict())
     return SweepResult(tuple(records), fit, write_report(folder, records, fit, plan=plan))

@@ -11,7 +11,7 @@ import typer
 
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.base.units import format_count, format_flops
-from flopsfit_ds.cli.options import AsJson, print_json
+from flopsfit_ds.cli.options import AsJson, given_files, print_json, quantity, write_text
 from flopsfit_ds.spec.fit_options import ParameterCount
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flopsfit_ds.cli.console import Console
     from flopsfit_ds.fit.result import ScalingFit
     from flopsfit_ds.plan.sweep_plan import SweepPlan
-    from flopsfit_ds.records import RunRecord
+    from flopsfit_ds.records import RunRecord, SweepFolder
     from flopsfit_ds.report.findings import Findings
     from flopsfit_ds.study.steps import SweepResult
 
@@ -33,39 +33,100 @@ def register(app: typer.Typer) -> None:
 
 
 def report_command(
-    folder: Annotated[Path, typer.Argument(metavar="SWEEP_FOLDER", help="Folder of a sweep, finished or not.")],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Folder of a sweep, finished or not; a table, a fit.json, or -.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write the page to this file; without it into the sweep's folder."),
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="Write figures (SVG, PNG) and tables (LaTeX, CSV) for papers to this folder.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="FLOPs of the run to plan, for a table; ten times the largest without.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fit the planned runs that have ended and write fit.json and report/index.html.
+    """Fit the runs that have ended and write one page that is whole by itself: of a sweep, a fit.json or any table.
 
-    Example: flopsfit-ds report outputs/quickstart
+    Example: flopsfit-ds report outputs/quickstart -o study.html
     """
+    if (data / "plan.json").exists() or (data.is_dir() and output is None):
+        _report_sweep(data, output, figures, as_json)
+        return
+    if output is None:
+        raise FitError(f"{data}: is no sweep's folder, so name the page to write with --output, such as -o page.html")
+    _report_table(data, output, figures, None if target is None else quantity(target, "--target"), as_json)
+
+
+def _report_sweep(folder: Path, output: Path | None, figures: Path | None, as_json: bool) -> None:
     from flopsfit_ds.cli.console import Console
     from flopsfit_ds.decide.sources import planned_records, read_sweep_plan
     from flopsfit_ds.records import SweepFolder
-    from flopsfit_ds.study.steps import conclude_sweep
+    from flopsfit_ds.report.write import write_for_papers
+    from flopsfit_ds.study.steps import SweepResult, conclude_sweep, try_fit
 
     sweep = SweepFolder(folder)
     plan = replace(read_sweep_plan(sweep), folder=folder)
-    result = conclude_sweep(plan, planned_records(sweep, plan))
+    records = planned_records(sweep, plan)
+    if output is None:
+        result = conclude_sweep(plan, records)
+    else:
+        result = SweepResult(tuple(records), try_fit(records, plan.spec), output)
+        _write_page(output, plan.name, result, sweep, plan)
+    if figures is not None:
+        write_for_papers(figures, records, result.fit, folder=sweep, parameter_count=plan.spec.fit.parameters)
     if as_json:
         print_json(summary_json(result, plan))
         return
     print_summary(Console(), result.fit, result.records, result.report, parameter_count=plan.spec.fit.parameters)
 
 
-def summary_json(result: SweepResult, plan: SweepPlan) -> dict[str, Any]:
+def _report_table(data: Path, output: Path, figures: Path | None, target: float | None, as_json: bool) -> None:
+    from flopsfit_ds.cli.console import Console
+    from flopsfit_ds.decide.sources import read_sources
+    from flopsfit_ds.fit import fit_scaling_law
+    from flopsfit_ds.report.write import write_for_papers
+    from flopsfit_ds.study.steps import SweepResult
+
+    with given_files([data]) as files:
+        source = read_sources(files)
+    try:
+        fit = fit_scaling_law(source.points, excluded=source.excluded, target_compute=target)
+    except FitError as error:
+        fit = error
+    result = SweepResult((), fit, output)
+    _write_page(output, source.name, result)
+    if figures is not None:
+        write_for_papers(figures, (), fit)
+    if as_json:
+        print_json(summary_json(result))
+    else:
+        print_summary(Console(), fit, (), output)
+
+
+def _write_page(
+    output: Path, name: str, result: SweepResult, sweep: SweepFolder | None = None, plan: SweepPlan | None = None
+) -> None:
+    from flopsfit_ds.report.write import make_page
+
+    page, _ = make_page(name, result.records, result.fit, folder=sweep, plan=plan)
+    write_text(output, page)
+
+
+def summary_json(result: SweepResult, plan: SweepPlan | None = None) -> dict[str, Any]:
     """What `report --json` and `sweep --json` print: the answer, what it rests on, and where the files lie."""
     from flopsfit_ds.report import gather
 
-    findings = gather(result.records, result.fit, plan.spec.fit.parameters)
+    findings = gather(result.records, result.fit, "total" if plan is None else plan.spec.fit.parameters)
     runs = [
         {"run_id": run.run_id, "label": run.label, "status": run.status, "loss": run.loss, "reason": run.reason}
         for run in result.records
     ]
     return {
-        "name": plan.name,
-        "folder": str(plan.folder),
+        "name": None if plan is None else plan.name,
+        "folder": None if plan is None else str(plan.folder),
         "report": str(result.report),
         "prediction": None if findings.prediction is None else findings.prediction.to_json_dict(),
         "refusal": findings.refusal,

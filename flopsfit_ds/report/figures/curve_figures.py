@@ -41,4 +41,5 @@ def curves_figure(curves: Sequence[LossCurve], over: str = "tokens", smooth: flo
     log_axis(ax, "x", *padded(reach, (0.02, 0.04)), format_flops if over == "flops" else format_count)
     loss_axis(ax, shown)
     name_axes(ax, AXES[over].capitalize().replace("flop", "FLOP"), "Training loss, nats per token (smoothed)")
+    drawing.plane = ax
     return drawing

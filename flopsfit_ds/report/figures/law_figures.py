@@ -77,8 +77,8 @@ def _frontier(findings: Findings) -> list[Prediction]:
 def _draw_frontier(ax: Axes, frontier: Sequence[Prediction]) -> None:
     computes = [p.compute for p in frontier]
     floor, roof = ax.get_ylim()
-    low = [max(p.confidence_interval.low, floor * 0.5) for p in frontier]
-    high = [min(p.confidence_interval.high, roof * 2.0) for p in frontier]
+    low = [max(p.interval.low, floor * 0.5) for p in frontier]
+    high = [min(p.interval.high, roof * 2.0) for p in frontier]
     ax.fill_between(computes, low, high, color=BAND.light, alpha=0.18, linewidth=0, zorder=1)
     ax.plot(computes, [p.loss for p in frontier], color=LAW.light, linewidth=2.0, zorder=3)
 

@@ -12,10 +12,12 @@ from xml.etree import ElementTree
 from flopsfit_ds.report.figures.palette import PAPER, Tone
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK_HREF = "{http://www.w3.org/1999/xlink}href"
+_DOTS_PER_INCH = 300  # what journals ask of figures
 _FONT = "'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', sans-serif"
 _REFERENCE = re.compile(r"url\(#")
 _FAMILY = re.compile(r"(font-family: |font: [^;]*?px )[^;]*")
@@ -39,6 +41,7 @@ class Drawing:
         figure: The figure.
         tones: Colours that follow the page's theme.
         tips: Id of a mark -> what to show when pointed at.
+        plane: The axes whose scale the page needs, where one reads values off the figure.
     """
 
     name: str
@@ -46,12 +49,34 @@ class Drawing:
     figure: Figure
     tones: tuple[Tone, ...]
     tips: dict[str, str] = field(default_factory=dict)
+    plane: Axes | None = None
 
     def tip(self, text: str) -> str:
         """Note a tip; the id to give to the mark."""
         key = f"tip-{len(self.tips)}"
         self.tips[key] = text
         return key
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Where the axes of a figure lie, in units of its view box, and what their ends stand for.
+
+    Attributes:
+        left: Where x begins.
+        right: Where it ends.
+        top: Where y ends.
+        bottom: Where it begins.
+        x: Values at left and right.
+        y: Values at bottom and top.
+    """
+
+    left: float
+    right: float
+    top: float
+    bottom: float
+    x: tuple[float, float]
+    y: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -62,25 +87,46 @@ class Svg:
         name: Of its file, without the ending.
         standalone: A file of its own, in the light theme.
         inline: For the page: colours are variables of the page.
+        plane: Of its axes, where one reads values off it.
+        png: For programs that take no SVG; empty where it was not asked for.
     """
 
     name: str
     standalone: str
     inline: str
+    plane: Plane | None = None
+    png: bytes = b""
 
 
-def render(drawing: Drawing) -> Svg:
-    """Both forms of a drawing; the same drawing gives the same bytes. To be called within `RC`."""
+def render(drawing: Drawing, *, with_png: bool = False) -> Svg:
+    """All forms of a drawing; the same drawing gives the same bytes. To be called within `RC`."""
     stream = io.StringIO()
     drawing.figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, facecolor=PAPER.light)
     root = ElementTree.fromstring(stream.getvalue())
     _tidy(root, drawing)
     standalone = _text(root, inline=False)
     _follow_theme(root, drawing.tones)
-    return Svg(drawing.name, standalone, _text(root, inline=True))
+    return Svg(drawing.name, standalone, _text(root, inline=True), _plane(drawing), _png(drawing) if with_png else b"")
 
 
-def rendered(make: Callable[[], Sequence[Drawing]]) -> tuple[list[Svg], tuple[Tone, ...]]:
+def _png(drawing: Drawing) -> bytes:
+    stream = io.BytesIO()
+    drawing.figure.savefig(stream, format="png", dpi=_DOTS_PER_INCH, facecolor=PAPER.light, metadata={"Software": None})
+    return stream.getvalue()
+
+
+def _plane(drawing: Drawing) -> Plane | None:
+    """Of a figure that has been drawn."""
+    if drawing.plane is None:
+        return None
+    box, height = drawing.plane.get_window_extent(), drawing.figure.bbox.height
+    x, y = drawing.plane.get_xlim(), drawing.plane.get_ylim()
+    return Plane(
+        box.x0, box.x1, height - box.y1, height - box.y0, (float(x[0]), float(x[1])), (float(y[0]), float(y[1]))
+    )
+
+
+def rendered(make: Callable[[], Sequence[Drawing]], *, with_png: bool = False) -> tuple[list[Svg], tuple[Tone, ...]]:
     """Drawings made and rendered under `RC`, and the colours they use."""
     import matplotlib
 
@@ -89,7 +135,7 @@ def rendered(make: Callable[[], Sequence[Drawing]]) -> tuple[list[Svg], tuple[To
         matplotlib.rcParams.update(RC)
         drawings = make()
         tones = tuple(dict.fromkeys(tone for drawing in drawings for tone in drawing.tones))
-        return [render(drawing) for drawing in drawings], tones
+        return [render(drawing, with_png=with_png) for drawing in drawings], tones
 
 
 def _tidy(root: ElementTree.Element, drawing: Drawing) -> None:

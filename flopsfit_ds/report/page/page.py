@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import hashlib
+import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +16,17 @@ from flopsfit_ds.base.units import format_count, format_flops, format_seconds
 from flopsfit_ds.fit.result import ScalingFit
 from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.records import SweepFolder
+from flopsfit_ds.report.conduct import conduct
+from flopsfit_ds.report.curves import LossCurve
 from flopsfit_ds.report.figures.palette import FIXED, Tone, css_variables
 from flopsfit_ds.report.figures.svg import Svg
 from flopsfit_ds.report.findings import Findings
 from flopsfit_ds.report.law_tables import law_table, optima_table
+from flopsfit_ds.report.outlook import outlook
 from flopsfit_ds.report.page.checks import backtest_table, check_sentences, forms_table
 from flopsfit_ds.report.page.formula import in_numbers, typeset
 from flopsfit_ds.report.page.provenance import facts, spec_text
-from flopsfit_ds.report.page.tables import excluded_table, runs_table
+from flopsfit_ds.report.page.tables import excluded_table, machines_table, points_table, runs_table
 from flopsfit_ds.report.table import span
 from flopsfit_ds.report.values import loss_text
 from flopsfit_ds.spec.fit_options import COUNT_WORDS
@@ -28,22 +36,26 @@ if TYPE_CHECKING:
 
 
 def render_page(
-    folder: SweepFolder,
+    name: str,
+    folder: SweepFolder | None,
     findings: Findings,
     figures: Sequence[Svg],
     tones: Sequence[Tone],
     plan: SweepPlan | None,
     notes: Sequence[str],
+    curves: Sequence[LossCurve] = (),
 ) -> str:
-    """The whole page.
+    """The whole page: all it shows and offers to save is inside.
 
     Args:
-        folder: The sweep's folder, for its spec and for links.
+        name: What it is about.
+        folder: The sweep's folder, for its spec and its results; None for a table.
         findings: What is known.
         figures: In their inline form.
         tones: Every colour that the figures use.
         plan: The plan, where there is one.
         notes: Warnings beside those of the fit.
+        curves: Those of the figure of curves, in its order.
     """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -52,8 +64,20 @@ def render_page(
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files.joinpath("page.html").read_text(encoding="utf-8"))
     every_tone = tuple(dict.fromkeys((*FIXED, *tones)))
+    script = files.joinpath("page.js").read_text(encoding="utf-8")
+    saved = _saved(folder)
+    embedded: dict[str, Any] = {"colours": {tone.name: tone.light for tone in every_tone}, "files": saved}
+    plane = next((figure.plane for figure in figures if figure.plane is not None), None)
+    if plane is not None:
+        embedded["curve-data"] = {"plane": asdict(plane), "runs": _curve_facts(curves, findings)}
     return template.render(
-        name=plan.name if plan is not None else folder.path.resolve().name,
+        name=name,
+        script=Markup(script),
+        policy=_policy(script),
+        embedded={key: Markup(_for_script(value)) for key, value in embedded.items()},
+        outlook=outlook(findings, plan),
+        conduct=conduct(findings.records),
+        choices=embedded.get("curve-data", {}).get("runs", []),
         style=Markup(files.joinpath("page.css").read_text(encoding="utf-8")),
         light=Markup(css_variables(every_tone, "light")),
         dark=Markup(css_variables(every_tone, "dark")),
@@ -70,11 +94,13 @@ def render_page(
         law=law_table(findings.fit) if findings.fit is not None else None,
         checks=_checks(findings),
         runs=runs_table(findings),
+        machines=machines_table(findings),
+        table=points_table(findings),
         excluded=excluded_table(findings),
         retried=[record for record in findings.records if len(record.attempts) > 1],
         facts=facts(folder, findings, plan),
-        spec=spec_text(folder),
-        files=_files(folder, figures),
+        spec=None if folder is None else spec_text(folder),
+        saved=list(saved),
         seconds=format_seconds,
         flops=format_flops,
     )
@@ -83,7 +109,7 @@ def render_page(
 def _summary(findings: Findings) -> str:
     records = findings.records
     completed = sum(record.status == "completed" for record in records)
-    words = [f"{completed} of {len(records)} runs completed"]
+    words = [f"{completed} of {len(records)} runs completed"] if records else []
     words.append(f"{len(findings.points)} points {'in the fit' if findings.fit else 'usable'}")
     if findings.excluded:
         words.append(f"{len(findings.excluded)} left out")
@@ -126,7 +152,6 @@ def _headline(findings: Findings) -> dict[str, Any] | None:
             ),
             ("held-out loss", loss_text(prediction.loss), span(prediction.interval, loss_text)),
         ],
-        "law_interval": span(prediction.confidence_interval, loss_text),
         "isoflop_size": _isoflop_size(findings, target.compute),
     }
 
@@ -168,15 +193,54 @@ def _isoflop_size(findings: Findings, compute: float) -> str | None:
     return format_count(value) if math.isfinite(value) else None
 
 
-def _warnings(findings: Findings, notes: Sequence[str]) -> list[tuple[str, str]]:
-    return [
-        *((warning.code.replace("_", " "), warning.message) for warning in findings.warnings),
-        *(("", n) for n in notes),
-    ]
+def _warnings(findings: Findings, notes: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Each kind once, with what was seen; then what else a reader must know."""
+    kinds: dict[str, list[str]] = {}
+    for warning in findings.warnings:
+        kinds.setdefault(warning.code.replace("_", " "), []).append(warning.message)
+    return [*kinds.items(), *(("", [note]) for note in notes)]
 
 
-def _files(folder: SweepFolder, figures: Sequence[Svg]) -> list[tuple[str, str]]:
-    """Links to what lies beside the page: name and relative address."""
-    found = [(f"{figure.name}.svg", f"{figure.name}.svg") for figure in figures]
-    beside = (folder.results, folder.fit, folder.spec, folder.plan)
-    return [*found, *((path.name, f"../{path.name}") for path in beside if path.exists())]
+def _saved(folder: SweepFolder | None) -> dict[str, str]:
+    """Files that the page carries: name -> text."""
+    if folder is None:
+        return {}
+    found: dict[str, str] = {}
+    for path in (folder.spec, folder.results):
+        with contextlib.suppress(FileNotFoundError):
+            found[path.name] = path.read_text(encoding="utf-8", errors="replace")
+    return found
+
+
+def _curve_facts(curves: Sequence[LossCurve], findings: Findings) -> list[dict[str, Any]]:
+    """Of each curve: the id of its mark, its name, and what is shown once it is chosen."""
+    records = {record.run_id: record for record in findings.records}
+    found: list[dict[str, Any]] = []
+    for number, curve in enumerate(curves):
+        record, facts = records[curve.run_id], []
+        facts.append(("parameters", format_count(record.planned.num_params_total)))
+        facts.append(("tokens", format_count(record.planned.num_tokens)))
+        facts.append(("held-out loss", record.status if record.loss is None else loss_text(record.loss)))
+        facts.append(("learning rate", f"{record.learning_rate:.3g}"))
+        if curve.gradient_norms[-1] is not None:
+            facts.append(("last gradient norm", f"{curve.gradient_norms[-1]:.3g}"))
+        seen = record.observed
+        if seen is not None:
+            facts.append(("time", format_seconds(seen.seconds)))
+            facts += [("tokens/s", format_count(seen.tokens_per_second))] if seen.tokens_per_second else []
+            used = seen.model_flops_utilisation
+            facts += [("MFU", f"{used:.1%}")] if used is not None else []
+        found.append({"id": f"curves-tip-{number}", "label": curve.label, "facts": facts})
+    return found
+
+
+def _for_script(value: Any) -> str:
+    """JSON that no parser of HTML takes for markup."""
+    text = json.dumps(value, ensure_ascii=True)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _policy(script: str) -> str:
+    """What a browser may do for this page: run this very script, and show what is inside."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"

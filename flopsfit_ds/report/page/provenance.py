@@ -14,7 +14,7 @@ from flopsfit_ds.report.findings import Findings
 from flopsfit_ds.spec.fit_options import COUNT_WORDS
 
 
-def facts(folder: SweepFolder, findings: Findings, plan: SweepPlan | None) -> list[tuple[str, str]]:
+def facts(folder: SweepFolder | None, findings: Findings, plan: SweepPlan | None) -> list[tuple[str, str]]:
     """Name and value of each fact, in the order in which they are shown."""
     records = findings.records
     found = [("report written by", f"flopsfit-ds {__version__}")]
@@ -33,7 +33,7 @@ def facts(folder: SweepFolder, findings: Findings, plan: SweepPlan | None) -> li
     if plan is not None:
         found.append(("data", f"{plan.corpus.source}, fingerprint {plan.corpus.fingerprint}"))
         found += [("data", note) for note in plan.corpus.notes]
-    return [*found, *_fit_facts(findings), *_hashes(folder)]
+    return [*found, *_fit_facts(findings), *(() if folder is None else _hashes(folder))]
 
 
 def _distinct(records: Sequence[RunRecord], value: Callable[[RunRecord], str]) -> str:

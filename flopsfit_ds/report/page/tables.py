@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from urllib.parse import quote
 
 from flopsfit_ds.base.units import format_bytes, format_count, format_flops, format_seconds
 from flopsfit_ds.records import Attempt, Observed, RunRecord
@@ -14,11 +14,6 @@ from flopsfit_ds.report.values import loss_text
 _NEVER_TRAINED = "the run never got as far as a measurement"
 
 
-def run_link(record: RunRecord) -> str:
-    """Folder of a run, from the report's folder."""
-    return f"../runs/{quote(record.run_id, safe='')}/"
-
-
 _PAIRS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("parameters", "num_params_total", format_count),
     ("tokens", "num_tokens", format_count),
@@ -27,20 +22,62 @@ _PAIRS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 
 
 def runs_table(findings: Findings) -> Table:
-    """Every run that ended, planned beside observed."""
+    """Every run that ended: its loss, and its size, tokens and FLOPs, planned beside observed."""
     records = findings.records
     extra = _varying(records)
     outside = {id(run.record): run.reason for run in findings.excluded if run.record is not None}
     headings = [Heading("run", numeric=False), Heading("status", numeric=False), Heading("loss"), Heading("± s.e.")]
     headings += [Heading(name) for name, _ in extra]
-    for name in ("parameters", "tokens", "FLOPs", "device memory"):
+    for name, _, _ in _PAIRS:
         headings += [Heading("planned", name), Heading("observed", name)]
+    rows = [_run_row(record, extra, outside.get(id(record))) for record in records]
+    return Table(tuple(headings), tuple(rows))
+
+
+def machines_table(findings: Findings) -> Table:
+    """Every run that ended: memory, time, layout and speed, planned beside observed."""
+    headings = [
+        Heading("run", numeric=False),
+        Heading("planned", "device memory"),
+        Heading("observed", "device memory"),
+    ]
     headings += [Heading("error", "device memory"), Heading("host memory")]
     for name in ("time", "ZeRO stage", "devices"):
         headings += [Heading("planned", name), Heading("observed", name)]
     headings += [Heading("tokens/s"), Heading("MFU"), Heading("attempts", numeric=False)]
-    rows = [_run_row(record, extra, outside.get(id(record))) for record in records]
+    rows = [
+        (_name(record), *_machine(record, _why(record)), *_attempts(record.attempts)) for record in findings.records
+    ]
     return Table(tuple(headings), tuple(rows))
+
+
+def points_table(findings: Findings) -> Table:
+    """Every point of a table of runs that no sweep here has trained."""
+    headings = [Heading("run", numeric=False), *(Heading(name) for name in ("parameters", "tokens", "FLOPs", "loss"))]
+    if findings.fit is not None:
+        headings.append(Heading("law over measured"))
+    rows: list[tuple[Cell, ...]] = []
+    for number, point in enumerate(findings.points, start=1):
+        cells = [
+            Cell(point.label or point.run_id or f"row {point.row or number}"),
+            Cell(format_count(point.num_params), f"{point.num_params:,.0f}"),
+            Cell(format_count(point.num_tokens), f"{point.num_tokens:,.0f}"),
+            Cell(format_flops(point.compute_flops)),
+            Cell(loss_text(point.loss)),
+        ]
+        if findings.fit is not None:
+            cells.append(Cell(f"{math.expm1(findings.fit.residuals[number - 1]):+.2%}"))
+        rows.append(tuple(cells))
+    return Table(tuple(headings), tuple(rows))
+
+
+def _why(record: RunRecord) -> str:
+    return f"{record.status}: {record.reason or _NEVER_TRAINED}"
+
+
+def _name(record: RunRecord) -> Cell:
+    model = ", ".join(f"{key} {value}" for key, value in record.model.items())
+    return Cell(record.label or record.run_id, f"{record.run_id}: {model}")
 
 
 def _varying(records: Sequence[RunRecord]) -> list[tuple[str, Callable[[RunRecord], str]]]:
@@ -56,21 +93,20 @@ def _varying(records: Sequence[RunRecord]) -> list[tuple[str, Callable[[RunRecor
 def _run_row(
     record: RunRecord, extra: Sequence[tuple[str, Callable[[RunRecord], str]]], outside: str | None
 ) -> tuple[Cell, ...]:
-    why = f"{record.status}: {record.reason or _NEVER_TRAINED}"
-    model = ", ".join(f"{key} {value}" for key, value in record.model.items())
+    why = _why(record)
     status = record.status
     tone = None if status == "completed" else "bad"
     if outside is not None and tone is None:
         status, tone = "left out", "soft"
     error = record.loss_standard_error
     cells = [
-        Cell(record.label or record.run_id, f"{record.run_id}: {model}", link=run_link(record)),
+        _name(record),
         Cell(status, outside or record.reason, tone=tone),
         absent(why) if record.loss is None else Cell(loss_text(record.loss)),
         absent(why if record.loss is None else "not measured") if error is None else Cell(f"{error:.4f}"),
     ]
     cells += [Cell(value(record)) for _, value in extra]
-    return (*cells, *_pairs(record, why), *_attempts(record.attempts))
+    return (*cells, *_pairs(record, why))
 
 
 def _pairs(record: RunRecord, why: str) -> list[Cell]:
@@ -80,7 +116,12 @@ def _pairs(record: RunRecord, why: str) -> list[Cell]:
         value = getattr(planned, name)
         cells.append(Cell(text(value), f"{value:,.0f}", tone="soft"))
         cells.append(absent(why) if seen is None else Cell(text(getattr(seen, name)), f"{getattr(seen, name):,.0f}"))
-    cells.append(Cell(format_bytes(planned.peak_memory_bytes), tone="soft"))
+    return cells
+
+
+def _machine(record: RunRecord, why: str) -> list[Cell]:
+    planned, seen = record.planned, record.observed
+    cells = [Cell(format_bytes(planned.peak_memory_bytes), tone="soft")]
     cells += [_measured(seen, "peak_memory_bytes", format_bytes, why), _memory_error(record, why)]
     cells.append(_measured(seen, "peak_host_memory_bytes", format_bytes, why))
     cells.append(Cell(format_seconds(planned.seconds), tone="soft"))
@@ -131,7 +172,7 @@ def _attempts(attempts: Sequence[Attempt]) -> tuple[Cell]:
 def excluded_table(findings: Findings) -> Table:
     """Every run outside the fit, with its reason."""
     rows = tuple(
-        (Cell(run.name, link=None if run.record is None else run_link(run.record)), Cell(run.reason))
+        (Cell(run.name, None if run.record is None else run.record.run_id), Cell(run.reason))
         for run in findings.excluded
     )
     return Table((Heading("run", numeric=False), Heading("why it is not in the fit", numeric=False)), rows)
