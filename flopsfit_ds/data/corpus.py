@@ -229,3 +229,30 @@ def former_corpus(
         wrong = replace(former, dtype=read_as, format="raw", offset=0)
         return FormerCorpus(wrong, f"{path.name} read as {read_as} from its first byte on")
     return None
+
+
+def check_corpus(corpus: Corpus, context_length: int) -> None:
+    """See that a corpus holds a sequence to train on and one to be measured on.
+
+    Raises:
+        DataError: It does not.
+    """
+    if corpus.source == "dataset":
+        if corpus.heldout_tokens < 2 * context_length:
+            raise DataError(
+                "heldout_fraction: it holds out one sample, and a loss with a standard error needs 2 or more; raise "
+                "heldout_fraction, or give an eval_dataset of 2 samples or more"
+            )
+        return
+    needed = context_length + 1
+    if corpus.heldout_tokens < needed:
+        raise DataError(
+            f"data.heldout_tokens: {corpus.heldout_tokens} tokens do not hold one sequence of {context_length} tokens "
+            f"and its last target; write {needed} or more"
+        )
+    if corpus.training_tokens is not None and corpus.training_tokens < needed:
+        raise DataError(
+            f"data: {corpus.num_tokens} tokens less {corpus.heldout_tokens} held out leave "
+            f"{max(corpus.training_tokens, 0)}, and one sequence needs {needed}; add data, lower "
+            "data.heldout_tokens or shorten model.context_length"
+        )

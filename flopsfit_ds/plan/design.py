@@ -10,6 +10,7 @@ from typing import Generic, Protocol, TypeVar
 from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.base.units import format_count, format_flops
 from flopsfit_ds.spec import IsoflopDesign, LadderDesign, PointsDesign
+from flopsfit_ds.spec.training import SeedsAt
 
 TOKEN_TOLERANCE = 0.005
 """A run's realised FLOPs (or tokens) lie within this share of what the design asks for."""
@@ -245,3 +246,25 @@ def plan_points(
         wanted, asked = [point.num_tokens for point in group], global_batch_tokens(group)
         plans |= zip(numbers, plan_batches(wanted, context_length, asked, words, by_rule=by_rule), strict=True)
     return [plans[number] for number in range(len(points))]
+
+
+def seeds_of_points(
+    points: Sequence[DesignedPoint[ModelT]], seeds: tuple[int, ...], seeds_at: SeedsAt
+) -> list[tuple[int, ...]]:
+    """The seeds of every point: all of them where they are asked for, else the first."""
+    if seeds_at == "all":
+        return [seeds] * len(points)
+    groups: dict[tuple[bool, float], list[int]] = {}
+    for number, point in enumerate(points):
+        budget = point.compute_budget_flops
+        key = (False, float(point.model.num_params)) if budget is None else (True, budget)
+        groups.setdefault(key, []).append(number)
+    if seeds_at == "smallest":
+        chosen = set(groups[min(groups)])
+    else:
+        ranked = (
+            sorted(group, key=lambda each: (points[each].model.num_params, points[each].num_tokens))
+            for group in groups.values()
+        )
+        chosen = {group[len(group) // 2] if points[group[0]].compute_budget_flops else group[0] for group in ranked}
+    return [seeds if number in chosen else seeds[:1] for number in range(len(points))]

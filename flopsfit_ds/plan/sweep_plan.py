@@ -10,16 +10,24 @@ from typing import Annotated
 
 from pydantic import Field
 
-from flopsfit_ds.base.errors import DataError, PlanError
+from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.base.hardware import Cluster, Machine, resolve_cluster
 from flopsfit_ds.base.storage import json_converter
 from flopsfit_ds.base.units import format_count, format_flops
-from flopsfit_ds.data.corpus import ABSENT, Corpus, find_corpus
+from flopsfit_ds.data.corpus import ABSENT, Corpus, check_corpus, find_corpus
 from flopsfit_ds.model.architecture import ClassShape, ModelShape
 from flopsfit_ds.model.flops import FlopsSource, conventional_flops
 from flopsfit_ds.model.loss_traits import LossTraits
 from flopsfit_ds.plan.begun import as_begun
-from flopsfit_ds.plan.design import SPEC_WORDS, BatchPlan, BatchWords, DesignedPoint, design_points, plan_points
+from flopsfit_ds.plan.design import (
+    SPEC_WORDS,
+    BatchPlan,
+    BatchWords,
+    DesignedPoint,
+    design_points,
+    plan_points,
+    seeds_of_points,
+)
 from flopsfit_ds.plan.family import DecoderFamily, Family, SizedModel, count_active
 from flopsfit_ds.plan.layouts import Search
 from flopsfit_ds.plan.packing.sweep import Makespan, expected_makespan, spread_long_runs
@@ -42,6 +50,9 @@ TRAINING_VERSION = 1
 """Part of every run's identity: raised when a change of the training code changes losses."""
 _MIN_STEPS = 20
 """Below it the loop never smooths its loss, and sees no divergence (`train.loop._SMOOTHING_STEPS`)."""
+_WORTH_NEW = 4.0
+"""Times that data may be seen and is about as good as new (Muennighoff et al. 2023, arXiv:2305.16264)."""
+_WORN_OUT = ", and beyond 4 each is worth less; fit.law: data-constrained knows that"
 _DATASET_WORDS = BatchWords("global_batch_samples", "make the samples shorter")
 _RULE_WORDS = BatchWords("training.global_batch", "shorten model.context_length")
 
@@ -238,12 +249,18 @@ def build_plan(
     together = list(zip(points, planned, strict=True))
     placements = place_points(spec, cluster, together, loss)
 
+    seeds = seeds_of_points(points, training.seeds, training.seeds_at)
+    trials = [
+        (number, recipe, seed)
+        for number, pair in enumerate(together)
+        for recipe in _recipes(spec, *pair)
+        for seed in seeds[number]
+    ]
+
     def runs_on(corpus: Corpus) -> list[RunPlan]:
         return [
-            _plan_run(spec, corpus, point, batches, template, recipe, seed, loss)
-            for (point, batches), template in zip(together, placements, strict=True)
-            for recipe in _recipes(spec, point, batches)
-            for seed in training.seeds
+            _plan_run(spec, corpus, *together[number], placements[number], recipe, seed, loss)
+            for number, recipe, seed in trials
         ]
 
     folder = Path(spec.output_root) / spec.name
@@ -255,15 +272,14 @@ def build_plan(
     if held is not None:
         heldout = found.heldout_tokens // spec.model.context_length if loss.needs_whole_batches else None
         warnings.append(held_layout_warning(placements[0], held, heldout))
-    trials = len(candidates) // len(points)
     runs: dict[str, RunPlan] = {}
-    for number, run in enumerate(candidates):
+    for run, (number, _, _) in zip(candidates, trials, strict=True):
         if run.run_id in runs:
             warnings.append(f"{run.label}: stands more than once in the design and is trained once")
         runs.setdefault(run.run_id, run)
-        warnings += _warnings(run, planned[number // trials], words)
-    seen = [_point_of(spec, *pair) for pair in together]
-    warnings += range_warnings(training, [(run.label, seen[number // trials]) for number, run in enumerate(candidates)])
+        warnings += _warnings(run, planned[number], words)
+    labelled = zip((run.label for run in candidates), trials, strict=True)
+    warnings += range_warnings(training, [(label, _point_of(spec, *together[trial[0]])) for label, trial in labelled])
     if training.one_trunk:
         shared = share_trunks(tuple(runs.values()))
         warnings += shared.warnings
@@ -280,33 +296,6 @@ def build_plan(
         warnings=tuple(dict.fromkeys((*family.warnings, *warnings))),
     )
     return plan.without_waiting()
-
-
-def check_corpus(corpus: Corpus, context_length: int) -> None:
-    """See that a corpus holds a sequence to train on and one to be measured on.
-
-    Raises:
-        DataError: It does not.
-    """
-    if corpus.source == "dataset":
-        if corpus.heldout_tokens < 2 * context_length:
-            raise DataError(
-                "heldout_fraction: it holds out one sample, and a loss with a standard error needs 2 or more; raise "
-                "heldout_fraction, or give an eval_dataset of 2 samples or more"
-            )
-        return
-    needed = context_length + 1
-    if corpus.heldout_tokens < needed:
-        raise DataError(
-            f"data.heldout_tokens: {corpus.heldout_tokens} tokens do not hold one sequence of {context_length} tokens "
-            f"and its last target; write {needed} or more"
-        )
-    if corpus.training_tokens is not None and corpus.training_tokens < needed:
-        raise DataError(
-            f"data: {corpus.num_tokens} tokens less {corpus.heldout_tokens} held out leave "
-            f"{max(corpus.training_tokens, 0)}, and one sequence needs {needed}; add data, lower "
-            "data.heldout_tokens or shorten model.context_length"
-        )
 
 
 def _point_of(spec: SweepSpec, point: DesignedPoint[SizedModel], batches: BatchPlan) -> RulePoint:
@@ -381,9 +370,10 @@ def _plan_run(
 def _warnings(run: RunPlan, batches: BatchPlan, words: BatchWords) -> list[str]:
     found = []
     if run.unique_tokens is not None and run.num_tokens > run.unique_tokens:
+        repeats = run.num_tokens / run.unique_tokens
         found.append(
             f"{run.label}: trains on {format_count(run.num_tokens)} tokens of {format_count(run.unique_tokens)} unique "
-            f"ones: the data repeats {run.num_tokens / run.unique_tokens:.1f} times"
+            f"ones: the data repeats {repeats:.1f} times{_WORN_OUT if repeats > _WORTH_NEW else ''}"
         )
     if batches.made_smaller:
         budget = run.compute_budget_flops

@@ -13,6 +13,7 @@ from flopsfit_ds.spec.section import Section
 
 Precision = Literal["fp32", "bf16"]
 Schedule = Literal["cosine", "linear-to-zero", "wsd", "wsd-s"]
+SeedsAt = Literal["smallest", "some", "all"]
 DecayShape = Literal["linear", "sqrt", "cosine"]
 
 _INSTEAD: dict[str, tuple[str, ...]] = {
@@ -90,6 +91,9 @@ class Training(Section):
     """`bf16` is autocast over fp32 parameters, the same at every ZeRO stage; `fp32` is full precision."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     """Every point is trained with each; a seed sets the initial weights and the order of the data."""
+    seeds_at: SeedsAt = "all"
+    """Which points are trained with every seed; all others with the first. `smallest`: those of the smallest budget, or
+    size; `some`: of each budget the middle size, or of each size the fewest tokens."""
     frozen_parameters: tuple[str, ...] = ()
     """Glob patterns of parameter names that are not trained."""
     checkpoint_every: Seconds = 600.0
@@ -108,6 +112,8 @@ class Training(Section):
             "decays_end_at": ("wsd-s",),
             "final_learning_rate_fraction": ("cosine", "wsd", "wsd-s"),
         }
+        if "seeds_at" in given and self.seeds_at != "all" and len(self.seeds) == 1:
+            raise ValueError(f"seeds_at: {self.seeds_at} says nothing to one seed; write seeds: [0, 1, 2]")
         if self.one_trunk and self.schedule != "wsd":
             raise ValueError(
                 f"one_trunk needs schedule: wsd; under {self.schedule} runs differ from their first step on"

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from flopsfit_ds.base.errors import SpecError
 from flopsfit_ds.base.hardware import Machine
 from flopsfit_ds.base.units import GIB
 from flopsfit_ds.plan import sweep_plan as plan_module
@@ -126,6 +127,46 @@ def test_every_learning_rate_and_seed_is_a_run_of_its_own_with_a_label_that_tell
     assert {(run.recipe.learning_rate, run.seed) for run in runs} == {(r, s) for r in (1e-3, 1e-2) for s in (0, 1, 2)}
 
 
+@pytest.mark.parametrize(
+    ("seeds_at", "expected"),
+    [("all", [3] * 6), ("smallest", [3, 3, 3, 1, 1, 1]), ("some", [1, 3, 1, 1, 3, 1])],
+)
+def test_seeds_are_trained_where_they_are_asked_for_and_the_first_everywhere(seeds_at, expected, corpus_folder):
+    design = {"method": "isoflop", "compute_budgets": [1e10, 4e10], "sizes_per_budget": 3}
+    values = with_values(MICRO, design=design, training__seeds=[5, 6, 7], training__seeds_at=seeds_at)
+    runs = plan_of(values, corpus_folder).runs
+    points = list(dict.fromkeys((run.compute_budget_flops, run.num_params_total) for run in runs))
+    seeds = [[r.seed for r in runs if (r.compute_budget_flops, r.num_params_total) == point] for point in points]
+    assert [len(each) for each in seeds] == expected
+    assert all(each == [5, 6, 7][: len(each)] for each in seeds)
+
+
+def test_a_ladder_has_its_seeds_at_the_smallest_size_or_at_the_fewest_tokens_of_each(corpus_folder):
+    design = {"method": "ladder", "num_params": [2e4, 6e3], "tokens_per_parameter": [20, 10]}
+    values = with_values(MICRO, design=design, training__seeds=[0, 1])
+    for seeds_at, expected in (("smallest", {7}), ("some", {10})):
+        runs = plan_of(with_values(values, training__seeds_at=seeds_at), corpus_folder).runs
+        twice = [run for run in runs if run.seed == 1]
+        assert len(runs) == 4 + len(twice) == 6
+        what = {round(run.num_tokens / run.num_params_total) for run in twice}
+        sizes = {round(run.num_params_total / 1e3) for run in twice}
+        assert (sizes if seeds_at == "smallest" else what) == expected
+
+
+def test_one_seed_at_some_points_is_refused():
+    with pytest.raises(SpecError, match=r"seeds_at: some says nothing to one seed; write seeds: \[0, 1, 2\]"):
+        spec_of(with_values(MICRO, training__seeds_at="some"))
+
+
+def test_data_seen_more_than_four_times_is_told_of_with_the_law_that_knows_it(corpus_folder):
+    design = {"method": "points", "points": [{"num_params": 6e3, "num_tokens": d} for d in (4e5, 1.2e6)]}
+    warnings = plan_of(with_values(MICRO, design=design), corpus_folder).warnings
+    told = {
+        warning.split(":")[0]: "fit.law: data-constrained" in warning for warning in warnings if "repeats" in warning
+    }
+    assert list(told.values()) == [False, True]
+
+
 def test_the_learning_rate_follows_the_size_where_a_reference_is_given(corpus_folder):
     points = [{"num_params": 6e3, "num_tokens": 12800}, {"num_params": 1e5, "num_tokens": 12800}]
     values = with_values(
@@ -147,10 +188,10 @@ def test_a_plan_is_plain_json_and_a_run_is_read_back_equal(corpus_folder):
 
 def test_nothing_in_a_run_is_left_open(corpus_folder):
     run = plan_of(with_values(MICRO, design__points=[{"num_params": 6e3, "compute": 1e9}]), corpus_folder).runs[0]
-    # a price is the user's to give; everything else has a number
+    # a price is the user's to give, and a run alone has no trunk; everything else has a number
     open_fields = [field.name for field in dataclasses.fields(run) if getattr(run, field.name) is None]
     open_fields += [f.name for f in dataclasses.fields(run.placement) if getattr(run.placement, f.name) is None]
-    assert open_fields == ["predicted_cost"]
+    assert open_fields == ["branch", "predicted_cost"]
     assert "auto" not in json.dumps(run.to_json_dict())
 
 

@@ -201,6 +201,7 @@ PLAN: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "gradient_clipping": (DECODER, {"training__gradient_clipping": 2}),
         "precision": (DECODER, {"training__precision": "bf16"}),
         "seeds": (DECODER, {"training__seeds": [1]}),
+        "seeds_at": (with_values(DECODER, training__seeds=[0, 1]), {"training__seeds_at": "some"}),
         "frozen_parameters": (DECODER, {"training__frozen_parameters": ["norm.*"]}),
         "checkpoint_every": (DECODER, {"training__checkpoint_every": 7}),
     },
