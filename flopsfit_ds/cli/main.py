@@ -22,6 +22,7 @@ _HOMES = {
     "fit": "fitting.fit",
     "predict": "fitting.fit",
     "preview": "fitting.fit",
+    "laws": "fitting.laws",
     "report": "fitting.report",
     "register": "deciding.register",
     "score": "deciding.score",

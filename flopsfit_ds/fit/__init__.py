@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flopsfit_ds.fit.forecast.isoflop import isoflop_minima
     from flopsfit_ds.fit.forecast.prediction import predict
+    from flopsfit_ds.fit.further.forms import ColumnFit, fit_column
     from flopsfit_ds.fit.points.points import Point, points_from_records
     from flopsfit_ds.fit.points.reading import load_points
     from flopsfit_ds.fit.preview import PlannedPoint, PriorLaw, preview_design
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from flopsfit_ds.fit.scaling import fit_scaling_law
 
 _HOMES = {
+    "ColumnFit": "further.forms",
+    "fit_column": "further.forms",
     "Point": "points.points",
     "ScalingFit": "result",
     "fit_scaling_law": "scaling",
@@ -31,10 +34,12 @@ _HOMES = {
 }
 
 __all__ = [
+    "ColumnFit",
     "PlannedPoint",
     "Point",
     "PriorLaw",
     "ScalingFit",
+    "fit_column",
     "fit_scaling_law",
     "isoflop_minima",
     "load_points",

@@ -30,6 +30,7 @@ class Inputs:
         centre_n: Mean of ln(parameters) over the points of the fit.
         centre_d: Mean of ln(tokens) over the points of the fit.
         u: ln(unique tokens) - centre_d, or None where no point repeats its data.
+        column: The further column of the forms in `laws.further`, in their own unit; None for the other forms.
     """
 
     n: FloatArray
@@ -37,6 +38,7 @@ class Inputs:
     centre_n: float
     centre_d: float
     u: FloatArray | None = None
+    column: FloatArray | None = None
 
     @classmethod
     def centred(
@@ -55,7 +57,8 @@ class Inputs:
     def rows(self, index: np.ndarray) -> "Inputs":
         """The points at `index`, about the same centres."""
         u = None if self.u is None else self.u[index]
-        return Inputs(self.n[index], self.d[index], self.centre_n, self.centre_d, u)
+        column = None if self.column is None else self.column[index]
+        return Inputs(self.n[index], self.d[index], self.centre_n, self.centre_d, u, column)
 
 
 class Term(NamedTuple):

@@ -258,3 +258,16 @@ def _complete(
         loss_standard_error=values.get("loss_standard_error"),
         row=number,
     )
+
+
+def read_column(path: str | Path, column: str) -> dict[int, Any]:
+    """One column of a table as it spells it, by the rows that `load_points` numbers; empty cells are left out.
+
+    Raises:
+        DataError: The file cannot be read, or has no such column.
+    """
+    rows = unfold(_read(Path(path))[0])[0]
+    if not any(column in row.cells for row in rows):
+        shown = ", ".join(rows[0].cells)
+        raise DataError(f"{path}: no column {column!r}; the columns are {shown}")
+    return {row.number: row.cells[column] for row in rows if str(row.cells.get(column) or "").strip()}

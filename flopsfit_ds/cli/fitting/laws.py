@@ -1,0 +1,108 @@
+"""`laws`: forms of law with a further column, compared by error on runs held out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flopsfit_ds.base.errors import DataError, FitError
+from flopsfit_ds.cli.options import AsJson, quantity
+from flopsfit_ds.spec.fit_options import DEFAULTS
+
+if TYPE_CHECKING:
+    from flopsfit_ds.fit.further.forms import ColumnFit
+
+_COLUMN = "Column that holds this quantity, where its name is not a common one."
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("laws")(laws_command)
+
+
+def laws_command(
+    data: Annotated[Path, typer.Argument(help="A table: CSV, JSONL, Parquet or a tracker's export.")],
+    family: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Families of models: one law, shared exponents, or own ones.")
+    ] = None,
+    total_params: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Total parameters of mixtures of experts; N counts active."),
+    ] = None,
+    bits: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Bits of the weights in training: effective parameters.")
+    ] = None,
+    num_params: Annotated[str | None, typer.Option(help="Predict the loss at this size, such as 70B.")] = None,
+    num_tokens: Annotated[str | None, typer.Option(help="Tokens of the run to predict.")] = None,
+    value: Annotated[str | None, typer.Option(help="Its family, total parameters or bits.")] = None,
+    level: Annotated[float, typer.Option(help="Probability of the intervals.")] = DEFAULTS.level,
+    num_params_column: Annotated[str | None, typer.Option(help=_COLUMN)] = None,
+    num_tokens_column: Annotated[str | None, typer.Option(help=_COLUMN)] = None,
+    flops_column: Annotated[str | None, typer.Option(help=_COLUMN)] = None,
+    loss_column: Annotated[str | None, typer.Option(help=_COLUMN)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare forms of law that use a further column: families, mixtures of experts, or bits of the weights."""
+    from flopsfit_ds.fit import fit_column
+    from flopsfit_ds.fit.further.tables import read_with_column
+
+    asked = {"family": family, "total-params": total_params, "bits": bits}
+    given = [(kind, column) for kind, column in asked.items() if column is not None]
+    if len(given) != 1:
+        raise FitError(f"give one of {', '.join('--' + kind for kind in asked)} with the column that holds it")
+    kind, column = given[0]
+    named = {
+        "num_params": num_params_column,
+        "num_tokens": num_tokens_column,
+        "flops": flops_column,
+        "loss": loss_column,
+    }
+    wanted = [num_params, num_tokens, value]
+    if any(part is not None for part in wanted) and None in wanted:
+        raise FitError("to predict, give --num-params, --num-tokens and --value together")
+    if data.is_dir():
+        raise DataError(f"{data} is a folder: give its results.csv, or another table with a column {column!r}")
+    table = read_with_column(data, column, kind, {k: v for k, v in named.items() if v is not None})
+    fit = fit_column(table.points, table.values, kind, level=level)
+    content = {**fit.to_json_dict(), "excluded": [vars(gone) for gone in table.excluded]}
+    predicted = None
+    if num_params is not None and num_tokens is not None and value is not None:
+        own = value if kind == "family" else quantity(value, "--value")
+        predicted = fit.predict(quantity(num_params, "--num-params"), quantity(num_tokens, "--num-tokens"), own)
+        content["prediction"] = {**vars(predicted), "interval": vars(predicted.interval)}
+    if as_json:
+        print(json.dumps(content, allow_nan=False))
+        return
+    _print_forms(fit)
+    if predicted is not None:
+        print(
+            f"loss {predicted.loss:.4f}; {level:.0%} interval of one run {predicted.interval.low:.4f} to "
+            f"{predicted.interval.high:.4f}, at {predicted.extrapolation:.3g} times the largest compute; the width "
+            f"rests on {predicted.rests_on}"
+        )
+    for gone in table.excluded:
+        print(f"left out: row {gone.row}{' ' + gone.name if gone.name else ''}: {gone.reason}")
+
+
+def _print_forms(fit: ColumnFit) -> None:
+    print(f"{fit.num_points} runs; {fit.kind.words}" + (f": {', '.join(fit.groups)}" if fit.groups else ""))
+    print(f"  {'form':22s} {'parameters':>10s} {'held-out error':>15s} {'residual':>9s}")
+    for form in fit.forms:
+        error = "not known" if form.held_out_error is None else f"{form.held_out_error:.2%}"
+        print(f"  {form.name:22s} {form.num_parameters:>10d} {error:>15s} {form.residual:>9.2%}")
+    for name, why in fit.skipped.items():
+        print(f"  {name}: left out: {why}")
+    print(fit.why)
+    for form in fit.forms:
+        if form.name != fit.chosen:
+            continue
+        print(f"{form.formula}   ({form.source})")
+        for name, number in form.parameters.items():
+            ends = form.intervals.get(name)
+            told = "" if ends is None else f"  {fit.level:.0%} {ends.low:.4g} to {ends.high:.4g}"
+            print(f"  {name:10s} {number:.4g}{told}")
+        if form.at_bound:
+            print(f"  {', '.join(form.at_bound)} ended on a bound: these runs do not determine it")

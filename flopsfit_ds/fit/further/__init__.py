@@ -1,0 +1,1 @@
+"""What a table says beyond one loss of one family: further columns, several losses, tasks, tuning grids."""

@@ -1,0 +1,1 @@
+"""Forms of law that need a further column: experts, families, bits."""
