@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes start, and need not compile the same again
 
 from hypothesis import settings
 
@@ -35,6 +36,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 settings.register_profile("flopsfit-ds", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("flopsfit-ds")
+
+
+@pytest.fixture(scope="session")
+def simulations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache for all that simulate, in all processes of these tests: the self-test of the installed versions once."""
+    own = tmp_path_factory.getbasetemp()
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "simulations"
 
 
 @pytest.fixture

@@ -22,9 +22,13 @@ _LONGEST_TEXT = 2**18
 _MAX_NODES = 20_000
 """Two thousand points with all their keys; PyYAML makes some 20,000 nodes a second."""
 _MAX_ALIASES = 1000
+"""Each costs what it stands for: a thousand is beyond what people write."""
 _DEEPEST = 40
+"""Far beyond the levels of a spec; PyYAML recurses, and Python ends at a thousand calls."""
 _MAX_MESSAGES = 20
+"""A screen."""
 _LONGEST_KEY = 80
+"""Characters of what was found that a message of one line repeats."""
 _ALLOWED = {
     "bool_parsing": "allowed: true, false",
     "bool_type": "allowed: true, false",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ from hypothesis import strategies as st
 
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit import Point, fit_scaling_law
+from flopsfit_ds.fit.forecast.parts import members as members_of_forms
 from flopsfit_ds.fit.forecast.prediction import Prediction, PredictionModel
+from flopsfit_ds.fit.forecast.repeats import MemberDraws
 from helpers.fit.planted_sweeps import sweep
 
 
@@ -33,6 +37,16 @@ def chinchilla(n: float, d: float) -> float:
 
 def fit(points, **options):
     return fit_scaling_law(points, bootstrap_samples=0, diagnostics=False, **options)
+
+
+@pytest.fixture(scope="module")
+def model() -> PredictionModel:
+    """Of a law that the default form can follow."""
+    return fit(grid(chinchilla)).prediction
+
+
+def log_width(guess: Prediction) -> float:
+    return math.log(guess.confidence_interval.high / guess.confidence_interval.low)
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -68,13 +82,38 @@ def test_the_ensemble_is_the_headline_and_the_asked_form_stands_beside_it():
     assert abs(math.log(guess.loss / truth)) < 0.5 * abs(math.log(guess.law_loss / truth))
 
 
-def test_intervals_grow_with_the_distance_and_with_what_past_forecasts_were_off_by():
+def test_a_form_that_an_exact_law_refutes_has_no_weight():
+    members = fit(grid(chinchilla, noise=0.0)).prediction.members
+    assert {member.law for member in members if member.weight} == {"chinchilla"}
+    assert len({member.law for member in members}) > 3
+
+
+def test_drift_enters_by_the_e_folds_beyond_the_data_and_nowhere_else(model):
+    straight, bent = replace(model, drift=0.0), replace(model, drift=-0.03)
+    for times in (10.0, 1.0, 0.1):
+        compute = times * model.largest_compute
+        moved = math.log(bent.predict(compute).loss / straight.predict(compute).loss)
+        assert moved == pytest.approx(-0.03 * max(0.0, math.log(times)), abs=1e-9)
+
+
+def test_distance_is_counted_beyond_the_compute_and_beyond_the_tokens_per_parameter(model):
+    """With a growth beside which no spread counts, an interval is as wide as its distance."""
+    wild, compute = replace(model, growth=0.5), 10 * model.largest_compute
+    for ratio in (model.tokens_per_parameter[1] * math.exp(2), model.tokens_per_parameter[0] / math.exp(2)):
+        size = math.sqrt(compute / 6 / ratio)
+        off = wild.predict(num_params=size, num_tokens=compute / 6 / size)
+        share = log_width(off) / log_width(wild.predict(compute))
+        assert share == pytest.approx((math.log(10) + 2) / math.log(10), rel=0.05)
+
+
+def test_intervals_grow_with_the_distance_and_with_what_past_forecasts_were_off_by(model):
     def restless(n: float, d: float) -> float:
         """Each budget is off by 2%, one up and the next down: no form can foresee it."""
         return chinchilla(n, d) * math.exp(0.02 * math.cos(math.pi * math.log(6 * n * d / 1e18) / math.log(10**0.5)))
 
-    straight, curved = fit(grid(chinchilla)).prediction, fit(grid(restless)).prediction
+    straight, curved = model, fit(grid(restless)).prediction
     assert curved.growth > 1.5 * straight.growth
+    assert curved.growth > 0.8 * curved.noise, "more than the scatter of its runs says by itself"
 
     def width(model: PredictionModel, compute: float) -> float:
         interval = model.predict(compute).interval
@@ -84,11 +123,37 @@ def test_intervals_grow_with_the_distance_and_with_what_past_forecasts_were_off_
     assert width(curved, 1e22) > 1.3 * width(straight, 1e22)
 
 
-def test_drift_corrects_what_every_origin_was_off_by():
-    def drifting(n: float, d: float) -> float:
-        """Below every law by 1% an e-fold, as where larger runs are better tuned."""
-        return chinchilla(n, d) * math.exp(-0.002 * math.log(6 * n * d / 1e18) ** 2)
+def drifting(n: float, d: float) -> float:
+    """Below every law by 1% an e-fold, as where larger runs are better tuned."""
+    return chinchilla(n, d) * math.exp(-0.002 * math.log(6 * n * d / 1e18) ** 2)
 
+
+def test_a_member_that_leans_to_the_newest_budgets_is_nearer_to_them():
+    found, edge = fit(grid(drifting, noise=0.0)).prediction, 1e20
+    members = {member.recency: member for member in found.members if member.law == "chinchilla"}
+    even, recent = members[min(members)], members[max(members)]
+    assert even.recency < recent.recency
+
+    def error(member: MemberDraws) -> float:
+        """At the last budget, whichever the size."""
+        alone = replace(found, members=(replace(member, weight=1.0),), drift=0.0)
+        sizes = (5e8, 1e9, 2e9)
+        ratios = [alone.predict(edge, num_params=size).loss / drifting(size, edge / 6 / size) for size in sizes]
+        return abs(float(np.mean(np.log(ratios))))
+
+    assert error(recent) < error(even)
+
+
+def test_of_all_starts_the_end_with_the_least_error_is_taken(monkeypatch):
+    ends, errors = np.arange(6.0)[:, None], np.array([3.0, 1.0, 2.0, 5.0, 6.0, 4.0])
+    monkeypatch.setattr(
+        members_of_forms, "minimise", lambda problem, starts: SimpleNamespace(objective=errors, theta=ends)
+    )
+    problem = SimpleNamespace(_replace=lambda weights: None)
+    assert members_of_forms._solve(problem, np.ones((2, 1)), np.zeros((3, 1)))[:, 0].tolist() == [1.0, 5.0]  # pyright: ignore
+
+
+def test_drift_corrects_what_every_origin_was_off_by():
     model = fit(grid(drifting, noise=0.0005)).prediction
     assert model.drift < 0
     guess = model.predict(1e21)
@@ -97,13 +162,13 @@ def test_drift_corrects_what_every_origin_was_off_by():
     assert abs(math.log(guess.loss / truth)) < abs(math.log(undrifted / truth))
 
 
-def test_without_a_back_test_the_interval_says_so_and_is_wider():
-    many, two = fit(grid(chinchilla)), fit(grid(chinchilla, budgets=(3e19, 1e20), sizes=12))
-    assert many.prediction.num_looks > 0
+def test_without_a_back_test_the_interval_says_so_and_is_wider(model):
+    two = fit(grid(chinchilla, budgets=(3e19, 1e20), sizes=12))
+    assert model.num_looks > 0
     assert two.prediction.num_looks == 0
     guess = two.predict(1e21)
     assert "no back-test" in guess.rests_on
-    other = many.predict(num_params=guess.num_params, num_tokens=guess.num_tokens)
+    other = model.predict(num_params=guess.num_params, num_tokens=guess.num_tokens)
 
     def width(prediction: Prediction) -> float:
         return math.log(prediction.interval.high / prediction.interval.low)
@@ -111,8 +176,7 @@ def test_without_a_back_test_the_interval_says_so_and_is_wider():
     assert width(guess) > 1.2 * width(other)
 
 
-def test_a_point_far_from_all_data_in_tokens_per_parameter_has_a_wider_interval():
-    model = fit(grid(chinchilla)).prediction
+def test_a_point_far_from_all_data_in_tokens_per_parameter_has_a_wider_interval(model):
     near = model.predict(num_params=3e8, num_tokens=6e9)
     far = model.predict(num_params=3e6, num_tokens=6e11)
     assert math.log(far.interval.high / far.interval.low) > 2 * math.log(near.interval.high / near.interval.low)
@@ -137,8 +201,7 @@ def test_coverage_on_planted_laws_from_both_sides():
     assert np.median(widths) < 12 * np.median(errors)  # too wide fails as well
 
 
-def test_the_model_comes_back_from_json_as_it_was():
-    model = fit(grid(chinchilla)).prediction
+def test_the_model_comes_back_from_json_as_it_was(model):
     again = PredictionModel.from_json_dict(model.to_json_dict())
     assert again.predict(1e22).interval.low == pytest.approx(model.predict(1e22).interval.low, rel=1e-6)
     broken = model.to_json_dict()

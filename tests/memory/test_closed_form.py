@@ -25,6 +25,7 @@ SHAPE = ModelShape(6, 512, 8, 8, 1408, 256, 1024)
 TABLE_HEAVY = ModelShape(4, 512, 8, 8, 1408, 32000, 256)
 GROUPED = ModelShape(4, 1024, 16, 4, 2816, 8000, 512)
 LARGE = ModelShape(32, 4096, 32, 32, 11008, 32000, 2048)
+SHALLOW = replace(LARGE, num_layers=8)
 
 
 def estimate(shape: ModelShape, strategy: Strategy, **kwargs: int) -> MemoryEstimate:
@@ -113,10 +114,9 @@ Case = tuple[ModelShape, Strategy, int]
 HARD: tuple[Case, ...] = (
     (SHAPES[3], Strategy(2, 2, 1, True, "none", "bf16"), 4),  # -7.5%: a second buffer of the partition's gradients
     (GROUPED, Strategy(2, 512, 1, False, "none", "fp32"), 4),  # -6.0%: whole tensors that reach into a partition
-    (LARGE, Strategy(3, 8, 8, True, "none", "bf16"), 1),  # -5.4%: parameters still gathered at the loss
+    (SHALLOW, Strategy(3, 8, 8, True, "none", "bf16"), 1),  # -5.4%: parameters still gathered at the loss
     (SHAPE, Strategy(3, 64, 1, False, "none", "bf16"), 1),  # -9.5%: the same
-    (SHAPES[5], Strategy(3, 64, 8, True, "none", "fp32"), 1),  # +22%: grouped queries in fp32, recomputed
-    (SHAPES[4], Strategy(2, 8, 8, True, "none", "fp32"), 1),  # +18%: the same
+    (SHAPES[4], Strategy(2, 8, 8, True, "none", "fp32"), 1),  # +18%: grouped queries in fp32, recomputed
     (SHAPES[0], Strategy(0, 1, 8, False, "none", "fp32"), 1),  # +6.3%: a forward pass without checkpoints
     (GROUPED, Strategy(3, 512, 1, True, "none", "fp32"), 1),  # +8.1% today: gathers ahead of small blocks
     (TABLE_HEAVY, Strategy(1, 8, 1, False, "none", "bf16"), 1),
@@ -140,7 +140,16 @@ def drawn_cases(count: int) -> tuple[Case, ...]:
     return tuple(one() for _ in range(count))
 
 
-def errors_of(cases: Sequence[Case], frozen: tuple[str, ...] = ()) -> list[float]:
+@pytest.fixture(scope="module")
+def simulator(simulations):
+    """One for all tests here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(simulations))
+        with Simulator() as started:
+            yield started
+
+
+def errors_of(simulator: Simulator, cases: Sequence[Case], frozen: tuple[str, ...] = ()) -> list[float]:
     """What the closed forms are off by, as a share of the simulation's worst rank; each is printed."""
 
     def simulate(shape: ModelShape, strategy: Strategy, accumulation: int) -> MemoryEstimate:
@@ -151,7 +160,7 @@ def errors_of(cases: Sequence[Case], frozen: tuple[str, ...] = ()) -> list[float
         return simulator.estimate(case, total, trainable, strategy, accumulation, H100, ranks=ranks)[0]
 
     errors = []
-    with Simulator() as simulator, ThreadPoolExecutor(4) as threads:
+    with ThreadPoolExecutor(4) as threads:
         found = list(threads.map(simulate, *zip(*cases, strict=True)))
     for (shape, strategy, accumulation), simulated in zip(cases, found, strict=True):
         sized = sized_decoder(shape, frozen, strategy.precision)
@@ -164,11 +173,10 @@ def errors_of(cases: Sequence[Case], frozen: tuple[str, ...] = ()) -> list[float
 
 @pytest.mark.slow
 @pytest.mark.parametrize("drawn", [0, pytest.param(60, marks=pytest.mark.long)], ids=["hard", "drawn"])
-def test_closed_forms_are_as_near_to_the_simulation_as_is_said(tmp_path, monkeypatch, drawn):
+def test_closed_forms_are_as_near_to_the_simulation_as_is_said(simulator, drawn):
     """The printed range holds, and it is no wider than what is found: both ends are nearly reached."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     lowest, highest = ERROR_OF_DECODERS
-    errors = errors_of(drawn_cases(drawn) if drawn else HARD)
+    errors = errors_of(simulator, drawn_cases(drawn) if drawn else HARD)
     assert lowest <= min(errors)
     assert max(errors) <= highest
     assert min(errors) < lowest + 0.03
@@ -184,28 +192,24 @@ CHUNKED: tuple[Case, ...] = (
 
 
 @pytest.mark.slow
-def test_a_loss_by_chunks_is_what_the_simulation_says(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert all(-0.02 <= error <= 0.01 for error in errors_of(CHUNKED))
+def test_a_loss_by_chunks_is_what_the_simulation_says(simulator):
+    assert all(-0.02 <= error <= 0.01 for error in errors_of(simulator, CHUNKED))
 
 
 @pytest.mark.slow
-def test_the_loss_takes_less_than_a_gibibyte_for_any_micro_batch(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_the_loss_takes_less_than_a_gibibyte_for_any_micro_batch(simulator):
     shape = ModelShape(1, 64, 1, 1, 176, 131072, 2048)
-    with Simulator() as simulator:
-        found = [
-            simulator.estimate(
-                LanguageModelCase(shape), shape.parameters.total, shape.parameters.total,
-                Strategy(0, 1, sequences, False, "none", "bf16"), 1, H100, ranks=(0,),
-            )[0].components.logits_and_loss
-            for sequences in (1, 8, 32)
-        ]  # fmt: skip
+    found = [
+        simulator.estimate(
+            LanguageModelCase(shape), shape.parameters.total, shape.parameters.total,
+            Strategy(0, 1, sequences, False, "none", "bf16"), 1, H100, ranks=(0,),
+        )[0].components.logits_and_loss
+        for sequences in (1, 8, 32)
+    ]  # fmt: skip
     assert max(found) < 2**30
     assert max(found) - min(found) < 32 * 2048 * 64 * 8, "what grows is the head's input and its gradient"
 
 
 @pytest.mark.slow
-def test_closed_forms_stay_near_the_simulation_where_most_is_frozen(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert all(abs(error) <= 0.08 for error in errors_of(FROZEN, ONLY_THE_HEAD))
+def test_closed_forms_stay_near_the_simulation_where_most_is_frozen(simulator):
+    assert all(abs(error) <= 0.08 for error in errors_of(simulator, FROZEN, ONLY_THE_HEAD))

@@ -60,9 +60,9 @@ def test_a_file_without_measurements_or_with_bad_ones_fails_with_a_clear_message
 
 
 @pytest.fixture
-def script(monkeypatch, tmp_path):
-    """The script as a module, with a cache of its own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def script(monkeypatch, simulations):
+    """The script as a module."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(simulations))
     specification = importlib.util.spec_from_file_location("validate_gpu", SCRIPT)
     assert specification is not None
     assert specification.loader is not None

@@ -46,6 +46,13 @@ def test_every_gradient_is_there_at_zero_1_and_a_share_at_zero_2():
     assert two.gradients <= 4 * (LARGE.parameters.total / 8 + 32000 * 4096) * 1.01
 
 
+def test_at_zero_2_whole_tensors_lie_in_the_buffer_of_a_rank_whose_share_is_a_part_of_one():
+    """Of 512 ranks one holds 120,000 of 61 million parameters, and three times the table of 8 million in gradients."""
+    grouped = ModelShape(4, 1024, 16, 4, 2816, 8000, 512)
+    found = estimate(grouped, Strategy(2, 512, 1, False, "none", "fp32"), accumulation=4).components
+    assert found.gradients == pytest.approx(3 * 4 * 8000 * 1024, rel=0.01)
+
+
 def test_the_peak_is_the_largest_moment_and_not_the_first():
     """Without accumulation gradients come with the backward pass: a model of few activations peaks with all of them."""
     found = estimate(LARGE, Strategy(0, 1, 1, True, "none", "bf16"), accumulation=1)

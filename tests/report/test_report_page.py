@@ -116,6 +116,23 @@ def test_planned_stands_beside_observed(tmp_path: Path) -> None:
     assert "not as planned" in page.hints
 
 
+@pytest.mark.parametrize(
+    ("planned_mib", "shown", "alarms"), [(90, "-10.0%", True), (97, "-3.0%", False), (120, "+20.0%", False)]
+)
+def test_a_memory_that_was_planned_too_small_is_told_by_its_colour(tmp_path: Path, planned_mib, shown, alarms) -> None:
+    """A run that is planned too small runs out of memory; one that is planned too large only waits for room."""
+    made = record(1e6, 2e7, None)
+    assert made.observed is not None
+    planned = replace(made.planned, peak_memory_bytes=planned_mib * 2**20)
+    made = replace(made, planned=planned, observed=replace(made.observed, peak_memory_bytes=100 * 2**20))
+    failed = replace(made, run_id="0" * 12, status="failed", loss=None, reason="it broke")
+    cells = re.findall(r'<td class="([^"]*)">(.*?)</td>', report(tmp_path, [made, failed]).html, flags=re.DOTALL)
+    tones = [(re.sub(r"<[^>]+>", "", cell).strip(), "bad" in classes.split()) for classes, cell in cells]
+    assert {tone for text, tone in tones if text == shown} == {alarms}
+    assert ("failed", True) in tones
+    assert ("completed", True) not in tones
+
+
 def test_missing_measurement_is_a_dash_with_its_reason(tmp_path: Path) -> None:
     page = report(tmp_path, isoflop_sweep((1e12, 3e12), 5, cpu=True))
     assert NO_CUDA in page.hints

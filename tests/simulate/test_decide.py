@@ -36,9 +36,9 @@ def plan_for(device_memory: Any, **sections: Any) -> SweepPlan:
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    """One cache for all tests here: what one simulates, the next need not."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "simulations"))
+def own_cache(simulations, monkeypatch):
+    """What one simulates, the next need not."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(simulations))
 
 
 def review(plan: SweepPlan) -> tuple[SweepPlan, list[tuple[int, int]]]:

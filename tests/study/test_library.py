@@ -22,14 +22,20 @@ from helpers.study.own_model import Convolution, Language, NoisyWaves, Regressor
 SCRIPT = Path(own_model.__file__)
 
 
+@pytest.fixture(scope="module")
+def planned() -> SweepPlan:
+    """The study as it stands, without a change."""
+    return plan()
+
+
 def plan(model_class: type[nn.Module] = Regressor, **changes: object) -> SweepPlan:
     result = study(model_class, train=False, **changes)
     assert isinstance(result, SweepPlan)
     return result
 
 
-def test_the_plan_counts_the_class_exactly_and_meets_the_budgets() -> None:
-    for run in plan().runs:
+def test_the_plan_counts_the_class_exactly_and_meets_the_budgets(planned: SweepPlan) -> None:
+    for run in planned.runs:
         module = Regressor(**dict(run.model.arguments))
         assert run.num_params_total == sum(parameter.numel() for parameter in module.parameters())
         linear = sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
@@ -38,12 +44,12 @@ def test_the_plan_counts_the_class_exactly_and_meets_the_budgets() -> None:
         assert run.flops == pytest.approx(run.compute_budget_flops, rel=0.005)
 
 
-def test_a_class_that_normalises_over_the_batch_has_one_layout_on_one_gpu() -> None:
+def test_a_class_that_normalises_over_the_batch_has_one_layout_on_one_gpu(planned: SweepPlan) -> None:
     held = plan(Convolution)
     assert {run.placement.strategy.num_gpus for run in held.runs} == {1}
     assert len({run.placement.strategy.micro_batch_size_per_gpu for run in held.runs}) == 1
     assert any("Convolution normalises over the batch (BatchNorm1d)" in warning for warning in held.warnings)
-    assert not any("normalises" in warning for warning in plan().warnings)
+    assert not any("normalises" in warning for warning in planned.warnings)
     smaller = plan(Convolution, placement={"max_micro_batch_size_per_gpu": 32})
     assert {run.run_id for run in held.runs}.isdisjoint(run.run_id for run in smaller.runs)
     with pytest.raises(PlanError, match=r"placement.num_gpus: \[2\] must hold 1, since Convolution normalises"):
@@ -113,8 +119,8 @@ def test_planning_builds_weights_of_one_small_model_only(monkeypatch: pytest.Mon
     assert all(shape[0] < smallest for shape in built)
 
 
-def test_a_change_of_data_or_arguments_is_a_new_run() -> None:
-    before = {run.run_id for run in plan().runs}
+def test_a_change_of_data_or_arguments_is_a_new_run(planned: SweepPlan) -> None:
+    before = {run.run_id for run in planned.runs}
     assert before == {run.run_id for run in plan().runs}
     assert before.isdisjoint(run.run_id for run in plan(dataset=Waves(5000)).runs)
     noisy = [[run.run_id for run in plan(dataset=NoisyWaves()).runs] for _again in range(2)]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _MARKS = "abcdefgh"
 """A letter a curve; more than these cannot be told apart in a terminal."""
 _HEIGHT = 20
+"""Lines: a terminal of 24 has room for the axis, the legend and the prompt."""
 _EARLY = 0.02
 """Share of a run that is not drawn: the fall of the first steps would flatten the rest."""
 

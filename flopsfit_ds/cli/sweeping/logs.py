@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from flopsfit_ds.records import SweepFolder
 
 _LOOK_SECONDS = 0.5
+"""Between two looks at a log that grows, as people see no delay in it."""
 _NEAREST = 5
+"""Runs that a message names: they fit on its line."""
 
 
 def register(app: typer.Typer) -> None:

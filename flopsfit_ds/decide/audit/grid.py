@@ -11,14 +11,17 @@ from flopsfit_ds.base.units import format_count, format_flops
 from flopsfit_ds.decide.audit.view import AuditView, Check, failed, passed, unknown
 
 POINTS_PER_PARAMETER = 3
+"""Chosen: two degrees of freedom a parameter are left to disagree with the law."""
 LEAST_BUDGETS = 3
 """Two fix a line and cannot disagree with it."""
 LEAST_COMPUTE_RANGE = 10.0
+"""Chosen: a decade, so that a step to ten times the largest budget is no longer than what was seen."""
 LEAST_SIZES = 5
 """A valley has three coefficients; two runs more can disagree with them."""
 LEAST_SIZE_RANGE = 4.0
 """Sizes a factor two off the optimum on either side cost about 1% of the loss: less is lost in the noise."""
 LEAST_RATIO_RANGE = 10.0
+"""Chosen: a factor of three to either side of the optimum."""
 RAY = 0.1
 """Scatter of ln D about its regression on ln N; isoFLOP grids have 1.0 to 1.5."""
 

@@ -15,6 +15,7 @@ from flopsfit_ds.fit.points.points import Point
 from flopsfit_ds.model.flops import FLOPS_PER_PARAMETER_TOKEN
 
 SAME_FLOPS = 0.02
+"""Of ln C: columns that are rounded to three digits are off by 1.5% together."""
 EMBEDDING_DRIFT = 0.1
 """C/(N D) that differs by more between small and large sizes counts one thing in C and another in N; 10% of compute is
 5% of N* where N* ~ C^0.5."""

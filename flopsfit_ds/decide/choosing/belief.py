@@ -33,14 +33,19 @@ TUNING_NOISE = math.sqrt(1.5)
 VALLEY_TURN = 0.03
 """Standard deviation of a turn of ln N* an e-fold of compute: exponents of published studies differ by as much."""
 _KNOTS = 4
+"""Where the valley may turn, from the least compute to the target. Chosen: over five decades one a decade or so."""
 OFF_THE_VALLEY = 1.0
 """Times the noise of a run that the forms are wrong by, an e-fold of size off the best one."""
 _PRIOR_EXPONENT = 0.3
+"""Standard deviation of an exponent: published ones lie between .15 and .8."""
 _PRIOR_AMPLITUDE = 3.0
+"""Of the logarithm of an amplitude: a factor of twenty. Chosen, wide."""
 _LEAST_WEIGHT = 1e-3
+"""A form with less would move the target's mean by a thousandth of its disagreement."""
 _FARTHEST = 2.0
 """Standard deviations between forms that count at the target, at most: one wild form must not decide."""
 _NUDGE = 1e-4
+"""Of a parameter, for central differences: their error is of the order of its square, that of rounding 1e-12."""
 
 
 @dataclass(frozen=True, eq=False)

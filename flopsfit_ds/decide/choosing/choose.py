@@ -25,6 +25,7 @@ Purpose = Literal["law", "tuning"]
 TUNING_RUNS = 2
 """A learning rate half and one twice as large, beside the run that is there."""
 MOST_RUNS = 24
+"""Chosen: each run that is picked costs a look at all candidates, and the first tell most."""
 _PRICES = (1.0, 3.0, 10.0)
 """Of a place in the batch, in even shares of what is left: greedy choices are short-sighted, so the best of several is
 taken. A low price takes many cheap runs, a high one those that tell most whatever they cost."""

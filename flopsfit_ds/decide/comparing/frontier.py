@@ -18,6 +18,7 @@ from flopsfit_ds.fit.scaling import fit_scaling_law
 SAMPLES = 400
 """Resamples: the 5% ends of an interval have 20 of them beyond."""
 _STEPS = 240
+"""Over nine decades a step is 9%, between which ln L and ln C are taken for a line."""
 _REACH = math.log(1e3)
 """E-folds below and above both recipes within which a multiplier is looked for."""
 

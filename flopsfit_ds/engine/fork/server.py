@@ -61,7 +61,9 @@ _LOADING_SECONDS = 300.0
 LEAST_PATIENCE_SECONDS = 20.0
 """For a loaded server to fork: milliseconds, but on a machine that swaps."""
 _SHARE_OF_HANG = 0.1
+"""Whoever allows a run to be silent for long has a slow machine; a fork is a tenth of that at most. Chosen."""
 _LOOK_SECONDS = 0.2
+"""Between two looks at whether a signal has come while a server is asked."""
 _STOP_SECONDS = 2.0
 """After a signal, for a fork that is under way."""
 _LONGEST_TEMPORARY = 60

@@ -24,9 +24,13 @@ _POWERS = (0.02, 2.0)
 _SHRINK = 4.0
 """Degrees of freedom that the other budgets' scatter counts for beside a budget's own."""
 _EXACT = 1e-24
+"""Variance of ln L that rounding leaves: weights of points without noise stay finite."""
 _NUDGE = 1e-4
+"""Of a coefficient, for differences: their error is of its order, that of rounding 1e-12."""
 _PASSES = 12
+"""Of a weighted fit: each follows the variances of the last; where they have not settled, the last counts."""
 _SETTLED = 1e-9
+"""Of the logarithm of a power: far below its standard error."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,8 +22,11 @@ _STEP = re.compile(
     re.IGNORECASE,
 )
 _SEED_DOF = 6
+"""A variance from six degrees of freedom is known to a factor of 1.6."""
 _SHRINK = 4.0
+"""Degrees of freedom that the pooled variance counts for beside a size's own. Chosen, as in `forecast/valley.py`."""
 _MOST_OF_NOISE = 0.9
+"""Chosen: a tenth of the scatter is the runs' own, or weights by evaluation error alone would rule the fit."""
 _UNLIKE = 1.2
 """Weights of points count where the largest is so many times the smallest."""
 
