@@ -82,10 +82,11 @@ def test_the_ensemble_is_the_headline_and_the_asked_form_stands_beside_it():
     assert abs(math.log(guess.loss / truth)) < 0.5 * abs(math.log(guess.law_loss / truth))
 
 
-def test_a_form_that_an_exact_law_refutes_has_no_weight():
-    members = fit(grid(chinchilla, noise=0.0)).prediction.members
-    assert {member.law for member in members if member.weight} == {"chinchilla"}
-    assert len({member.law for member in members}) > 3
+def test_a_form_that_is_refuted_has_no_weight_at_all():
+    """A form without a floor is off by percents where runs scatter by a millionth: a little would be too much."""
+    members = fit(grid(chinchilla, noise=1e-6)).prediction.members
+    assert sum(member.weight for member in members) == pytest.approx(1)
+    assert {member.weight for member in members if member.law == "kaplan"} == {0.0}
 
 
 def test_drift_enters_by_the_e_folds_beyond_the_data_and_nowhere_else(model):
