@@ -55,11 +55,16 @@ def counts(name: str, foreign: Foreign, found: ClassMeasurement) -> None:
     say(name, *cells, f"{by_hand:,.0f}", f"{found.flops_per_sample / by_hand - 1:+.2%}")
 
 
+def _planned(found: ClassMeasurement, layout: Layout) -> bool:
+    """Whether planning lets a model have a layout: of those whose batch may pass parameters by, not every one."""
+    return not found.uneven or layout.zero_stage == 0 or (layout.zero_stage == 3 and bool(found.leaves))
+
+
 def engines(name: str, found: ClassMeasurement, server: RankServer, folder: Path) -> None:
     """Held-out losses of a model in all layouts."""
 
     def loss(layout: Layout) -> str:
-        if found.uneven and layout.zero_stage > 0:
+        if not _planned(found, layout):
             return "not planned"
         try:
             attempt = trained(server, folder / f"{name}-{layout.zero_stage}-{layout.world_size}", name, layout)
@@ -76,7 +81,7 @@ def memory(name: str, foreign: Foreign, found: ClassMeasurement, simulator: Simu
     """Peak memory of a model in all layouts: closed form, simulated, and their ratio."""
 
     def peak(layout: Layout) -> str:
-        if found.uneven and layout.zero_stage > 0:
+        if not _planned(found, layout):
             return "not planned"
         micro_batch = BATCH // layout.world_size
         strategy = Strategy(layout.zero_stage, layout.world_size, micro_batch, False, "none", "fp32")  # pyright: ignore

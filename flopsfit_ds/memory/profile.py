@@ -42,6 +42,8 @@ class ModelProfile:
             own; 0 where that is not known.
         finds_loss_by_chunks: Whether many logits are never held at once (`model/head.py`).
         uneven_gradients: Whether a batch may pass some parameters by, so that ranks have gradients of different ones.
+        leaf_modules: Names of the modules around these parameters that ZeRO-3 must gather whole; none where it cannot
+            train the model on several GPUs.
     """
 
     name: str
@@ -70,6 +72,7 @@ class ModelProfile:
     last_gradient_params: int = 0
     finds_loss_by_chunks: bool = False
     uneven_gradients: bool = False
+    leaf_modules: tuple[str, ...] = ()
 
     @property
     def knows_activations(self) -> bool:

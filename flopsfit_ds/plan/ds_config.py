@@ -24,6 +24,7 @@ def deepspeed_config(
         offload=offload,
         num_params=run.num_params_total,
         num_params_trainable=run.num_params_trainable,
+        leaf_modules=run.placement.profile.leaf_modules,
         world_size=world_size,
         micro_batch_size_per_gpu=micro_batch_size_per_gpu,
         gradient_accumulation_steps=gradient_accumulation_steps,
@@ -43,14 +44,18 @@ def training_config(
     gradient_accumulation_steps: int,
     gradient_clipping: float,
     precision: str,
+    leaf_modules: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """The configuration of any training of this package; the memory simulation builds its engine from it too.
 
     bf16 is `torch_autocast` over fp32 parameters, the only bf16 mode that trains alike at every stage; its list of
-    modules that communicate in bf16 is empty, so that gradients are summed in fp32 at every stage.
+    modules that communicate in bf16 is empty, so that gradients are summed in fp32 at every stage. `leaf_modules` are
+    gathered whole at ZeRO-3, which gives zeros to those of their parameters that a rank's batch passed by.
     """
     config = deepspeed_preset(zero_stage, offload)
     config["zero_optimization"] = zero_section(zero_stage, offload, num_params, num_params_trainable)
+    if zero_stage == 3 and leaf_modules:
+        config["zero_optimization"]["leaf_module"] = {"names": list(leaf_modules)}
     config["train_batch_size"] = micro_batch_size_per_gpu * gradient_accumulation_steps * world_size
     config["train_micro_batch_size_per_gpu"] = micro_batch_size_per_gpu
     config["gradient_accumulation_steps"] = gradient_accumulation_steps

@@ -28,7 +28,7 @@ def placement_rules(spec: SweepSpec, shape: ModelShape | ClassShape, profile: Mo
     """The spec's rules, for a model.
 
     Where a batch may pass parameters by, ranks would reduce gradients of different ones at ZeRO-1 to 3, and hang or
-    abort; ZeRO-0 reduces a zero for what has none.
+    abort; ZeRO-0 reduces a zero for what has none, and so does ZeRO-3 in the modules that it gathers whole.
 
     Raises:
         PlanError: Such a model, and neither ZeRO-0 nor a single GPU is allowed.
@@ -38,14 +38,15 @@ def placement_rules(spec: SweepSpec, shape: ModelShape | ClassShape, profile: Mo
         rules = rules.model_copy(update={"activation_checkpointing": "never"})
     if not profile.uneven_gradients:
         return rules
-    if 0 in rules.zero_stages:
-        return rules.model_copy(update={"zero_stages": (0,)})
+    sound = tuple(stage for stage in rules.zero_stages if stage == 0 or (stage == 3 and profile.leaf_modules))
+    if sound:
+        return rules.model_copy(update={"zero_stages": sound})
     if rules.num_gpus is None or 1 in rules.num_gpus:
         return rules.model_copy(update={"num_gpus": (1,)})
     raise PlanError(
         f"placement: {profile.name} has parameters that a batch may pass by, so that several GPUs cannot train it at "
         f"ZeRO-{', '.join(map(str, rules.zero_stages))}: their gradients are of different parameters; allow "
-        "zero_stages: [0] or num_gpus: [1]"
+        f"zero_stages: [0{', 3' if profile.leaf_modules else ''}] or num_gpus: [1]"
     )
 
 

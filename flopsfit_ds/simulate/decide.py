@@ -79,6 +79,7 @@ def decide_layout(
             layout.gradient_accumulation_steps,
             cluster,
             memory_margin,
+            leaf_modules=profile.leaf_modules,
         )
         if memory.device_total_bytes <= cluster.device_memory_bytes:
             return Decision(layout, memory, rank, True, tuple(passed_over))

@@ -60,6 +60,7 @@ class Simulator:
         cluster: Cluster,
         memory_margin: float = 0.05,
         ranks: tuple[int, ...] | None = None,
+        leaf_modules: tuple[str, ...] = (),
     ) -> tuple[MemoryEstimate, RankMemory]:
         """Memory of the worst rank, and what else was seen of that rank.
 
@@ -72,6 +73,7 @@ class Simulator:
             cluster: The hardware; decides kernels and margin.
             memory_margin: Share of the device kept for fragmentation.
             ranks: To look at; without it, those of `ranks_to_look_at`.
+            leaf_modules: Names of the modules that ZeRO-3 gathers whole.
 
         Raises:
             SimulationError: The model does not run on fake tensors, or the installed versions fail the self-test.
@@ -88,6 +90,7 @@ class Simulator:
             gradient_accumulation_steps=accumulation,
             gradient_clipping=1.0,
             precision=strategy.precision,
+            leaf_modules=leaf_modules,
         )
         looked_at = self._ranks(
             case,

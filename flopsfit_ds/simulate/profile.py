@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -13,6 +13,7 @@ from torch.utils import _pytree
 
 from flopsfit_ds.base.errors import PlanError, SpecError
 from flopsfit_ds.memory import ModelProfile
+from flopsfit_ds.simulate.counting.leaves import Entered, leaf_modules
 from flopsfit_ds.simulate.counting.look import Looker, Seen
 from flopsfit_ds.simulate.counting.shares import active_params, matrix_params, uncounted_matrices
 
@@ -35,6 +36,9 @@ class ClassMeasurement:
             could not be looked at.
         flops_per_sample: Of forward and backward pass; None where they cannot be counted.
         uneven: Names of parameters that a batch may pass by, so that ranks would reduce different gradients.
+        leaves: Names of the modules around these that ZeRO-3 trains when it gathers them whole; none where there are no
+            such modules.
+        was_seen: Whether a whole step could be looked at, in all the ways that it may take.
         unknown_masks: Whether attention has a mask whose values are not known.
         profile: What the memory estimate needs.
         problem: Why FLOPs cannot be counted; None where they are.
@@ -47,6 +51,8 @@ class ClassMeasurement:
     num_params_matrices: int | None
     flops_per_sample: int | None
     uneven: tuple[str, ...]
+    leaves: tuple[str, ...]
+    was_seen: bool
     unknown_masks: bool
     profile: ModelProfile
     problem: str | None
@@ -89,8 +95,8 @@ def profile_class(
     """Measure a class without weights: one training step on tensors without memory.
 
     Activations are measured in fp32; under bf16 autocast they are no larger, so the estimate stays on the safe side.
-    Control flow that depends on a choice among weights' values (the experts of a token) is looked at twice: with
-    choices drawn at random, and with all of them alike.
+    Control flow that depends on a choice among weights' values (the experts of a token), or on the batch's, is looked
+    at twice: with choices drawn at random, and with all of them and all tokens alike.
 
     Args:
         model_class: The class.
@@ -118,15 +124,21 @@ def profile_class(
     called: list[nn.Module] = []
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     hooks = [module.register_forward_hook(lambda module, _inputs, _output: called.append(module)) for module in linear]
+    entered = Entered(model)
     seen, problem = _try_to_look(looker, model, samples, loss)
+    entered.close()
     for hook in hooks:
         hook.remove()
-    other = None
-    if seen is not None and seen.decided:
+    other, uneven, leaves = None, (), ()
+    if seen is not None and (seen.decided or seen.decided_by_batch):
         looker = Looker(one_for_all=True)
         twin = _build(looker, model_class, arguments)
         freeze_by_name(twin, frozen_parameters)
-        other, problem = _try_to_look(looker, twin, samples, loss)
+        entered_again = Entered(twin)
+        other, refused = _try_to_look(looker, twin, _all_alike(samples), loss)
+        problem = refused if seen.decided else None  # a batch's values may be needed as they are
+        uneven = () if other is None else tuple(sorted(seen.trained ^ other.trained))
+        leaves = leaf_modules(model, uneven, entered.once & entered_again.once)
     sizes = {name: parameter.numel() for name, parameter in parameters.items()}
     active, matrices = _declared_active(model, sum(sizes.values())), None
     if seen is not None:
@@ -140,11 +152,23 @@ def profile_class(
         num_params_active=active,
         num_params_matrices=matrices,
         flops_per_sample=None if seen is None or problem else _training_flops(seen) // LOOKED_AT_SAMPLES,
-        uneven=() if seen is None or other is None else tuple(sorted(seen.trained ^ other.trained)),
+        uneven=uneven,
+        leaves=leaves,
+        was_seen=seen is not None and (other is not None or not seen.decided),
         unknown_masks=seen is not None and seen.unknown_masks > 0,
-        profile=_class_profile(model, samples, seen, precision, tokens_per_sample),
+        profile=_with_leaves(_class_profile(model, samples, seen, precision, tokens_per_sample), model, leaves),
         problem=problem,
     )
+
+
+def _all_alike(samples: Any) -> Any:
+    """The batch with each tensor of integers filled with its first."""
+
+    def alike(tensor: torch.Tensor) -> torch.Tensor:
+        whole = tensor.ndim > 0 and tensor.numel() > 0 and tensor.dtype in (torch.int64, torch.int32)
+        return tensor.flatten()[0].expand_as(tensor).clone() if whole else tensor
+
+    return _pytree.tree_map_only(torch.Tensor, alike, samples)
 
 
 def _declared_active(model: nn.Module, total: int) -> int | None:
@@ -248,6 +272,18 @@ def _class_profile(
         loss_bytes=0,
         logits_bytes=0,
         input_bytes=input_bytes // LOOKED_AT_SAMPLES,
+    )
+
+
+def _with_leaves(profile: ModelProfile, model: nn.Module, leaves: tuple[str, ...]) -> ModelProfile:
+    """The profile of a model some of whose modules ZeRO-3 gathers whole, gradients among them."""
+    sizes = (sum(parameter.numel() for parameter in model.get_submodule(name).parameters()) for name in leaves)
+    whole = max(sizes, default=0)
+    return replace(
+        profile,
+        block_params=max(profile.block_params, whole),
+        block_largest_params=max(profile.block_largest_params, whole),
+        leaf_modules=leaves,
     )
 
 

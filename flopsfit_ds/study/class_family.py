@@ -169,10 +169,13 @@ class ClassFamily:
         profile = measured.profile
         if measured.uneven:
             profile = replace(profile, uneven_gradients=True)
+            sharded = (
+                f" or at ZeRO-3, which gathers {', '.join(measured.leaves[:2])} whole," if measured.leaves else ","
+            )
             self.warnings.append(
                 f"{self._class.__name__}: a batch may pass parameters by ({', '.join(measured.uneven[:2])}, ...; "
                 f"{len(measured.uneven)} in all), so that GPUs would have gradients of different ones: its points are "
-                "planned at ZeRO-0, or on one GPU"
+                f"planned at ZeRO-0{sharded} or on one GPU"
             )
         return SizedModel(
             shape=ClassShape(
@@ -208,8 +211,13 @@ class ClassFamily:
                 "(model.approximate_flops: true in a spec): far too few where a parameter is used many times a sample, "
                 "as in a convolution, and far too many where it is used by some tokens only, as in experts"
             )
+        unseen = (
+            "; whether a batch may pass parameters by could not be seen either: where it may, several GPUs train it at "
+            "ZeRO-0 only (placement.zero_stages: [0])"
+        )
         self.warnings.append(
             f"{name}: FLOPs are 6 N D, as accepted by approximate_flops: they cannot be counted ({measured.problem})"
+            f"{unseen if not measured.was_seen else ''}"
         )
         frozen = measured.num_params - measured.num_params_trainable
         used = measured.num_params_active or measured.num_params
@@ -233,7 +241,8 @@ def spec_class_family(model: ClassModel, training: Training, sized_by_active: bo
     Raises:
         SpecError: The class cannot be imported, or takes no such argument.
     """
-    tokens = torch.zeros((LOOKED_AT_SAMPLES, model.context_length), dtype=torch.int64)
+    tokens = torch.arange(LOOKED_AT_SAMPLES * model.context_length) % model.vocab_size  # a model may go by their values
+    tokens = tokens.view(LOOKED_AT_SAMPLES, model.context_length)
 
     def loss(module: nn.Module, batch: Any) -> torch.Tensor:
         inputs, targets = batch

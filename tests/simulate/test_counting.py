@@ -14,7 +14,18 @@ from torch.nn import functional as F
 from flopsfit_ds.simulate.profile import ClassMeasurement, profile_class
 from flopsfit_ds.train.data.dataset import call_model
 from helpers.study.drawn_models import Drawn
-from helpers.study.foreign_models import CONTEXT, FOREIGN, TOKENS, VOCAB, Foreign, LoopedExperts, Mixtral, token_loss
+from helpers.study.foreign_models import (
+    CONTEXT,
+    EXPERTS,
+    FOREIGN,
+    TOKENS,
+    VOCAB,
+    ExpertBlocks,
+    Foreign,
+    LoopedExperts,
+    Mixtral,
+    token_loss,
+)
 
 WIDTH = 64
 
@@ -123,6 +134,58 @@ def test_a_decision_by_a_weights_value_is_a_problem_and_a_routers_choice_is_none
     assert any(name.startswith("experts.7") for name in looped.uneven)
     assert not any(name.startswith(("router", "experts.0", "head")) for name in looped.uneven)
     assert not measured(FOREIGN["Mixtral"]).uneven
+
+
+@pytest.mark.parametrize("name", ["expert blocks", "hashed experts"])
+def test_modules_around_experts_are_found_whatever_sends_tokens_to_them(name: str) -> None:
+    """A router's weights, or the tokens' own values."""
+    found = measured(FOREIGN[name])
+    assert len(found.uneven) == 2 * (EXPERTS - 1) * 4
+    assert found.leaves == found.profile.leaf_modules == ("blocks.0", "blocks.1")
+    of_a_block = (found.num_params - found.num_params_embedding) // 2
+    assert found.profile.block_largest_params == pytest.approx(of_a_block, rel=0.05)  # gathered as one
+
+
+@pytest.mark.slow
+def test_experts_of_transformers_that_are_modules_are_found() -> None:
+    foreign = FOREIGN["Switch"]
+    found = measured(foreign)
+    assert all(name.endswith("mlp.experts") for name in found.leaves)
+    assert len(found.leaves) == 2  # one layer of the encoder, one of the decoder
+    assert found.num_params_active == found.num_params - foreign.idle(WIDTH)
+
+
+class Named(ExpertBlocks):
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(tokens)
+        for block in self.blocks:
+            x = block(x=x)
+        return self.head(x)
+
+
+class Twice(ExpertBlocks):
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks(self.blocks(self.embedding(tokens))))
+
+
+class Shared(ExpertBlocks):
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.blocks[1].experts = self.blocks[0].experts
+
+
+class FrozenInFront(ExpertBlocks):
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.embedding.requires_grad_(False)
+
+
+@pytest.mark.parametrize("model_class", [LoopedExperts, Named, Twice, Shared, FrozenInFront])
+def test_experts_whose_gradients_zero_3_would_reduce_too_early_are_in_no_leaf(model_class: type[nn.Module]) -> None:
+    """It waits for the gradient of a module's input: once, of an argument by position."""
+    found = measured(Foreign(model_class, TOKENS, token_loss, CONTEXT, lambda w: 0))
+    assert found.uneven
+    assert found.leaves == ()
 
 
 def test_the_same_masks_are_known_as_the_classes_grow() -> None:

@@ -93,6 +93,15 @@ def test_experts_that_a_batch_may_pass_by_are_planned_where_ranks_need_not_agree
         foreign_plan("looped experts", placement={"zero_stages": [2], "num_gpus": [2]})
 
 
+def test_experts_in_blocks_of_their_own_are_planned_at_zero_3_too() -> None:
+    found = foreign_plan("expert blocks", placement={"zero_stages": [1, 2, 3], "num_gpus": [2]})
+    assert {run.placement.strategy.zero_stage for run in found.runs} == {3}
+    assert {run.placement.profile.leaf_modules for run in found.runs} == {("blocks.0", "blocks.1")}
+    assert any("ZeRO-3, which gathers blocks.0, blocks.1 whole" in warning for warning in found.warnings)
+    with pytest.raises(PlanError, match=r"allow zero_stages: \[0, 3\]"):
+        foreign_plan("expert blocks", placement={"zero_stages": [2], "num_gpus": [2]})
+
+
 def test_a_parameter_without_a_dimension_is_a_vector_that_reads_as_it_was() -> None:
     plain = Clip(8)
     model = Clip(8)

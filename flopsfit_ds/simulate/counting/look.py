@@ -37,6 +37,7 @@ class Seen:
             how many one was chosen.
         trained: Names of the parameters that got a gradient.
         decided: Whether control flow depended on a choice among weights' values.
+        decided_by_batch: Whether it depended on values of the batch.
         unknown_masks: Attention calls with a mask of unknown values.
         loss: What the loss function returned.
     """
@@ -50,6 +51,7 @@ class Seen:
     routed: dict[str, tuple[int, int]] = field(default_factory=dict)
     trained: set[str] = field(default_factory=set)
     decided: bool = False
+    decided_by_batch: bool = False
     unknown_masks: int = 0
     loss: Any = None
 
@@ -71,7 +73,7 @@ class Looker:
         fast = torch._C._get_mkldnn_enabled()
         torch._C._set_mkldnn_enabled(False)  # oneDNN's kernels would hide what recurrent layers multiply
         try:
-            with self._mode, self._values:
+            with self._mode, self._values, _formatted_by_value():
                 yield
         finally:
             torch._C._set_mkldnn_enabled(fast)
@@ -100,7 +102,7 @@ class Looker:
             return tensor
 
         with self._inside(), fused_attention(self._attention):
-            fakes = _pytree.tree_map_only(torch.Tensor, self._values.fake, batch)
+            fakes = _pytree.tree_map_only(torch.Tensor, lambda tensor: self._values.fake(tensor, given=True), batch)
             self._backward = False
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
                 seen.loss = loss(model, fakes)
@@ -110,7 +112,7 @@ class Looker:
                 self._backward = True
                 seen.loss.backward()
         seen.trained = {name for name, parameter in parameters.items() if parameter.grad is not None}
-        seen.decided = self._values.decided
+        seen.decided, seen.decided_by_batch = self._values.decided, self._values.decided_by_batch
         for parameter in parameters.values():
             parameter.grad = None
         return seen
@@ -191,6 +193,22 @@ class Looker:
         ):
             return
         vars(out)["_flopsfit_origins"] = origins
+
+
+@contextlib.contextmanager
+def _formatted_by_value() -> Iterator[None]:
+    """A number in a text is its value, as of a tensor with memory: a module may be looked up by its name."""
+    original = torch.Tensor.__format__
+
+    def formatted(self: torch.Tensor, format_spec: str) -> str:
+        fake = self.ndim == 0 and isinstance(self, FakeTensor)
+        return format(self.item(), format_spec) if fake else original(self, format_spec)
+
+    torch.Tensor.__format__ = formatted
+    try:
+        yield
+    finally:
+        torch.Tensor.__format__ = original
 
 
 def _is_spread(factor: Any, out: Any) -> bool:

@@ -35,13 +35,15 @@ class Cell:
     Attributes:
         lost: Whether something unknown was written into it.
         drawn: Whether the values stand for a choice among weights' values.
+        given: Whether the values come from the batch: another batch has others.
     """
 
-    __slots__ = ("drawn", "lost")
+    __slots__ = ("drawn", "given", "lost")
 
-    def __init__(self, drawn: bool) -> None:
+    def __init__(self, drawn: bool, given: bool = False) -> None:
         self.lost = False
         self.drawn = drawn
+        self.given = given
 
 
 def known_value(tensor: Any) -> torch.Tensor | None:
@@ -65,6 +67,7 @@ class Values(TorchDispatchMode):
 
     Attributes:
         decided: Whether the way of the forward pass depended on a choice that was drawn.
+        decided_by_batch: Whether it depended on values of the batch.
         routed_tokens: Elements and last dimension of what the latest choice was made among.
     """
 
@@ -83,13 +86,14 @@ class Values(TorchDispatchMode):
         self._one_for_all = one_for_all
         self._draws = torch.Generator().manual_seed(_SEED)
         self.decided = False
+        self.decided_by_batch = False
         self.routed_tokens: tuple[int, int] | None = None
 
-    def fake(self, tensor: torch.Tensor) -> FakeTensor:
-        """A fake tensor of known values."""
+    def fake(self, tensor: torch.Tensor, given: bool = False) -> FakeTensor:
+        """A fake tensor of known values; `given` says that they are a batch's."""
         with self._mode:
             made = self._mode.from_tensor(tensor)
-        _set_known(made, tensor, Cell(False))
+        _set_known(made, tensor, Cell(False, given))
         return made
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -134,7 +138,7 @@ class Values(TorchDispatchMode):
             found[0].untyped_storage()._cdata: found[1]
             for found in (vars(tensor)["_flopsfit_known"] for tensor in tensors)
         }
-        drawn = any(cell.drawn for cell in cells.values())
+        joined = Cell(any(cell.drawn for cell in cells.values()), any(cell.given for cell in cells.values()))
         values = tree_map_only(torch.Tensor, known_value, (args, kwargs))
         if any(broadcast > _LARGEST_KNOWN for broadcast in _elements(args, tensors)):
             return False, None
@@ -143,16 +147,16 @@ class Values(TorchDispatchMode):
                 torch.manual_seed(int(torch.randint(1 << 30, (), generator=self._draws)))
             result = operation(*values[0], **values[1])
         if not any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(result)):
-            self.decided |= drawn
+            self._decide(joined)
             return True, result
         if any(tag in operation.tags for tag in _SHAPED_BY_VALUES):
-            self.decided |= drawn
+            self._decide(joined)
             out = tree_map_only(torch.Tensor, self._mode.from_tensor, result)
         else:
             out = self._fakes.run(operation, args, kwargs)
         for made, value in zip(tree_leaves(out), tree_leaves(result), strict=True):
             if isinstance(made, FakeTensor) and known_value(made) is None:
-                cell = cells.get(value.untyped_storage()._cdata) or Cell(drawn)
+                cell = cells.get(value.untyped_storage()._cdata) or Cell(joined.drawn, joined.given)
                 _set_known(made, value, cell)
         return True, out
 
@@ -163,7 +167,7 @@ class Values(TorchDispatchMode):
             for index in args[1]:
                 value = known_value(index) if index is not None else None
                 if value is not None and value.dtype in (torch.bool, torch.uint8):
-                    self.decided |= vars(index)["_flopsfit_known"][1].drawn
+                    self._decide(vars(index)["_flopsfit_known"][1])
                     with unset_fake_temporarily():
                         picked = value.nonzero(as_tuple=True)
                     indices += [self.fake(places) for places in picked]
@@ -171,6 +175,10 @@ class Values(TorchDispatchMode):
                     indices.append(index)
             return (args[0], indices, *args[2:]), kwargs
         return args, kwargs
+
+    def _decide(self, cell: Cell) -> None:
+        self.decided |= cell.drawn
+        self.decided_by_batch |= cell.given
 
     def _choose(self, operation: Any, args: Any, kwargs: Any, out: Any) -> None:
         """Draw the places that a choice among unknown values falls on."""

@@ -271,6 +271,77 @@ class LoopedExperts(nn.Module):
         return self.head(x + out)
 
 
+class ExpertBlock(nn.Module):
+    """A feed-forward layer of experts, each a module that tokens may pass by."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.router = nn.Linear(width, EXPERTS)
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)) for _ in range(EXPERTS)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight, chosen = self.router(x).softmax(-1).max(-1)
+        out = torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            mask = chosen == number
+            if mask.any():
+                out[mask] = weight[mask][:, None] * expert(x[mask])
+        return x + out
+
+
+class ExpertBlocks(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(VOCAB, width), nn.Linear(width, VOCAB)
+        self.blocks = nn.Sequential(*(ExpertBlock(width) for _ in range(LAYERS)))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks(self.embedding(tokens)))
+
+
+class HashedExpert(ExpertBlock):
+    """The token itself says which expert it goes to."""
+
+    def forward(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        out = self.router(x).sum(-1, keepdim=True).expand_as(x).clone()
+        chosen = tokens * EXPERTS // VOCAB
+        for number in chosen.unique().tolist():
+            mask = chosen == number
+            out[mask] = out[mask] * self.experts[number](x[mask])
+        return x + out
+
+
+class HashedExperts(ExpertBlocks):
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.blocks = nn.ModuleList(HashedExpert(width) for _ in range(LAYERS))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(tokens)
+        for block in self.blocks:
+            x = block(x, tokens)
+        return self.head(x)
+
+
+class Switch(nn.Module):
+    """Encoder and decoder of transformers, whose every second layer has experts that are modules."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        config = hf.SwitchTransformersConfig(
+            vocab_size=VOCAB, d_model=width, d_kv=width // HEADS, d_ff=2 * width, num_layers=LAYERS,
+            num_decoder_layers=LAYERS, num_sparse_encoder_layers=1, num_sparse_decoder_layers=1, num_heads=HEADS,
+            num_experts=EXPERTS, expert_capacity=CONTEXT, dropout_rate=0.0, router_jitter_noise=0.0,
+            decoder_start_token_id=0, **TOKEN_IDS,
+        )  # fmt: skip
+        self.model = hf.SwitchTransformersForConditionalGeneration(config)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids=tokens, decoder_input_ids=tokens, use_cache=False).logits
+
+
 class LowRank(nn.Module):
     """Frozen layers with trained products of rank 4 beside them."""
 
@@ -361,6 +432,22 @@ FOREIGN: dict[str, Foreign] = {
         LoopedExperts,
         lambda w: CONTEXT * 2 * (w * EXPERTS + 4 * w * w + w * VOCAB),
         idle=lambda w: (EXPERTS - 1) * (4 * w * w + 3 * w),
+    ),
+    "expert blocks": of_tokens(
+        ExpertBlocks,
+        lambda w: CONTEXT * 2 * (LAYERS * (w * EXPERTS + 4 * w * w) + w * VOCAB),
+        idle=lambda w: LAYERS * (EXPERTS - 1) * (4 * w * w + 3 * w),
+    ),
+    "hashed experts": of_tokens(
+        HashedExperts,
+        lambda w: CONTEXT * 2 * (LAYERS * (w * EXPERTS + 4 * w * w) + w * VOCAB),
+        idle=lambda w: LAYERS * (EXPERTS - 1) * (4 * w * w + 3 * w),
+    ),
+    "Switch": of_tokens(
+        Switch,  # as T5, and a router in one layer of each
+        lambda w: 2 * decoder_flops(w, groups=1, mlp=4)
+        + CONTEXT * (LAYERS * (8 * w * w + 4 * CONTEXT * w) - 2 * w * VOCAB + 2 * 2 * w * EXPERTS),
+        idle=lambda w: 2 * (EXPERTS - 1) * 4 * w * w,
     ),
     "low rank": of_tokens(
         LowRank,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,8 @@ def trained(server: RankServer, folder: Path, name: str, layout: Layout, width: 
     write_bytes_corpus(folder / "corpus.txt")
     values = with_values(MICRO, design__points=[{"num_params": 6e3, "num_tokens": 16 * BATCH * STEPS}])
     run = plan_of(values, folder).runs[0]
+    profile = replace(run.placement.profile, leaf_modules=measured(foreign, width).leaves)
+    run = replace(run, placement=replace(run.placement, profile=profile))
     each = each_pair_loss if name == "CLIP" else None
     traits = look_at_loss(foreign.model_class, {}, "width", 16, telling_batch(dataset), foreign.loss, each).traits
     workload = DatasetWorkload(
@@ -81,4 +84,5 @@ def simulated(
     case = ClassCase(
         foreign.model_class, (("width", width),), foreign.batch, foreign.loss, (), f"{foreign.model_class} {width}"
     )
-    return simulator.estimate(case, found.num_params, found.num_params_trainable, strategy, 1, cluster)[0]
+    sizes = (found.num_params, found.num_params_trainable)
+    return simulator.estimate(case, *sizes, strategy, 1, cluster, leaf_modules=found.leaves)[0]
