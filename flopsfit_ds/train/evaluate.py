@@ -65,7 +65,7 @@ def heldout_loss(session: Session, workload: Workload, batch_size: int, pulse: P
         total -= total % batch_size
     num_batches = math.ceil(total / (world_size * batch_size))
     sums = torch.zeros(7, dtype=torch.float64, device=session.device)
-    seed_everything(_SEED, rank)  # of a dataset that draws: the same samples whenever it is measured
+    seed_everything(_SEED, rank, session.device)  # of a dataset that draws: the same samples whenever it is measured
     session.engine.eval()
     with torch.no_grad():
         for number in range(num_batches):

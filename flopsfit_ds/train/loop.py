@@ -25,7 +25,7 @@ from flopsfit_ds.train.checkpoint.files import (
 from flopsfit_ds.train.checkpoint.resume import ResumePoint, load, trust_of
 from flopsfit_ds.train.checkpoint.universal import client_state
 from flopsfit_ds.train.data.batches import to_device
-from flopsfit_ds.train.data.sampling import samples_of_step, share_of_rank
+from flopsfit_ds.train.data.sampling import samples_of_steps, share_of_rank
 from flopsfit_ds.train.data.weighting import weighted_batches, weighted_loss
 from flopsfit_ds.train.metrics import MetricsLog
 from flopsfit_ds.train.order import WorkerOrder, WorkerTask
@@ -124,16 +124,19 @@ def train(
     seconds_before = progress.seconds
     last_checkpoint = began = time.monotonic()
 
-    for step in range(progress.step, run.num_steps):
+    remaining = range(progress.step, run.num_steps)
+    batch_size, num_samples = run.global_batch_sequences, workload.num_training_samples
+    order_of_samples = samples_of_steps(progress.step, run.num_steps, batch_size, num_samples, run.seed)
+    for step, samples in zip(remaining, order_of_samples, strict=True):
         if step in run.keep_steps:
             heartbeat("checkpoint")
             began += _keep(session, order, task, progress, pulse)
         learning_rate = learning_rate_at(step, run.num_steps, run.recipe)
         session.set_learning_rate(learning_rate)
-        seed_everything(run.seed * 1_000_003 + step, order.rank)  # dropout, if any, is the same after a resume
+        if workload.draws_in_training:  # dropout is the same after a resume
+            seed_everything(run.seed * 1_000_003 + step, order.rank, session.device)
         if not workload.uses_every_parameter:
             session.forget_gradients()
-        samples = samples_of_step(step, run.global_batch_sequences, workload.num_training_samples, run.seed)
         micro_batches = share_of_rank(samples, order.rank, order.world_size, order.gradient_accumulation_steps)
         agreed = None
         step_loss = torch.zeros((), dtype=torch.float64, device=session.device)
@@ -191,10 +194,11 @@ class _Agreement:
 
 def _agree(step_loss: torch.Tensor, stop: bool, checkpoint_due: bool, order: WorkerOrder) -> _Agreement:
     """Mean loss of the global batch, whether any rank was asked to stop, and whether rank 0's clock says checkpoint."""
+    if order.world_size == 1:
+        return _Agreement(step_loss.item(), stop, checkpoint_due)
     flags = torch.tensor([float(stop), float(checkpoint_due and order.rank == 0)], dtype=torch.float64)
     values = torch.cat((step_loss[None] / order.world_size, flags.to(step_loss.device)))
-    if order.world_size > 1:
-        dist.all_reduce(values)
+    dist.all_reduce(values)
     loss, stops, dues = values.tolist()
     return _Agreement(loss, stops > 0, dues > 0)
 

@@ -83,6 +83,11 @@ class Workload(Protocol):
         ...
 
     @property
+    def draws_in_training(self) -> bool:
+        """Whether a step may draw random numbers: the model, its loss, or a sample that is read."""
+        ...
+
+    @property
     def uses_every_parameter(self) -> bool:
         """Whether every trained parameter has a gradient after each backward pass."""
         ...

@@ -21,6 +21,7 @@ from torch import nn
 
 from flopsfit_ds.plan.ds_config import deepspeed_config
 from flopsfit_ds.plan.sweep_plan import Recipe, RunPlan
+from flopsfit_ds.train.alone import go_without_peers
 from flopsfit_ds.train.order import WorkerOrder, Workload
 from flopsfit_ds.train.seeding import seed_everything
 from flopsfit_ds.train.zero3 import share_master_weights
@@ -104,7 +105,7 @@ def open_session(
     if load_universal:
         config["checkpoint"] = {"load_universal": True}
     accelerator = _start_accelerate(order, config, timeout)
-    seed_everything(run.seed)
+    seed_everything(run.seed, device=accelerator.device)
     model = build_model(workload, order, config, accelerator.device)
     freeze(model, run.recipe.frozen_parameters)
     give_scalars_a_dimension(model)
@@ -113,6 +114,8 @@ def open_session(
     share_master_weights()
     engine, prepared_optimizer = accelerator.prepare(model, optimizer)
     _check_engine(engine, order)
+    if order.zero_stage == 0 and order.world_size == 1:
+        go_without_peers(engine)
     return Session(
         accelerator=accelerator,
         engine=engine,

@@ -66,6 +66,11 @@ class DatasetWorkload:
         return False
 
     @property
+    def draws_in_training(self) -> bool:
+        """Unknown of a user's class, loss and dataset, hence True."""
+        return True
+
+    @property
     def uses_every_parameter(self) -> bool:
         """Unknown of a user's class, hence False."""
         return False

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
+_POSITIONS_AT_ONCE = 4096  # 0.3 ms of one core, where one step of two samples alone takes 0.15 ms
 _ROUNDS = 6  # four make a strong permutation (Luby and Rackoff, 1988), two more for small sizes; part of every loss
 _MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # of SplitMix64
 
@@ -40,13 +43,24 @@ def samples_of_step(step: int, global_batch: int, num_samples: int, seed: int) -
 
     Every sample is seen once before any is seen again; each pass over the data has an order of its own.
     """
-    positions = np.arange(step * global_batch, (step + 1) * global_batch, dtype=np.int64)
+    return _samples_of_steps(step, 1, global_batch, num_samples, seed)[0]
+
+
+def samples_of_steps(first: int, end: int, global_batch: int, num_samples: int, seed: int) -> Iterator[np.ndarray]:
+    """The samples of steps `first` to `end - 1`, one step after another, found for many steps at a time."""
+    at_once = max(1, _POSITIONS_AT_ONCE // global_batch)
+    for step in range(first, end, at_once):
+        yield from _samples_of_steps(step, min(at_once, end - step), global_batch, num_samples, seed)
+
+
+def _samples_of_steps(step: int, num_steps: int, global_batch: int, num_samples: int, seed: int) -> np.ndarray:
+    positions = np.arange(step * global_batch, (step + num_steps) * global_batch, dtype=np.int64)
     passes, within = np.divmod(positions, num_samples)
-    chosen = np.empty(global_batch, dtype=np.int64)
+    chosen = np.empty(len(positions), dtype=np.int64)
     for number in np.unique(passes):
         here = passes == number
         chosen[here] = permute(within[here], num_samples, seed * 1_000_003 + int(number))
-    return chosen
+    return chosen.reshape(num_steps, global_batch)
 
 
 def share_of_rank(samples: np.ndarray, rank: int, world_size: int, num_micro_batches: int) -> np.ndarray:

@@ -54,6 +54,11 @@ class TokenWorkload:
         return isinstance(self.shape, ModelShape)
 
     @property
+    def draws_in_training(self) -> bool:
+        """False of the built-in decoder; unknown, hence True, of a user's class."""
+        return not isinstance(self.shape, ModelShape)
+
+    @property
     def uses_every_parameter(self) -> bool:
         """True of the built-in decoder; unknown, hence False, of a user's class."""
         return isinstance(self.shape, ModelShape)
@@ -135,4 +140,4 @@ def _finds_its_loss(shape: ModelShape | ClassShape, targets: torch.Tensor) -> bo
 
 @functools.lru_cache(maxsize=4)
 def _open(tokens: TokenFile) -> np.ndarray:
-    return tokens.open()
+    return np.asarray(tokens.open())  # a plain view: every look into a `memmap` makes another one

@@ -9,22 +9,24 @@ from typing import Any
 import torch
 
 from flopsfit_ds.base.storage import write_json
+from flopsfit_ds.train import session
 from flopsfit_ds.train.session import open_session
+from flopsfit_ds.train.worker import run_worker
 
 
 def describe_session(order: Any, task: Any) -> int:
     """Open a session as the worker does, and write down what it is made of."""
     before = set(sys.modules)
-    session = open_session(order, task.plan, task.workload)
-    engine = session.engine
+    opened = open_session(order, task.plan, task.workload)
+    engine = opened.engine
     content = {
         "engine": type(engine).__name__,
         "optimizer": type(engine.optimizer).__name__,
         "parameter_types": sorted({str(parameter.dtype) for parameter in engine.module.parameters()}),
-        "num_processes": session.accelerator.num_processes,
-        "accumulation": session.accelerator.gradient_accumulation_steps,
+        "num_processes": opened.accelerator.num_processes,
+        "accumulation": opened.accelerator.gradient_accumulation_steps,
         "numel": sum(parameter.numel() for parameter in engine.module.parameters()),
-        "counted": session.num_params_total,
+        "counted": opened.num_params_total,
         "linear": f"{torch.nn.functional.linear.__module__}.{torch.nn.functional.linear.__name__}",
         "dynamo_imported_late": sorted(name for name in set(sys.modules) - before if name.startswith("torch._dynamo")),
     }
@@ -38,3 +40,9 @@ def describe_linear(order: Any, task: Any) -> int:
     content = {"linear": f"{linear.__module__}.{linear.__name__}"}
     write_json(Path(order.run_folder) / f"session.{order.rank}.json", content)
     return 0
+
+
+def train_with_every_detour(order: Any, task: Any) -> int:
+    """The worker, over an engine of one rank as DeepSpeed makes it."""
+    session.go_without_peers = lambda engine: None
+    return run_worker(order, task)
