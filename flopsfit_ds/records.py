@@ -81,6 +81,8 @@ class Observed:
         skipped_steps: Steps the optimiser skipped.
         train_loss: Mean training loss of the last steps; never used in a fit.
         missing: For each measurement that is None, why.
+        waited_share: Of rank 0's time in the last attempt, waiting for samples.
+        compiled: Whether the model's blocks were compiled; where they were to be and could not, `missing` says why.
     """
 
     num_params_total: int
@@ -97,6 +99,8 @@ class Observed:
     skipped_steps: int
     train_loss: float | None
     missing: dict[str, str]
+    waited_share: float | None = None
+    compiled: bool | None = False
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from flopsfit_ds.plan.layouts import Search
 from flopsfit_ds.plan.packing.sweep import Makespan, expected_makespan, spread_long_runs
 from flopsfit_ds.plan.placement import Placement, shared_search
 from flopsfit_ds.plan.placing import held_layout_warning, place_points, placement_rules
+from flopsfit_ds.plan.recipe.compiling import check_compile
 from flopsfit_ds.plan.recipe.recipe import (
     Recipe,
     batch_tokens,
@@ -222,6 +223,7 @@ def build_plan(
         DataError: The data is missing, damaged or shorter than one sequence.
         SpecError: An unknown device.
     """
+    check_compile(spec)
     cluster = resolve_cluster(spec.training.precision, machine, **spec.hardware.model_dump())
     if family is None:
         if not isinstance(spec.model, DecoderModel):

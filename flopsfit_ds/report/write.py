@@ -22,6 +22,8 @@ from flopsfit_ds.spec.fit_options import ParameterCount
 
 PAGE = "index.html"
 FIGURES = ("isoflop", "tokens", "frontier", "residuals", "optimum", "curves")
+_WAITED_MUCH = 0.05
+"""Of a run's time: below it, what is lost is less than other runs of the same machine differ by."""
 
 
 def write_report(
@@ -156,6 +158,14 @@ def _notes(folder: SweepFolder, findings: Findings, plan: SweepPlan | None) -> l
         if missing:
             notes.append(f"{len(missing)} of {len(plan.runs)} planned runs have not ended: {', '.join(missing)}")
         notes += plan.warnings
+    waited = [(record.label, record.observed.waited_share or 0.0) for record in findings.records if record.observed]
+    slowed = sorted((share, label) for label, share in waited if share > _WAITED_MUCH)[::-1]
+    if slowed:
+        most, label = slowed[0]
+        notes.append(
+            f"{len(slowed)} runs waited for samples for more than {_WAITED_MUCH:.0%} of their time, {label} for "
+            f"{most:.0%}: tokenise, decode or augment before training, or read from a faster disk"
+        )
     others = folder.other_runs(ended)
     if others:
         notes.append(f"{len(others)} finished runs of this folder are not part of this report: {', '.join(others)}")

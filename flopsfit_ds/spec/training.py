@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from flopsfit_ds.spec.quantities import Count, Fraction, NonNegative, OpenFraction, Quantity, Seconds, Seed
 from flopsfit_ds.spec.rules import Exponent, GlobalBatchRule, LearningRateRule
@@ -15,6 +15,11 @@ Precision = Literal["fp32", "bf16"]
 Schedule = Literal["cosine", "linear-to-zero", "wsd", "wsd-s"]
 SeedsAt = Literal["smallest", "some", "all"]
 DecayShape = Literal["linear", "sqrt", "cosine"]
+Switch = Annotated[
+    Literal["auto", "off", "on"],
+    BeforeValidator(lambda value: {True: "on", False: "off"}[value] if isinstance(value, bool) else value),
+]
+"""YAML reads `on` and `off` as true and false."""
 
 _INSTEAD: dict[str, tuple[str, ...]] = {
     "learning_rate": ("learning_rates", "learning_rate_reference_params", "learning_rate_exponent"),
@@ -89,6 +94,9 @@ class Training(Section):
     """Largest norm of the gradient; 0 switches clipping off."""
     precision: Precision = "bf16"
     """`bf16` is autocast over fp32 parameters, the same at every ZeRO stage; `fp32` is full precision."""
+    compile: Switch = "auto"
+    """Whether the built-in decoder's blocks are compiled; `auto`: on GPUs. No part of a run's identity: losses differ
+    by rounding. What fails to compile is trained as it is, and the record says why."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     """Every point is trained with each; a seed sets the initial weights and the order of the data."""
     seeds_at: SeedsAt = "all"

@@ -27,7 +27,7 @@ from flopsfit_ds.train.checkpoint.universal import client_state
 from flopsfit_ds.train.data.batches import to_device
 from flopsfit_ds.train.data.sampling import samples_of_steps, share_of_rank
 from flopsfit_ds.train.data.weighting import weighted_batches, weighted_loss
-from flopsfit_ds.train.metrics import MetricsLog
+from flopsfit_ds.train.metrics import MetricsLog, Waiting
 from flopsfit_ds.train.order import WorkerOrder, WorkerTask
 from flopsfit_ds.train.schedule import learning_rate_at
 from flopsfit_ds.train.seeding import seed_everything
@@ -70,6 +70,7 @@ class Progress:
         seconds: Time of the training loop up to here, over all attempts.
         first_loss: Training loss of the first step; None before it.
         smoothed_loss: Moving average of the training loss, of this attempt.
+        waited_share: Of this attempt's time, waiting for samples; None before its first step.
         restarted: Why a whole checkpoint was not used; None where there was none, or where it was.
     """
 
@@ -78,6 +79,7 @@ class Progress:
     seconds: float
     first_loss: float | None = None
     smoothed_loss: float | None = None
+    waited_share: float | None = None
     restarted: str | None = None
 
 
@@ -121,7 +123,7 @@ def train(
     resumed(progress.start_step)
     memory = torch.cuda.max_memory_allocated if order.device_index is not None else None
     metrics = MetricsLog(Path(order.run_folder), progress.step, enabled=order.rank == 0, peak_memory=memory)
-    seconds_before = progress.seconds
+    seconds_before, waiting = progress.seconds, Waiting()
     last_checkpoint = began = time.monotonic()
 
     remaining = range(progress.step, run.num_steps)
@@ -140,7 +142,8 @@ def train(
         micro_batches = share_of_rank(samples, order.rank, order.world_size, order.gradient_accumulation_steps)
         agreed = None
         step_loss = torch.zeros((), dtype=torch.float64, device=session.device)
-        for number, (batch, weight) in enumerate(weighted_batches(workload, micro_batches, session, pulse, str(step))):
+        batches = weighted_batches(workload, micro_batches, session, pulse, str(step))
+        for number, (batch, weight) in enumerate(waiting.each(batches)):
             pulse(str(step))
             with session.accelerator.accumulate(engine):
                 loss = weighted_loss(workload, engine, to_device(batch, session.device), weight)
@@ -163,6 +166,7 @@ def train(
             raise DivergedError(f"the gradient of step {step + 1} is not finite", progress)
 
         progress.step = step + 1
+        progress.waited_share = waiting.seconds / (progress.seconds - seconds_before)
         progress.first_loss = agreed.loss if progress.first_loss is None else progress.first_loss
         progress.smoothed_loss = _smooth(progress.smoothed_loss, agreed.loss)
         metrics.log(step + 1, agreed.loss, learning_rate, engine.get_global_grad_norm(), progress.seconds)

@@ -4,15 +4,40 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from flopsfit_ds.base.storage import JsonLines
 from flopsfit_ds.records import RunFolder
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _FLUSH_EVERY_SECONDS = 1.0  # a kill loses so much of the log, and a resumed run writes it again
+
+
+class Waiting:
+    """Counts the time that a loop waits for its items.
+
+    Attributes:
+        seconds: So far.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def each(self, items: Iterable[T]) -> Iterator[T]:
+        """The items, timed from the moment that one is asked for to the moment that it is there."""
+        remaining = iter(items)
+        while True:
+            asked = time.perf_counter()
+            try:
+                item = next(remaining)
+            except StopIteration:
+                return
+            finally:
+                self.seconds += time.perf_counter() - asked
+            yield item
 
 
 class MetricsLog:

@@ -154,6 +154,7 @@ class WorkerTask:
         peak_flops: Dense FLOP/s of one device, for the utilisation; None where unknown.
         sweep_folder: Whose key signs the run's checkpoints; None for a run without a sweep.
         trust_shared_folder: Whether checkpoints are loaded whoever could have written them.
+        compiled: Whether the blocks of the built-in decoder are compiled.
         hang_timeout_seconds: Silence after which the engine ends a run; a collective waits longer than that.
     """
 
@@ -164,6 +165,7 @@ class WorkerTask:
     sweep_folder: str | None = None
     trust_shared_folder: bool = False
     hang_timeout_seconds: float = 600.0
+    compiled: bool = False
 
 
 Tasks = Callable[[RunPlan], WorkerTask]

@@ -22,6 +22,8 @@ from torch import nn
 from flopsfit_ds.plan.ds_config import deepspeed_config
 from flopsfit_ds.plan.sweep_plan import Recipe, RunPlan
 from flopsfit_ds.train.alone import go_without_peers
+from flopsfit_ds.train.model.compiled import CompiledBlocks, compile_blocks, hide_hooks
+from flopsfit_ds.train.model.decoder import Decoder
 from flopsfit_ds.train.order import WorkerOrder, Workload
 from flopsfit_ds.train.seeding import seed_everything
 from flopsfit_ds.train.zero3 import share_master_weights
@@ -43,6 +45,7 @@ class Session:
         device: Where batches go.
         num_params_total: Counted before preparation (afterwards ZeRO-3 leaves empty tensors).
         num_params_trainable: Of these, with a gradient.
+        compiled: The compiled blocks; None where nothing is to be compiled.
     """
 
     accelerator: Accelerator
@@ -51,6 +54,7 @@ class Session:
     device: torch.device
     num_params_total: int
     num_params_trainable: int
+    compiled: CompiledBlocks | None = None
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Set the rate of the next step; no scheduler object is prepared, Accelerate would step it once a rank."""
@@ -80,6 +84,7 @@ def open_session(
     workload: Workload,
     *,
     load_universal: bool = False,
+    compiled: bool = False,
     timeout: timedelta = _LEAST_TIMEOUT,
 ) -> Session:
     """Build the model and hand it to DeepSpeed through Accelerate.
@@ -89,6 +94,7 @@ def open_session(
         run: What is trained.
         workload: Its model.
         load_universal: Whether the engine's `load_checkpoint` will be given a universal checkpoint.
+        compiled: Whether the blocks of the built-in decoder are compiled.
         timeout: Of collectives.
 
     Raises:
@@ -107,6 +113,7 @@ def open_session(
     accelerator = _start_accelerate(order, config, timeout)
     seed_everything(run.seed, device=accelerator.device)
     model = build_model(workload, order, config, accelerator.device)
+    blocks = compile_blocks(model) if compiled and isinstance(model, Decoder) else None
     freeze(model, run.recipe.frozen_parameters)
     give_scalars_a_dimension(model)
     sizes = [(_num_elements(parameter), parameter.requires_grad) for parameter in model.parameters()]
@@ -114,6 +121,8 @@ def open_session(
     share_master_weights()
     engine, prepared_optimizer = accelerator.prepare(model, optimizer)
     _check_engine(engine, order)
+    if blocks is not None and order.zero_stage == 3:
+        hide_hooks(engine.module)
     if order.zero_stage == 0 and order.world_size == 1:
         go_without_peers(engine)
     return Session(
@@ -123,6 +132,7 @@ def open_session(
         device=accelerator.device,
         num_params_total=sum(size for size, _ in sizes),
         num_params_trainable=sum(size for size, trainable in sizes if trainable),
+        compiled=blocks,
     )
 
 

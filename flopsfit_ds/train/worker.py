@@ -31,6 +31,7 @@ from flopsfit_ds.records import Observed, RunFolder
 from flopsfit_ds.train.checkpoint.resume import ResumePoint, agree_on_resume_point, trust_of
 from flopsfit_ds.train.evaluate import check_evaluation, heldout_loss
 from flopsfit_ds.train.loop import DivergedError, PreemptedError, Progress, train
+from flopsfit_ds.train.model.compiled import keep_compiled_code_in
 from flopsfit_ds.train.order import (
     EXIT_FAILED,
     EXIT_OUT_OF_MEMORY,
@@ -109,11 +110,14 @@ def run_worker(order: WorkerOrder, task: WorkerTask) -> int:
         start = agree_on_resume_point(
             order, task.plan.run_id, heartbeat.store, heartbeat.pulse, trust_of(task), task.plan.branch
         )
+        if task.compiled and task.sweep_folder is not None:
+            keep_compiled_code_in(Path(task.sweep_folder), order.num_threads)
         session = open_session(
             order,
             task.plan,
             task.workload,
             load_universal=bool(start.universal),
+            compiled=task.compiled,
             timeout=collective_timeout(task.hang_timeout_seconds),
         )
         check_evaluation(session, task.workload, order.micro_batch_size_per_gpu)
@@ -193,7 +197,11 @@ def _observe(session: Session, order: WorkerOrder, task: WorkerTask, progress: P
     if order.device_index is None:
         missing["peak_memory_bytes"] = "the CPU's allocator keeps no statistics; see peak_host_memory_bytes"
     if progress.smoothed_loss is None:
-        missing["train_loss"] = "this attempt found the training done, or ended in its first step"
+        missing["train_loss"] = missing["waited_share"] = (
+            "this attempt found the training done, or ended in its first step"
+        )
+    if session.compiled is not None and session.compiled.failure is not None:
+        missing["compiled"] = session.compiled.failure
     num_tokens = progress.step * run.global_batch_sequences * run.context_length
     flops = run.flops / run.num_tokens * num_tokens
     utilisation = None
@@ -218,6 +226,8 @@ def _observe(session: Session, order: WorkerOrder, task: WorkerTask, progress: P
         skipped_steps=session.engine.skipped_steps,
         train_loss=progress.smoothed_loss,
         missing=missing,
+        waited_share=progress.waited_share,
+        compiled=None if "compiled" in missing else session.compiled is not None,
     )
 
 

@@ -249,6 +249,18 @@ def test_notes_tell_of_runs_that_are_not_there(tmp_path: Path, corpus_folder: Pa
     assert plan.corpus.fingerprint in page.text
 
 
+def test_runs_that_waited_for_samples_are_named(tmp_path: Path) -> None:
+    for share, expected in ((0.04, False), (0.3, True)):
+        records = isoflop_sweep((1e12, 3e12))
+        seen = records[0].observed
+        assert seen is not None
+        records[0] = replace(records[0], observed=replace(seen, waited_share=share))
+        report(tmp_path, records)
+        text = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+        assert ("1 runs waited for samples" in text) is expected
+        assert (f"{records[0].label} for 30%" in text) is expected
+
+
 def test_same_input_same_bytes_whatever_the_process(tmp_path: Path) -> None:
     folders = [tmp_path / "a" / "sweep", tmp_path / "b" / "sweep"]
     style = tmp_path / "matplotlibrc"

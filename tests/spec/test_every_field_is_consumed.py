@@ -203,6 +203,7 @@ PLAN: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "seeds": (DECODER, {"training__seeds": [1]}),
         "seeds_at": (with_values(DECODER, training__seeds=[0, 1]), {"training__seeds_at": "some"}),
         "frozen_parameters": (DECODER, {"training__frozen_parameters": ["norm.*"]}),
+        "compile": (DECODER, {"training__compile": "on"}),
         "checkpoint_every": (DECODER, {"training__checkpoint_every": 7}),
     },
     "LearningRateRule": {
@@ -343,7 +344,7 @@ def consumed(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     if plan.corpus.fingerprint != "absent" and plan.corpus.source == "text" and plan.corpus.tokenizer is None:
         plan = dataclasses.replace(plan, folder=folder / "sweep")
         task = _token_task(plan, plan.runs[0])
-        result["task"] = repr((task.checkpoint_every_seconds, task.peak_flops, task.workload))
+        result["task"] = repr((task.checkpoint_every_seconds, task.peak_flops, task.compiled, task.workload))
     return result
 
 

@@ -10,6 +10,7 @@ from flopsfit_ds.train.alone import scale_to_norm
 from flopsfit_ds.train.data.sampling import samples_of_step, samples_of_steps
 from flopsfit_ds.train.seeding import seed_everything
 from helpers.train.ranks import Layout, bench_of
+from helpers.train.slow_workloads import SlowSamples
 
 DETOURS = "helpers.train.trap_targets:train_with_every_detour"
 
@@ -56,6 +57,20 @@ def test_many_steps_at_a_time_have_the_samples_that_each_has_alone(first, batch,
     for step, found in zip(range(first, end), together, strict=True):
         if step % 97 in (first % 97, 0) or step == end - 1:
             assert np.array_equal(found, samples_of_step(step, batch, samples, seed=3)), step
+
+
+def test_waiting_for_samples_is_measured(server, tmp_path):
+    five_steps = {"design__points": [{"num_params": 6e3, "num_tokens": 640}]}
+    shares = []
+    for workload in (None, SlowSamples):
+        folder = tmp_path / str(workload)
+        folder.mkdir()
+        observed = bench_of(server, folder, Layout(0, 1, 2), workload, **five_steps).finish().outcome["observed"]
+        shares.append(observed["waited_share"])
+        assert 0 < shares[-1] < 1
+        if workload is not None:
+            assert shares[-1] * observed["seconds"] >= 5 * 2 * 0.25  # steps, micro-batches, seconds of sleep
+    assert shares[1] > shares[0]
 
 
 def test_all_generators_are_seeded_as_torch_itself_seeds_them():

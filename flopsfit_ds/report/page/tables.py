@@ -44,7 +44,7 @@ def machines_table(findings: Findings) -> Table:
     headings += [Heading("error", "device memory"), Heading("host memory")]
     for name in ("time", "ZeRO stage", "devices"):
         headings += [Heading("planned", name), Heading("observed", name)]
-    headings += [Heading("tokens/s"), Heading("MFU"), Heading("attempts", numeric=False)]
+    headings += [Heading("tokens/s"), Heading("MFU"), Heading("waited"), Heading("attempts", numeric=False)]
     rows = [
         (_name(record), *_machine(record, _why(record)), *_attempts(record.attempts)) for record in findings.records
     ]
@@ -133,6 +133,7 @@ def _machine(record: RunRecord, why: str) -> list[Cell]:
         cells.append(Cell(got.text, "not as planned", tone="bad") if seen and getattr(seen, name) != wanted else got)
     cells.append(_measured(seen, "tokens_per_second", format_count, why))
     cells.append(_measured(seen, "model_flops_utilisation", lambda share: f"{share:.1%}", why))
+    cells.append(_measured(seen, "waited_share", lambda share: f"{share:.1%}", why))
     return cells
 
 

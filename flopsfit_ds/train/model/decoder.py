@@ -7,6 +7,7 @@ partitioned as soon as its layer is built, and a later initialisation would touc
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -127,6 +128,11 @@ class Block(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
+def call_block(block: nn.Module, x: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
+    """The block's output; what is compiled in its place takes the block too, so that all layers share one graph."""
+    return block(x, cosines, sines)
+
+
 class Decoder(nn.Module):
     """Token ids [batch, tokens] to logits [batch, tokens, vocab], or to losses."""
 
@@ -145,6 +151,7 @@ class Decoder(nn.Module):
         cosines, sines = rotary_tables(shape.context_length, shape.head_dim, shape.rope_base)
         self.register_buffer("cosines", cosines, persistent=False)
         self.register_buffer("sines", sines, persistent=False)
+        self.train_block: Callable[..., torch.Tensor] = call_block
 
     def forward(self, tokens: torch.Tensor, targets: torch.Tensor | None = None, reduce: bool = True) -> torch.Tensor:
         """Logits of the next token at every position; with targets, losses, for which never all logits are held.
@@ -157,11 +164,12 @@ class Decoder(nn.Module):
         x = self.embedding(tokens)
         length = tokens.shape[1]
         cosines, sines = self.cosines[:length], self.sines[:length]
+        call = self.train_block if self.training else call_block  # the loss of a run is measured without a compiler
         for block in self.blocks:
             if self.activation_checkpointing and self.training:
-                x = checkpoint(block, x, cosines, sines, use_reentrant=False)
+                x = checkpoint(call, block, x, cosines, sines, use_reentrant=False)
             else:
-                x = block(x, cosines, sines)
+                x = call(block, x, cosines, sines)
         x = self.norm(x)
         if targets is not None:
             x = cross_entropy.as_autocast_would(x)  # what the norm gave need not outlive the loss

@@ -122,6 +122,7 @@ class Layout:
     accumulation: int = 1
     offload: str = "none"
     activation_checkpointing: bool = False
+    compiled: bool = False
 
 
 def start(
@@ -161,7 +162,7 @@ def start(
         )
         for rank in range(layout.world_size)
     ]
-    task = WorkerTask(run, workload, checkpoint_every_seconds, peak_flops=None)
+    task = WorkerTask(run, workload, checkpoint_every_seconds, peak_flops=None, compiled=layout.compiled)
     pids = server.ask("start", target, orders, pickle.dumps(task))
     return Attempt(server, pids, store, run_folder, number)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
 import torch
 
 from flopsfit_ds.train.data.tokens import TokenWorkload
@@ -20,3 +21,11 @@ class SlowWorkload(TokenWorkload):
     def sample_losses(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
         time.sleep(0.5)
         return super().sample_losses(model, batch)
+
+
+class SlowSamples(TokenWorkload):
+    """A quarter of a second to read a batch to train on."""
+
+    def training_batch(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        time.sleep(0.25)
+        return super().training_batch(indices)

@@ -1,0 +1,88 @@
+"""Compiled blocks train as eager ones do, at every stage, and eager ones take over where the compiler fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+
+from flopsfit_ds.base.errors import PlanError
+from flopsfit_ds.plan.recipe.compiling import check_compile, compiles
+from flopsfit_ds.spec import parse_spec
+from helpers.sweeps import MICRO, plan_of, spec_of, with_values
+from helpers.train.ranks import Layout, RankServer, bench_of
+
+EAGER = Layout(0, 1, 2)
+TEN_STEPS = {"design__points": [{"num_params": 6e3, "num_tokens": 1280}]}
+
+
+def trained_by(server, folder, layout, **changes):
+    folder.mkdir()
+    attempt = bench_of(server, folder, layout, **changes).finish()
+    return attempt.losses, attempt.outcome
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler of PyTorch needs one of C++")
+def test_a_compiled_curve_is_the_eager_one(tmp_path):
+    assert_compiled_curves_agree(tmp_path, [EAGER])
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler of PyTorch needs one of C++")
+def test_compiled_curves_are_the_eager_ones_at_every_stage(tmp_path):
+    layouts = [Layout(stage, 2, 2) for stage in (3, 0, 1, 2)]
+    layouts += [Layout(2, 2, 2, activation_checkpointing=True), Layout(3, 2, 2, "optimizer", True)]
+    assert_compiled_curves_agree(tmp_path, layouts)
+
+
+def assert_compiled_curves_agree(tmp_path, layouts):
+    server = RankServer({"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "code"), "TORCHINDUCTOR_COMPILE_THREADS": "1"})
+    try:
+        expected, outcome = trained_by(server, tmp_path / "eager", EAGER)
+        assert outcome["observed"]["compiled"] is False
+        for layout in layouts:
+            layout = dataclasses.replace(layout, compiled=True)
+            losses, outcome = trained_by(server, tmp_path / str(layout), layout)
+            assert outcome["observed"]["compiled"] is True, outcome["observed"]["missing"]
+            assert "recompile_limit" not in "".join(log.read_text() for log in (tmp_path / str(layout)).rglob("log.*"))
+            difference = np.abs(np.asarray(losses) - np.asarray(expected)).max()
+            print(f"{layout}: {difference:.2e}")
+            assert 0 < difference <= 1e-4, layout  # it is other arithmetic, and no more than that
+    finally:
+        server.close()
+    assert any((tmp_path / "code").rglob("*.py"))
+
+
+def test_what_does_not_compile_is_trained_as_it_is_and_says_why(tmp_path, server):
+    broken = RankServer({"CXX": "false", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "code")})
+    try:
+        losses, outcome = trained_by(broken, tmp_path / "broken", Layout(0, 1, 2, compiled=True), **TEN_STEPS)
+    finally:
+        broken.close()
+    expected, _ = trained_by(server, tmp_path / "eager", EAGER, **TEN_STEPS)
+    assert losses == expected
+    observed = outcome["observed"]
+    assert observed["compiled"] is None
+    assert "false" in observed["missing"]["compiled"]
+
+
+def test_the_words_of_yaml_switch_it_and_a_cpu_compiles_only_when_asked(tmp_path):
+    for word, expected in (("on", True), ("off", False), ("auto", False)):
+        spec = parse_spec(f"name: a\ndesign: {{compute_budgets: [1e18]}}\ntraining: {{compile: {word}}}\n")
+        assert spec.training.compile == word
+        (tmp_path / "corpus.txt").write_bytes(b"many words " * 2000)
+        assert compiles(spec_of(with_values(MICRO, training__compile=word)), "cpu") is expected
+    gpu = with_values(MICRO, hardware={"device": "H100-SXM", "gpus_per_node": 1})
+    plans = [plan_of(with_values(gpu, training__compile=word), tmp_path) for word in ("auto", "off")]
+    assert [compiles(plan.spec, plan.cluster.device_name) for plan in plans] == [True, False]
+    assert plans[0].runs[0].run_id == plans[1].runs[0].run_id
+
+
+def test_a_class_of_the_users_is_refused():
+    model = {"family": "class", "class_path": "a:B", "size_parameter": "width", "context_length": 16}
+    with pytest.raises(PlanError, match=r"training\.compile: on .* a:B"):
+        check_compile(spec_of(with_values(MICRO, model=model, training__compile="on")))
