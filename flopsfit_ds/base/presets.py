@@ -14,7 +14,7 @@ _BUCKETS_PER_MODEL = 16  # see `zero_section`
 _ALIGNMENT = 64  # elements: 256 bytes of fp32, 128 of bf16, whole cache lines
 Offload = Literal["none", "optimizer"]
 STOCK_ZERO3 = "FLOPSFIT_DS_STOCK_ZERO3"
-"""Set to 1, DeepSpeed's ZeRO-3 is left as it is installed, with its copy of fp32 weights; see `train/zero3.py`."""
+"""Set to 1, DeepSpeed's ZeRO-3 is left as installed, with its copy of fp32 weights; see `train/mends/zero3.py`."""
 
 
 def wants_stock_zero3() -> bool:

@@ -124,7 +124,7 @@ def peak_components(
 
 
 def _has_master_weights(stage: int, offloaded: bool) -> bool:
-    """Whether a device holds fp32 weights beside its fp32 parameters; ZeRO-3 does without (`train/zero3.py`)."""
+    """Whether a device holds fp32 weights beside its fp32 parameters; ZeRO-3 does without (`train/mends/zero3.py`)."""
     return stage in (1, 2) or (stage == 3 and not offloaded and wants_stock_zero3())
 
 

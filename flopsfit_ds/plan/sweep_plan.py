@@ -33,7 +33,6 @@ from flopsfit_ds.plan.layouts import Search
 from flopsfit_ds.plan.packing.sweep import Makespan, expected_makespan, spread_long_runs
 from flopsfit_ds.plan.placement import Placement, shared_search
 from flopsfit_ds.plan.placing import held_layout_warning, place_points, placement_rules
-from flopsfit_ds.plan.recipe.compiling import check_compile
 from flopsfit_ds.plan.recipe.recipe import (
     Recipe,
     batch_tokens,
@@ -44,6 +43,7 @@ from flopsfit_ds.plan.recipe.recipe import (
     rule_point,
 )
 from flopsfit_ds.plan.recipe.rules import RulePoint
+from flopsfit_ds.plan.recipe.switches import arithmetic, check_switches
 from flopsfit_ds.plan.recipe.trunks import Branch, share_trunks
 from flopsfit_ds.spec import DecoderModel, SweepSpec
 
@@ -223,8 +223,8 @@ def build_plan(
         DataError: The data is missing, damaged or shorter than one sequence.
         SpecError: An unknown device.
     """
-    check_compile(spec)
-    cluster = resolve_cluster(spec.training.precision, machine, **spec.hardware.model_dump())
+    cluster = resolve_cluster(arithmetic(spec.training), machine, **spec.hardware.model_dump())
+    check_switches(spec, cluster.device_name)
     if family is None:
         if not isinstance(spec.model, DecoderModel):
             raise PlanError(

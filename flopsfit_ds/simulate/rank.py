@@ -26,7 +26,7 @@ from flopsfit_ds.simulate.tensors.labels import components_of, label_state, watc
 from flopsfit_ds.simulate.tensors.patches import apply_patches
 from flopsfit_ds.simulate.tensors.tracker import LiveMemory
 from flopsfit_ds.train.data.batches import to_device
-from flopsfit_ds.train.zero3 import share_master_weights
+from flopsfit_ds.train.mends.zero3 import share_master_weights
 
 
 def simulate_rank(job: SimulationJob) -> RankMemory:

@@ -94,6 +94,8 @@ class Training(Section):
     """Largest norm of the gradient; 0 switches clipping off."""
     precision: Precision = "bf16"
     """`bf16` is autocast over fp32 parameters, the same at every ZeRO stage; `fp32` is full precision."""
+    tf32: bool = False
+    """Whether products of `fp32` on a GPU are made from operands of 10 bits of mantissa; part of a run's identity."""
     compile: Switch = "auto"
     """Whether the built-in decoder's blocks are compiled; `auto`: on GPUs. No part of a run's identity: losses differ
     by rounding. What fails to compile is trained as it is, and the record says why."""

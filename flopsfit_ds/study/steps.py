@@ -20,7 +20,7 @@ from flopsfit_ds.data.manifest import check_source
 from flopsfit_ds.model.loss_traits import LossTraits
 from flopsfit_ds.plan import sweep_plan as _planning
 from flopsfit_ds.plan.family import counts_active
-from flopsfit_ds.plan.recipe.compiling import compiles
+from flopsfit_ds.plan.recipe.switches import compiles
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
 from flopsfit_ds.spec import ClassModel, SweepSpec

@@ -21,12 +21,12 @@ from torch import nn
 
 from flopsfit_ds.plan.ds_config import deepspeed_config
 from flopsfit_ds.plan.sweep_plan import Recipe, RunPlan
-from flopsfit_ds.train.alone import go_without_peers
+from flopsfit_ds.train.mends.alone import go_without_peers
+from flopsfit_ds.train.mends.zero3 import share_master_weights
 from flopsfit_ds.train.model.compiled import CompiledBlocks, compile_blocks, hide_hooks
 from flopsfit_ds.train.model.decoder import Decoder
 from flopsfit_ds.train.order import WorkerOrder, Workload
 from flopsfit_ds.train.seeding import seed_everything
-from flopsfit_ds.train.zero3 import share_master_weights
 
 _LEAST_TIMEOUT = timedelta(minutes=30)
 """PyTorch's own default for gloo; DeepSpeed 0.19.8 gives a group on GPUs 10 minutes."""
@@ -111,6 +111,7 @@ def open_session(
     if load_universal:
         config["checkpoint"] = {"load_universal": True}
     accelerator = _start_accelerate(order, config, timeout)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = run.recipe.tf32
     seed_everything(run.seed, device=accelerator.device)
     model = build_model(workload, order, config, accelerator.device)
     blocks = compile_blocks(model) if compiled and isinstance(model, Decoder) else None

@@ -203,6 +203,7 @@ PLAN: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "seeds": (DECODER, {"training__seeds": [1]}),
         "seeds_at": (with_values(DECODER, training__seeds=[0, 1]), {"training__seeds_at": "some"}),
         "frozen_parameters": (DECODER, {"training__frozen_parameters": ["norm.*"]}),
+        "tf32": (with_values(CLUSTER, training__precision="fp32"), {"training__tf32": True}),
         "compile": (DECODER, {"training__compile": "on"}),
         "checkpoint_every": (DECODER, {"training__checkpoint_every": 7}),
     },

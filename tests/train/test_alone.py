@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from flopsfit_ds.train.alone import scale_to_norm
 from flopsfit_ds.train.data.sampling import samples_of_step, samples_of_steps
+from flopsfit_ds.train.mends.alone import scale_to_norm
 from flopsfit_ds.train.seeding import seed_everything
 from helpers.train.ranks import Layout, bench_of
 from helpers.train.slow_workloads import SlowSamples

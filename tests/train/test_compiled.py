@@ -8,10 +8,6 @@ import shutil
 import numpy as np
 import pytest
 
-from flopsfit_ds.base.errors import PlanError
-from flopsfit_ds.plan.recipe.compiling import check_compile, compiles
-from flopsfit_ds.spec import parse_spec
-from helpers.sweeps import MICRO, plan_of, spec_of, with_values
 from helpers.train.ranks import Layout, RankServer, bench_of
 
 EAGER = Layout(0, 1, 2)
@@ -68,21 +64,3 @@ def test_what_does_not_compile_is_trained_as_it_is_and_says_why(tmp_path, server
     observed = outcome["observed"]
     assert observed["compiled"] is None
     assert "false" in observed["missing"]["compiled"]
-
-
-def test_the_words_of_yaml_switch_it_and_a_cpu_compiles_only_when_asked(tmp_path):
-    for word, expected in (("on", True), ("off", False), ("auto", False)):
-        spec = parse_spec(f"name: a\ndesign: {{compute_budgets: [1e18]}}\ntraining: {{compile: {word}}}\n")
-        assert spec.training.compile == word
-        (tmp_path / "corpus.txt").write_bytes(b"many words " * 2000)
-        assert compiles(spec_of(with_values(MICRO, training__compile=word)), "cpu") is expected
-    gpu = with_values(MICRO, hardware={"device": "H100-SXM", "gpus_per_node": 1})
-    plans = [plan_of(with_values(gpu, training__compile=word), tmp_path) for word in ("auto", "off")]
-    assert [compiles(plan.spec, plan.cluster.device_name) for plan in plans] == [True, False]
-    assert plans[0].runs[0].run_id == plans[1].runs[0].run_id
-
-
-def test_a_class_of_the_users_is_refused():
-    model = {"family": "class", "class_path": "a:B", "size_parameter": "width", "context_length": 16}
-    with pytest.raises(PlanError, match=r"training\.compile: on .* a:B"):
-        check_compile(spec_of(with_values(MICRO, model=model, training__compile="on")))

@@ -117,14 +117,14 @@ def print_plan(sweep: SweepPlan) -> None:
     from rich.table import Table
 
     from flopsfit_ds.cli.console import Console
-    from flopsfit_ds.plan.recipe.compiling import compiles
+    from flopsfit_ds.plan.recipe.switches import arithmetic, compiles
 
     console = Console()
     cluster = sweep.cluster
     compiled = compiles(sweep.spec, cluster.device_name)
     console.print(
         f"[bold]{sweep.name}[/bold]: {len(sweep.runs)} runs on {cluster.num_gpus} x {cluster.device_name} "
-        f"({format_bytes(cluster.device_memory_bytes)} each), {sweep.spec.training.precision}, "
+        f"({format_bytes(cluster.device_memory_bytes)} each), {arithmetic(sweep.spec.training)}, "
         f"{'blocks compiled (memory is estimated without), ' if compiled else ''}data {sweep.corpus.source}",
         soft_wrap=True,
     )

@@ -31,6 +31,7 @@ class Recipe:
         schedule: What follows the warm-up.
         decays: First step of each decay and the step after its last; none for schedules without.
         decay_shape: How the rate falls in them.
+        tf32: Whether products of fp32 are made in TF32.
     """
 
     learning_rate: float
@@ -46,6 +47,7 @@ class Recipe:
     schedule: Schedule = "cosine"
     decays: tuple[tuple[int, int], ...] = ()
     decay_shape: DecayShape = "sqrt"
+    tf32: bool = False
 
     def identity(self) -> dict[str, Any]:
         """What the recipe adds to a run's identity; what is as it always was adds nothing."""
@@ -136,6 +138,7 @@ def make_recipe(training: Training, learning_rate: float, point: RulePoint, num_
         schedule=training.schedule,
         decays=_decays(training, num_steps, warmup_steps),
         decay_shape=training.decay_shape if training.schedule in ("wsd", "wsd-s") else Recipe.decay_shape,
+        tf32=training.tf32,
     )
 
 

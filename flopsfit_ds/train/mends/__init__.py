@@ -1,0 +1,1 @@
+"""What is mended of the installed DeepSpeed, for this project's runs alone."""
