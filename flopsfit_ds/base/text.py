@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import unicodedata
+from collections.abc import Iterable, Sequence
 
 _LONGEST = 80
 _UNSHOWN = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -51,3 +53,11 @@ def printable(text: str) -> str:
     return "".join(
         each if each in "\n\t" or unicodedata.category(each) not in _UNSHOWN else ascii(each)[1:-1] for each in text
     )
+
+
+def html_table(headings: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
+    """A plain table for notebooks; every text is escaped."""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in headings)
+    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

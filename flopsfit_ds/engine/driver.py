@@ -295,7 +295,7 @@ class Driver:
             for report in self._executor.poll(_TICK_SECONDS):
                 self._hear(report)
         raise SweepStoppedError(
-            f"{received.name}: stopped after {time.monotonic() - began:.0f} s, {len(self._courses)} runs to go; "
-            "the same command goes on from here",
+            f"{received.name}: stopped after {time.monotonic() - began:.0f} s of ending steps and writing checkpoints, "
+            f"at {time.strftime('%H:%M:%S')}; {len(self._courses)} runs to go; the same command goes on from here",
             self._signals.exit_code,
         )

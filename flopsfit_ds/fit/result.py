@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flopsfit_ds.base.errors import FitError
+from flopsfit_ds.base.text import html_table
 from flopsfit_ds.fit.checks.diagnostics import Diagnostics
 from flopsfit_ds.fit.checks.warnings import FitWarning
 from flopsfit_ds.fit.forecast.isoflop import BudgetMinimum, IsoflopDiagnostics
@@ -177,6 +178,14 @@ class ScalingFit:
         return self.prediction.predict(
             compute, num_params=num_params, num_tokens=num_tokens, unique_tokens=unique_tokens, level=level
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the law with its parameters."""
+        rows = [
+            (row.name, f"{row.value:.4g}", "not known" if row.standard_error is None else f"{row.standard_error:.2g}")
+            for row in self.parameter_rows
+        ]
+        return html_table(("parameter", "value", "standard error"), rows, f"{self.law.form}: {self.law.formula}")
 
     @property
     def told_optima(self) -> tuple[Optimum, ...]:

@@ -13,7 +13,8 @@ from pydantic import Field
 from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.base.hardware import Cluster, Machine, resolve_cluster
 from flopsfit_ds.base.storage import json_converter
-from flopsfit_ds.base.units import format_count, format_flops
+from flopsfit_ds.base.text import html_table
+from flopsfit_ds.base.units import format_count, format_flops, format_seconds
 from flopsfit_ds.data.corpus import ABSENT, Corpus, check_corpus, find_corpus
 from flopsfit_ds.model.architecture import ClassShape, ModelShape
 from flopsfit_ds.model.flops import FlopsSource, conventional_flops
@@ -176,6 +177,19 @@ class SweepPlan:
         """How long the sweep takes on all of its devices."""
         placements = [run.placement for run in self.runs]
         return expected_makespan(placements, self.cluster, self.spec.placement.points_per_gpu)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a row a run, and all GPU-hours."""
+        rows = [
+            (
+                run.label, format_count(run.num_params_total), format_count(run.num_tokens), format_flops(run.flops),
+                run.placement.strategy.label, format_seconds(run.placement.predicted_seconds),
+            )
+            for run in self.runs
+        ]  # fmt: skip
+        seconds = sum(run.placement.predicted_seconds * run.placement.strategy.num_gpus for run in self.runs)
+        whole = f"{self.name}: {len(self.runs)} runs, {seconds / 3600:.3g} device-hours on {self.cluster.device_name}"
+        return html_table(("run", "N", "D", "FLOPs", "where", "time"), rows, whole)
 
     def without_waiting(self) -> SweepPlan:
         """The plan with more GPUs for runs that all of the sweep would wait for."""

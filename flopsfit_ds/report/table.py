@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from flopsfit_ds.base.text import html_table
 from flopsfit_ds.fit.solve.intervals import Interval
 
 DASH = "\N{EN DASH}"
@@ -58,6 +59,28 @@ class Table:
 
     headings: tuple[Heading, ...]
     rows: tuple[tuple[Cell, ...], ...]
+
+    def __str__(self) -> str:
+        """As text: a line a row, numbers to the right, the second line of a cell in brackets."""
+        lines = [list(self._names()), *(list(self._texts(row)) for row in self.rows)]
+        widths = [max(len(line[k]) for line in lines) for k in range(len(self.headings))]
+        sides = ["rjust" if heading.numeric else "ljust" for heading in self.headings]
+        return "\n".join(
+            "  ".join(
+                getattr(text, side)(width) for text, side, width in zip(line, sides, widths, strict=True)
+            ).rstrip()
+            for line in lines
+        )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return html_table(self._names(), (self._texts(row) for row in self.rows))
+
+    def _names(self) -> list[str]:
+        return [f"{heading.group}: {heading.text}" if heading.group else heading.text for heading in self.headings]
+
+    def _texts(self, row: Sequence[Cell]) -> list[str]:
+        return [cell.text + (f" ({cell.below})" if cell.below else "") for cell in row]
 
     @property
     def groups(self) -> tuple[tuple[str, int], ...]:

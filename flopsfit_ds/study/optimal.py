@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from torch import nn
 from torch.utils import _pytree
 from torch.utils.data import default_collate
 
-from flopsfit_ds.base.errors import DataError, SpecError
+from flopsfit_ds.base.errors import DataError, FitError, SpecError
 from flopsfit_ds.base.usercode import source_hash
 from flopsfit_ds.data.corpus import Corpus
 from flopsfit_ds.model.loss_traits import LossTraits
@@ -61,6 +62,7 @@ def find_optimal(
     execution: Mapping[str, Any] | None = None,
     train: bool = True,
     slots: int | None = None,
+    progress: bool = True,
 ) -> SweepResult | SweepPlan:
     """Find the compute-optimal size of a model class: plan isoFLOP points, train them all, fit the law, report.
 
@@ -97,6 +99,8 @@ def find_optimal(
         execution: Keys of the spec's `execution` section.
         train: False stops after planning.
         slots: Use so many devices of this machine.
+        progress: Show what happens, in a terminal, a log or a notebook, and the answer at the end; a law that cannot be
+            fitted is warned of in any case.
 
     Returns:
         The result: records, fit and report. With `train=False`, the plan.
@@ -166,8 +170,25 @@ def find_optimal(
     workloads = _Workloads(
         model_class, dataset, eval_dataset, num_heldout, loss_fn, sample_loss_fn, tokens_per_sample, probe.traits
     )
-    records = run_sweep(plan, tasks=functools.partial(_task, plan, workloads), slots=slots)
-    return conclude_sweep(plan, records)
+    return _carried_out(plan, functools.partial(_task, plan, workloads), slots, progress)
+
+
+def _carried_out(
+    plan: SweepPlan, tasks: Callable[[RunPlan], WorkerTask], slots: int | None, progress: bool
+) -> SweepResult:
+    """Train, fit and report, shown as the command shows it."""
+    from flopsfit_ds.study.console import Console
+    from flopsfit_ds.study.progress import SweepDisplay
+
+    console = Console(quiet=not progress)
+    with SweepDisplay(console, plan) as display:
+        records = run_sweep(plan, tasks=tasks, slots=slots, progress=display)
+    result = conclude_sweep(plan, records)
+    if isinstance(result.fit, FitError):
+        warnings.warn(f"{plan.name}: {result.answer()}; result.law raises this error", stacklevel=3)
+    console.print(result.answer(), markup=False, highlight=False)
+    console.print(f"report {result.report}", markup=False, highlight=False, soft_wrap=True)
+    return result
 
 
 @dataclass(frozen=True)

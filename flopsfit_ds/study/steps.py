@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import html
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flopsfit_ds.base.errors import DataError, FitError, LaunchError
 from flopsfit_ds.base.hardware import Machine, launched_world
@@ -24,6 +25,7 @@ from flopsfit_ds.plan.recipe.switches import compiles
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
 from flopsfit_ds.spec import ClassModel, SweepSpec
+from flopsfit_ds.spec.fit_options import DEFAULT_COUNT, ParameterCount
 from flopsfit_ds.study.tuning import read_tuning, tuning_spec, with_multiplier
 
 _log = logging.getLogger(__name__)
@@ -31,6 +33,9 @@ _log = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from flopsfit_ds.engine import ExecutorName, Progress
     from flopsfit_ds.fit import ScalingFit
+    from flopsfit_ds.fit.forecast.prediction import Prediction
+    from flopsfit_ds.report.figures.svg import Svg
+    from flopsfit_ds.report.table import Table
     from flopsfit_ds.train.order import WorkerTask
 
 
@@ -200,11 +205,78 @@ class SweepResult:
         records: One a run, in the plan's order.
         fit: The law, or the error that says why the completed runs do not support one.
         report: The report's page.
+        parameter_count: What N counts.
     """
 
     records: tuple[RunRecord, ...]
     fit: ScalingFit | FitError
     report: Path
+    parameter_count: ParameterCount = DEFAULT_COUNT
+
+    @property
+    def law(self) -> ScalingFit:
+        """The fit.
+
+        Raises:
+            FitError: There is none.
+        """
+        if isinstance(self.fit, FitError):
+            raise self.fit
+        return self.fit
+
+    def predict(self, compute: float | None = None, **sizes: Any) -> Prediction:
+        """Loss at the optimum of a budget, of the target without one, or at given sizes; see `ScalingFit.predict`.
+
+        Raises:
+            FitError: There is no law.
+        """
+        compute = self.law.target_compute if compute is None and not sizes else compute
+        return self.law.predict(compute, **sizes)
+
+    def table(self) -> Table:
+        """N*, D* and loss at each budget and at the target; it is text where printed, and a table in a notebook."""
+        from flopsfit_ds.report import gather
+        from flopsfit_ds.report.law_tables import optima_table
+
+        findings = gather(self.records, self.fit, self.parameter_count)
+        return optima_table(findings.isoflop, findings.fit)
+
+    def plot(self, name: str = "isoflop") -> Svg:
+        """One figure of the report, which a notebook shows: isoflop or tokens, frontier, residuals, optimum.
+
+        Raises:
+            FitError: The runs have no such figure.
+        """
+        from flopsfit_ds.report import gather
+        from flopsfit_ds.report.write import draw_figures
+
+        figures, _ = draw_figures(gather(self.records, self.fit, self.parameter_count))
+        drawn = {figure.name: figure for figure in figures}
+        if name not in drawn:
+            raise FitError(f"plot: these runs have no figure {name!r}; there is {', '.join(drawn) or 'none'}")
+        return drawn[name]
+
+    def answer(self) -> str:
+        """The prediction at the target in a sentence, or why there is none."""
+        if isinstance(self.fit, FitError):
+            return f"no scaling law: {self.fit}"
+        try:
+            told = self.predict()
+        except FitError as error:
+            return f"no optimum: {error}"
+        return (
+            f"at {format_flops(told.compute)} FLOPs train {format_count(told.num_params)} parameters on "
+            f"{format_count(told.num_tokens)} tokens: loss {told.loss:.4f}, {told.level:.0%} interval "
+            f"{told.interval.low:.4f} to {told.interval.high:.4f}"
+        )
+
+    def __str__(self) -> str:
+        """The answer, the table, and where the page lies."""
+        return f"{self.answer()}\n{self.table()}\nreport {self.report}"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return f"<p>{html.escape(self.answer())}</p>{self.table()._repr_html_()}"
 
 
 def try_fit(records: Iterable[RunRecord], spec: SweepSpec) -> ScalingFit | FitError:
@@ -229,4 +301,4 @@ def conclude_sweep(plan: SweepPlan, records: Sequence[RunRecord]) -> SweepResult
         folder.fit.unlink(missing_ok=True)
     else:
         write_json(folder.fit, fit.to_json_dict())
-    return SweepResult(tuple(records), fit, write_report(folder, records, fit, plan=plan))
+    return SweepResult(tuple(records), fit, write_report(folder, records, fit, plan=plan), plan.spec.fit.parameters)

@@ -124,7 +124,7 @@ class TestPlan:
     def test_a_sweeps_display_shows_names_as_they_are(self, here, capsys):
         from rich.console import Console
 
-        from flopsfit_ds.cli.sweeping.progress import SweepDisplay
+        from flopsfit_ds.study.progress import SweepDisplay
 
         write(here)
         plan = replace(plan_of(MICRO, here), warnings=("data.path: shard[abc].bin[/red]: no such file",))

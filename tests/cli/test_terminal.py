@@ -12,9 +12,9 @@ import yaml
 
 from flopsfit_ds.base.text import printable, shown
 from flopsfit_ds.cli import main
-from flopsfit_ds.cli.console import Console
 from flopsfit_ds.engine.disk.folder import write_plan
 from flopsfit_ds.records import SweepFolder
+from flopsfit_ds.study.console import Console
 from helpers.report.report_records import of_plan
 from helpers.sweeps import MICRO, plan_of, with_values, write_bytes_corpus
 

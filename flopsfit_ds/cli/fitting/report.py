@@ -17,11 +17,11 @@ from flopsfit_ds.spec.fit_options import ParameterCount
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from flopsfit_ds.cli.console import Console
     from flopsfit_ds.fit.result import ScalingFit
     from flopsfit_ds.plan.sweep_plan import SweepPlan
     from flopsfit_ds.records import RunRecord, SweepFolder
     from flopsfit_ds.report.findings import Findings
+    from flopsfit_ds.study.console import Console
     from flopsfit_ds.study.steps import SweepResult
 
 _MOST_EXCLUDED = 8  # with the rest of what is said, one screen
@@ -61,10 +61,10 @@ def report_command(
 
 
 def _report_sweep(folder: Path, output: Path | None, figures: Path | None, as_json: bool) -> None:
-    from flopsfit_ds.cli.console import Console
     from flopsfit_ds.decide.sources import planned_records, read_sweep_plan
     from flopsfit_ds.records import SweepFolder
     from flopsfit_ds.report.write import write_for_papers
+    from flopsfit_ds.study.console import Console
     from flopsfit_ds.study.steps import SweepResult, conclude_sweep, try_fit
 
     sweep = SweepFolder(folder)
@@ -84,10 +84,10 @@ def _report_sweep(folder: Path, output: Path | None, figures: Path | None, as_js
 
 
 def _report_table(data: Path, output: Path, figures: Path | None, target: float | None, as_json: bool) -> None:
-    from flopsfit_ds.cli.console import Console
     from flopsfit_ds.decide.sources import read_sources
     from flopsfit_ds.fit import fit_scaling_law
     from flopsfit_ds.report.write import write_for_papers
+    from flopsfit_ds.study.console import Console
     from flopsfit_ds.study.steps import SweepResult
 
     with given_files([data]) as files:

@@ -144,10 +144,10 @@ def answering(quick: bool, as_json: bool, num_points: int) -> Iterator[Callable[
         )
     from rich.progress import Progress
 
-    from flopsfit_ds.cli.console import Console
     from flopsfit_ds.simulate import SimulationError, Simulator
     from flopsfit_ds.simulate.case import LanguageModelCase
     from flopsfit_ds.simulate.decide import decide_layout, learn_activations
+    from flopsfit_ds.study.console import Console
 
     console = Console(stderr=True)
     shown = Progress(console=console, transient=True, disable=as_json or not console.is_terminal)

@@ -126,7 +126,7 @@ def print_answers(answers: Iterable[Answer], *, detail: bool, warnings: list[str
     """Tables of all points, and what the user should know."""
     from rich.markup import escape
 
-    from flopsfit_ds.cli.console import Console
+    from flopsfit_ds.study.console import Console
 
     console = Console(highlight=False)
     if not console.is_terminal:

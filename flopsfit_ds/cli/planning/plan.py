@@ -116,8 +116,8 @@ def print_plan(sweep: SweepPlan) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from flopsfit_ds.cli.console import Console
     from flopsfit_ds.plan.recipe.switches import arithmetic, compiles
+    from flopsfit_ds.study.console import Console
 
     console = Console()
     cluster = sweep.cluster

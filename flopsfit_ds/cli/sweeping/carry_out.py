@@ -18,7 +18,7 @@ from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
 
 if TYPE_CHECKING:
-    from flopsfit_ds.cli.console import Console
+    from flopsfit_ds.study.console import Console
 
 
 def carry_out(plan: SweepPlan, executor: ExecutorChoice, slots: int | None, *, as_json: bool = False) -> None:
@@ -33,7 +33,7 @@ def carry_out(plan: SweepPlan, executor: ExecutorChoice, slots: int | None, *, a
     Raises:
         RunError: Runs failed.
     """
-    from flopsfit_ds.cli.console import Console
+    from flopsfit_ds.study.console import Console
 
     console = Console(stderr=as_json)
     records = _train(plan, console, executor, slots)
@@ -59,13 +59,13 @@ def carry_out_tuning(plan: SweepPlan, executor: ExecutorChoice, slots: int | Non
     Raises:
         RunError: Runs failed.
     """
-    from flopsfit_ds.cli.console import Console
+    from flopsfit_ds.study.console import Console
 
     _refuse_failed(plan, _train(plan, Console(stderr=as_json), executor, slots))
 
 
 def _train(plan: SweepPlan, console: Console, executor: ExecutorChoice, slots: int | None) -> tuple[RunRecord, ...]:
-    from flopsfit_ds.cli.sweeping.progress import SweepDisplay
+    from flopsfit_ds.study.progress import SweepDisplay
     from flopsfit_ds.study.steps import run_sweep
 
     with SweepDisplay(console, plan) as display:

@@ -45,12 +45,12 @@ def register(app: typer.Typer) -> None:
 
         Example: flopsfit-ds curves outputs/quickstart 1e11 --svg curves.svg
         """
-        from flopsfit_ds.cli.console import Console
         from flopsfit_ds.engine.disk.watch import look_at
         from flopsfit_ds.records import SweepFolder
         from flopsfit_ds.report.curves import AXES, read_curves
         from flopsfit_ds.report.figures.curve_figures import curves_figure
         from flopsfit_ds.report.figures.svg import rendered
+        from flopsfit_ds.study.console import Console
 
         require_sweep(folder)
         if over not in AXES:

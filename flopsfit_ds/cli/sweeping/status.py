@@ -39,9 +39,9 @@ def register(app: typer.Typer) -> None:
         """
         from rich.live import Live
 
-        from flopsfit_ds.cli.console import Console
         from flopsfit_ds.engine.disk.watch import look_at
         from flopsfit_ds.records import SweepFolder
+        from flopsfit_ds.study.console import Console
 
         require_sweep(folder)
         sweep, console = SweepFolder(folder), Console()

@@ -97,6 +97,10 @@ class Svg:
     plane: Plane | None = None
     png: bytes = b""
 
+    def _repr_svg_(self) -> str:
+        """What a notebook shows."""
+        return self.standalone
+
 
 def render(drawing: Drawing, *, with_png: bool = False) -> Svg:
     """All forms of a drawing; the same drawing gives the same bytes. To be called within `RC`."""

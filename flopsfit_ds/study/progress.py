@@ -11,10 +11,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.text import Text
 
 from flopsfit_ds.base.units import format_seconds
-from flopsfit_ds.cli.console import Console
 from flopsfit_ds.engine.slots import Slot
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.records import Attempt, RunRecord
+from flopsfit_ds.study.console import Console
 
 _LINE_EVERY_SECONDS = 15.0  # in a log that nobody rewrites: four lines a minute
 
