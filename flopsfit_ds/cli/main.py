@@ -15,6 +15,7 @@ from flopsfit_ds.base.errors import FlopsfitError
 from flopsfit_ds.cli.streams import guarded, see_to_descriptors
 
 _HOMES = {
+    "init": "planning.init",
     "sweep": "sweeping.sweep",
     "retry": "sweeping.sweep",
     "plan": "planning.plan",
