@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import shutil
@@ -13,12 +14,19 @@ import pytest
 import typer
 
 from flopsfit_ds.cli.completion import script
-from flopsfit_ds.cli.main import _HOMES, build_app
+from flopsfit_ds.cli.main import _HOMES, build_app, run
 from helpers.cli_in_process import invoke, run_json
 
 ROWS = "num_params,num_tokens,loss\n" + "".join(
     f"{n:g},{d:g},{1.7 + 400 / n**0.34 + 400 / d**0.28}\n" for n in (1e7, 3e7, 1e8, 3e8) for d in (1e9, 3e9, 1e10)
 )
+
+
+class Screen(io.StringIO):
+    """A terminal, as far as a program asks."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def _standard_input(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
@@ -95,3 +103,31 @@ def test_bash_completes_commands_options_and_shipped_specs(tmp_path: Path) -> No
     assert offered("est") == ["estimate-memory"]
     assert offered("fit", "--target") == ["--target-compute"]
     assert "quickstart" in offered("plan", "quick")
+
+
+@pytest.mark.parametrize("width", [40, 80, 160])
+def test_no_line_is_wider_than_the_terminal(width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    (tmp_path / "runs.csv").write_text(ROWS)
+    monkeypatch.chdir(tmp_path)
+    fitted = ("fit", "runs.csv", "--bootstrap-samples", 0, "-o", "fit.json")
+    predicted = ("predict", "fit.json", "--compute", "1e22")
+    for command in (fitted, predicted, ("preview", "quickstart"), ("hardware",), ("audit", "runs.csv"), ("specs",)):
+        screen = Screen()
+        with contextlib.redirect_stdout(screen):
+            assert run([str(word) for word in command]) == 0
+        lines = screen.getvalue().splitlines()
+        assert len(lines) > 1
+        assert [line for line in lines if len(line) > width and " " in line.strip()] == [], command
+
+
+def test_warnings_of_a_kind_are_one_line(tmp_path: Path) -> None:
+    losses = {n: 1.7 + 400 / n**0.34 for n in (1e6, 2e6, 4e6, 8e6)}
+    budgets = (1e18, 1e19, 1e20)
+    rows = [f"{n:g},{c / 6 / n:g},{loss + 1e17 / c},{c:g}" for c in budgets for n, loss in losses.items()]
+    table = tmp_path / "runs.csv"
+    table.write_text("\n".join(["num_params,num_tokens,loss,compute_budget_flops", *rows]))
+    _, said = invoke("fit", table, "--bootstrap-samples", 0)
+    told = [line for line in said.splitlines() if line.startswith("warning edge_minimum")]
+    assert len(told) == 1
+    assert "(and 2 more of this kind" in told[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flopsfit_ds.cli.options import AsJson, given_files, quantity, write_text
+from flopsfit_ds.cli.prose import say, terminal_width
 
 if TYPE_CHECKING:
     from flopsfit_ds.decide.audit.checklist import AuditReport
@@ -54,17 +54,17 @@ def audit_command(
 
 
 def _print_audit(report: AuditReport) -> None:
-    width = min(shutil.get_terminal_size().columns, _WIDEST)
+    width = min(terminal_width() or _WIDEST, _WIDEST)
     whole = (
         f"{report.source}: {report.num_points} runs; {report.count('passed')} checks passed, {report.count('failed')} "
         f"failed, {report.count('unknown')} cannot be known"
     )
     print(textwrap.fill(whole, width))
     for check in report.checks:
-        print(f"{_MARKS[check.status]}  {check.title}")
+        say(f"{_MARKS[check.status]}  {check.title}")
         for text in (check.found, None if check.remedy is None else f"-> {check.remedy}"):
             if text is not None:
                 print(textwrap.fill(text, width, initial_indent=9 * " ", subsequent_indent=9 * " "))
     for gone in report.excluded:
         where = f"row {gone.row}" if gone.row is not None else gone.name or "a point"
-        print(f"left out: {where}: {gone.reason}")
+        say(f"left out: {where}: {gone.reason}")

@@ -12,7 +12,7 @@ import typer
 
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.base.units import format_count, format_flops
-from flopsfit_ds.cli.fitting.tables import print_table
+from flopsfit_ds.cli.fitting.tables import print_rows, print_table
 from flopsfit_ds.cli.options import (
     AllowImport,
     AsJson,
@@ -24,6 +24,7 @@ from flopsfit_ds.cli.options import (
     quantity,
     write_text,
 )
+from flopsfit_ds.cli.prose import say, say_warnings
 from flopsfit_ds.spec.fit_options import (
     COUNT_FIELDS,
     DEFAULT_COUNT,
@@ -159,8 +160,7 @@ def _fit_or_show_valleys(
         if not as_json:
             valleys = isoflop_minima(points)
             _print_optima(valleys, None)
-            for warning in budget_warnings(points, valleys):
-                print(f"warning {warning.code}: {warning.message}")
+            say_warnings(budget_warnings(points, valleys))
         raise
 
 
@@ -210,6 +210,8 @@ def predict_command(
     budgets = [quantity(text, "--compute") for text in compute or []]
     if n is not None and d is not None and budgets:
         raise FitError("give --compute, or --num-params and --num-tokens, not all three")
+    if not budgets and (n is None or d is None):
+        raise FitError("give --compute, such as 1e24, or both --num-params and --num-tokens")
     if budgets:
         found = [model.predict(budget, num_params=n, num_tokens=d, unique_tokens=u, level=level) for budget in budgets]
     else:
@@ -221,8 +223,7 @@ def predict_command(
         return
     for prediction in found:
         _print_prediction(prediction)
-    for warning in warnings:
-        print(f"warning of the fit, {warning.code}: {warning.message}")
+    say_warnings(warnings, "warning of the fit,")
 
 
 def preview_command(
@@ -278,26 +279,29 @@ def planned_points(plan: SweepPlan) -> list[PlannedPoint]:
 
 
 def _print_preview(preview: DesignPreview) -> None:
-    print(
+    say(
         f"{len(preview.points)} points, {format_flops(preview.total_flops)} FLOPs in all, noise {preview.noise:.2%}; "
         f"{preview.compute_rule}"
     )
-    print(f"{'run':28s} {'N':>7s} {'D':>7s} {'FLOPs':>8s} {'share':>6s} {'GPU h':>7s}  error of N* without it grows by")
-    for point in preview.points:
-        hours = "" if point.gpu_hours is None else f"{point.gpu_hours:.3g}"
-        adds = f"{point.adds:.1%}" if math.isfinite(point.adds) else "no bound"
-        print(
-            f"{(point.label or '')[:28]:28s} {format_count(point.num_params):>7s} {format_count(point.num_tokens):>7s} "
-            f"{format_flops(point.flops):>8s} {point.share_of_flops:>6.1%} {hours:>7s}  {adds}"
+    headings = ("run", "N", "D", "FLOPs", "share", "GPU h", "error of N* without it grows by")
+    rows = [
+        (
+            point.label or "-", format_count(point.num_params), format_count(point.num_tokens),
+            format_flops(point.flops), f"{point.share_of_flops:.1%}",
+            "-" if point.gpu_hours is None else f"{point.gpu_hours:.3g}",
+            f"{point.adds:.1%}" if math.isfinite(point.adds) else "no bound",
         )
+        for point in preview.points
+    ]  # fmt: skip
+    print_rows(headings, rows)
     factors = [math.exp(e) for e in (preview.log_num_params_standard_error, preview.log_num_tokens_standard_error)]
-    print(
+    say(
         f"at {format_flops(preview.target_compute)} FLOPs: N* {format_count(preview.num_params)} to a factor of "
         f"{factors[0]:.2f}, D* {format_count(preview.num_tokens)} to {factors[1]:.2f}, loss to "
         f"{preview.log_loss_standard_error:.2%} (one standard error, if the law has the prior's form)"
     )
     errors = preview.parameter_standard_errors
-    print("  standard errors: " + ", ".join(f"{name} {value:.3g}" for name, value in errors.items()))
+    say("  standard errors: " + ", ".join(f"{name} {value:.3g}" for name, value in errors.items()))
 
 
 def _drop_highest(points: list[Point], excluded: list[Exclusion], count: int) -> tuple[list[Point], list[Exclusion]]:
@@ -317,19 +321,19 @@ def _print_fit(fit: ScalingFit, serving: ServingOptimum | None) -> None:
     from flopsfit_ds.report.law_tables import law_table
 
     law = fit.law
-    print(f"{law.form}: {law.formula}   ({len(fit.points)} points, {len(fit.excluded)} left out)")
+    say(f"{law.form}: {law.formula}   ({len(fit.points)} points, {len(fit.excluded)} left out)")
     print_table(law_table(fit))
     c = fit.certificate
-    print(
+    say(
         f"  objective {fit.objective:.8g}; {c.best_share:.0%} of {c.starts} starts reached it, "
         f"{c.distinct_minima} distinct minima, gradient {c.gradient_norm:.1e}"
     )
-    print(f"  compute: {fit.audit.compute_rule}")
+    say(f"  compute: {fit.audit.compute_rule}")
     if fit.audit.largest_weight is not None:
-        print(f"  points are weighted by the errors of their losses, 1 to {fit.audit.largest_weight:.3g}")
+        say(f"  points are weighted by the errors of their losses, 1 to {fit.audit.largest_weight:.3g}")
     _print_optima(fit.isoflop, fit)
     if serving is not None:
-        print(
+        say(
             f"to serve {format_count(serving.inference_tokens)} tokens at loss {serving.loss:.4f}: "
             f"N {format_count(serving.num_params)}, D {format_count(serving.num_tokens)}, training "
             f"{format_flops(serving.training_compute)} FLOPs, {serving.saving:.0%} of all FLOPs saved"
@@ -338,27 +342,25 @@ def _print_fit(fit: ScalingFit, serving: ServingOptimum | None) -> None:
         _print_prediction(fit.predict(fit.target_compute))
     for exclusion in fit.excluded:
         where = f"row {exclusion.row}" if exclusion.row is not None else "a point"
-        print(f"left out: {where}{' ' + exclusion.name if exclusion.name else ''}: {exclusion.reason}")
-    for warning in fit.warnings:
-        print(f"warning {warning.code}: {warning.message}")
+        say(f"left out: {where}{' ' + exclusion.name if exclusion.name else ''}: {exclusion.reason}")
+    say_warnings(fit.warnings)
 
 
 def _print_prediction(prediction: Prediction) -> None:
-    run, mean = prediction.interval, prediction.confidence_interval
-    print(
+    run = prediction.interval
+    say(
         f"predicted at {format_flops(prediction.compute)} FLOPs (N {format_count(prediction.num_params)}, "
         f"D {format_count(prediction.num_tokens)}): loss {prediction.loss:.4f}; {prediction.level:.0%} prediction "
-        f"interval of one run {run.low:.4f} to {run.high:.4f}, of the mean of such runs {mean.low:.4f} to "
-        f"{mean.high:.4f}{_beyond(prediction.extrapolation)}"
+        f"interval of one run {run.low:.4f} to {run.high:.4f}{_beyond(prediction.extrapolation)}"
     )
-    print(
+    say(
         f"  the {prediction.law} law alone says {prediction.law_loss:.4f} (weight {prediction.law_weight:.0%}); "
         f"the width rests on {prediction.rests_on}"
     )
     if prediction.unique_tokens is not None:
-        print(f"  {format_count(prediction.unique_tokens)} of the tokens are unique")
+        say(f"  {format_count(prediction.unique_tokens)} of the tokens are unique")
     elif prediction.assumes_fresh:
-        print("  all tokens are taken to be fresh: predict --unique-tokens says what repeats cost")
+        say("  all tokens are taken to be fresh: predict --unique-tokens says what repeats cost")
 
 
 def _beyond(extrapolation: float) -> str:
@@ -373,11 +375,11 @@ def _print_optima(isoflop: IsoflopDiagnostics, fit: ScalingFit | None) -> None:
 
     table = optima_table(isoflop, fit)
     if table.rows:
-        print("compute-optimal, by isoFLOP minima" + (" and by the law:" if fit is not None and fit.optima else ":"))
+        say("compute-optimal, by isoFLOP minima" + (" and by the law:" if fit is not None and fit.optima else ":"))
         print_table(table)
     if fit is not None and fit.frontier is not None:
-        print(f"  {frontier_sentence(fit.frontier)}")
+        say(f"  {frontier_sentence(fit.frontier)}")
     for name, power in (("isoFLOP valleys", isoflop.size_law), ("envelope", isoflop.envelope_law)):
         if power is not None:
             error = "" if power.standard_error is None else f" +- {power.standard_error:.3f}"
-            print(f"  {name}: N* ~ C^{power.exponent:.3f}{error}")
+            say(f"  {name}: N* ~ C^{power.exponent:.3f}{error}")

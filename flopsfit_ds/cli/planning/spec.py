@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import textwrap
 from pathlib import Path
 
 import typer
@@ -12,6 +10,7 @@ import typer
 from flopsfit_ds.base.presets import preset_folder, shipped_specs
 from flopsfit_ds.base.units import format_flops
 from flopsfit_ds.cli.options import AllowImport, AsJson, Overrides, SpecArgument, plan_from, print_json
+from flopsfit_ds.cli.prose import say
 
 
 def register(app: typer.Typer) -> None:
@@ -54,11 +53,10 @@ def register(app: typer.Typer) -> None:
                 [{"name": name, "path": str(shipped_specs()[name]), "says": text} for name, text in told.items()]
             )
             return
-        width = shutil.get_terminal_size().columns
         for name, text in told.items():
-            print(textwrap.fill(f"{name:20s} {text}", width, subsequent_indent="  "))
+            say(f"{name:20s} {text}")
         others = sorted(path.name for path in preset_folder().iterdir() if path.stem not in shipped_specs())
-        print(f"\npresets and the specs' JSON Schema in {preset_folder()}: {', '.join(others)}")
+        say(f"presets and the specs' JSON Schema in {preset_folder()}: {', '.join(others)}")
 
 
 def _first_comment(path: Path) -> str:
