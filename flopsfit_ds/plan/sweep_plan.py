@@ -179,17 +179,13 @@ class SweepPlan:
         return expected_makespan(placements, self.cluster, self.spec.placement.points_per_gpu)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: a row a run, and all GPU-hours."""
+        """What a notebook shows: a row a run."""
+        counts = [(run.label, format_count(run.num_params_total), format_count(run.num_tokens)) for run in self.runs]
+        places = [(run.placement.strategy.label, format_seconds(run.placement.predicted_seconds)) for run in self.runs]
         rows = [
-            (
-                run.label, format_count(run.num_params_total), format_count(run.num_tokens), format_flops(run.flops),
-                run.placement.strategy.label, format_seconds(run.placement.predicted_seconds),
-            )
-            for run in self.runs
-        ]  # fmt: skip
-        seconds = sum(run.placement.predicted_seconds * run.placement.strategy.num_gpus for run in self.runs)
-        whole = f"{self.name}: {len(self.runs)} runs, {seconds / 3600:.3g} device-hours on {self.cluster.device_name}"
-        return html_table(("run", "N", "D", "FLOPs", "where", "time"), rows, whole)
+            (*count, format_flops(run.flops), *at) for count, run, at in zip(counts, self.runs, places, strict=True)
+        ]
+        return html_table(("run", "N", "D", "FLOPs", "where", "time"), rows, f"{self.name}: {len(self.runs)} runs")
 
     def without_waiting(self) -> SweepPlan:
         """The plan with more GPUs for runs that all of the sweep would wait for."""
