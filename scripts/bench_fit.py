@@ -2,6 +2,7 @@
 
     python scripts/bench_fit.py                      # 240 planted points
     python scripts/bench_fit.py --data results.csv   # anyone's points
+    python scripts/bench_fit.py --rows 240 10000 --baseline ../before   # whole fits, beside another checkout's
 
 The literature's method: scipy's L-BFGS-B with numerical gradients on the summed Huber loss of the log loss, from the
 4,500
@@ -12,7 +13,10 @@ said in the table.
 
 import argparse
 import itertools
+import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -122,6 +126,37 @@ def best_known(arrays: PointArrays, optimum: np.ndarray) -> float:
     )
 
 
+WHOLE_FIT = """
+import json, sys, time
+import numpy as np
+from flopsfit_ds.fit import fit_scaling_law
+from flopsfit_ds.fit.planted import GridDesign, planted_points, random_law
+rows = int(sys.argv[1])
+rng = np.random.default_rng(0)
+budgets = tuple(float(c) for c in np.geomspace(6e18, 3e21, 12 if rows < 1000 else 100))
+design = GridDesign(budgets, rows // len(budgets), 30.0, 0.005)
+points = planted_points(random_law("chinchilla", rng), design, rng)
+began = time.process_time()
+fit = fit_scaling_law(points)
+print(json.dumps([time.process_time() - began, fit.law.a, fit.standard_errors["a"], fit.predict(1e23).loss]))
+"""
+"""Run on its own, so that any checkout can be asked; the time holds the imports that a first fit needs."""
+
+
+def whole_fits(rows: list[int], baseline: Path | None) -> None:
+    """Print CPU seconds of whole fits with their diagnostics, of this checkout and of another one by turns."""
+    here = Path(__file__).resolve().parents[1]
+    places = [("this one", here)] + ([] if baseline is None else [(str(baseline), baseline.resolve())])
+    print(f"{'rows':>7s}  {'CPU s':>8s}  {'a':>8s}  {'its error':>9s}  {'loss at 1e23':>12s}  checkout")
+    for count in rows:
+        for name, place in places:
+            environment = {**os.environ, "PYTHONPATH": str(place)}
+            command = [sys.executable, "-c", WHOLE_FIT, str(count)]
+            told = subprocess.run(command, env=environment, cwd=place, capture_output=True, text=True, check=True)
+            seconds, exponent, error, loss = json.loads(told.stdout)
+            print(f"{count:>7d}  {seconds:>8.2f}  {exponent:>8.5f}  {error:>9.5f}  {loss:>12.5f}  {name}")
+
+
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -129,7 +164,12 @@ def main() -> None:
     parser.add_argument("--drop-highest-losses", type=int, default=0)
     parser.add_argument("--starts", type=int, default=60, help="of the literature's 4,500 starts, how many to time")
     parser.add_argument("--resamples", type=int, default=40, help="of its 4,000 resamples, how many to time")
+    parser.add_argument("--rows", type=int, nargs="+", help="time whole fits of so many planted rows, and nothing else")
+    parser.add_argument("--baseline", type=Path, help="another checkout to time whole fits of, in the same run")
     given = parser.parse_args()
+    if given.rows or given.baseline is not None:
+        whole_fits(given.rows or [240, 10_000], given.baseline)
+        return
     points = in_order(select_points(bench_points(given.data, given.drop_highest_losses)).points)
     arrays = PointArrays.of(points)
     problem = make_problem(get_law("chinchilla"), make_loss("huber_log", DELTA), arrays)

@@ -5,7 +5,7 @@ import json
 import math
 import platform
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -379,7 +379,7 @@ def _audit(
     points: Sequence[Point],
     precision: FloatArray | None,
 ) -> Audit:
-    canonical = json.dumps([asdict(p) for p in points], sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps([vars(p) for p in points], sort_keys=True, separators=(",", ":"))
     return Audit(
         package_version=flopsfit_ds.__version__,
         numpy_version=np.__version__,

@@ -157,6 +157,25 @@ class Evaluation:
                     result[:, j, i] += value
         return result
 
+    def point_curvature(self) -> FloatArray:
+        """The share * (gradient gradient^T + second) of every point, (parameters, parameters, points), of one row."""
+        size, points = self.num_parameters, self.log_loss.shape[1]
+        result = np.zeros((size, size, points))
+        for term, share in zip(self.terms, self.shares, strict=True):
+            slopes = [
+                (index, np.ones(points) if slope is None else np.broadcast_to(slope, (1, points))[0])
+                for index, slope in term.gradient
+            ]
+            for i, slope_i in slopes:
+                for j, slope_j in slopes:
+                    result[i, j] += share[0] * slope_i * slope_j
+            for i, j, second in term.second:
+                value = share[0] * np.broadcast_to(second, (1, points))[0]
+                result[i, j] += value
+                if i != j:
+                    result[j, i] += value
+        return result
+
 
 def _contract(left: FloatArray, fixed: FloatArray | None, slope: FloatArray | None) -> FloatArray:
     """Sum over points of left * fixed * slope, by matrix-vector products where a factor is shared by the batch."""

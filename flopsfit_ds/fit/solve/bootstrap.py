@@ -8,12 +8,17 @@ import numpy as np
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit.losses import FloatArray
 from flopsfit_ds.fit.solve.covariance import leverage
-from flopsfit_ds.fit.solve.solver import Problem, minimise
+from flopsfit_ds.fit.solve.solver import Problem, minimise, solve_symmetric
 from flopsfit_ds.spec.fit_options import Resampling
 
 BOOTSTRAP_KINDS: tuple[str, ...] = get_args(Resampling)
 _AUDITED = 128
 """A second optimum that 2% of the resamples prefer is met among so many with a probability of 1 - 0.98^128 = 92%."""
+_CHECKED = 32
+_CLOSE = 0.25
+"""Of a standard deviation, root mean square: between one step and the full fit of a resample."""
+MANY_POINTS = 5000
+"""From here on one step is taken: standard errors of 10,000 planted points were up to 4% too wide, of 1,500 14%."""
 _REDRAWS = 50
 """Where every second resample is poor, one is still poor after so many draws with a probability of 2^-50 = 1e-15."""
 _BETTER = 1e-6
@@ -103,6 +108,10 @@ def bootstrap_fits(
         resampled = problem._replace(weights=resample_weights(labels, samples, best.shape[0], rng))
     else:
         raise FitError(f"unknown bootstrap {kind!r}: choose one of {', '.join(BOOTSTRAP_KINDS)}")
+    if points >= MANY_POINTS and resampled.weights is not None:
+        stepped = one_step(resampled, best, _CHECKED)
+        if stepped is not None:
+            return Draws(kind, stepped, 0, 0)
     solution = minimise(resampled, np.repeat(best[None], samples, axis=0), warm=True)
     theta, objective, converged = solution.theta.copy(), solution.objective.copy(), solution.converged.copy()
     switched = np.zeros(samples, dtype=bool)
@@ -118,6 +127,32 @@ def bootstrap_fits(
         if not lower.any():
             break
     return Draws(kind, theta[converged], int((~converged).sum()), int(switched.sum()))
+
+
+def one_step(problem: Problem, best: FloatArray, checked: int) -> FloatArray | None:
+    """One Newton step from `best` for each resample, (samples, parameters): of many points as good as its optimum.
+
+    It is off by the order of one over the number of points, its spread by the root of that (Shao and Tu 1995, section
+    8.1). The first `checked` resamples are fitted in full; where they differ by more than a quarter of the spread, or a
+    step leaves the bounds, the answer is None.
+    """
+    assert problem.weights is not None
+    evaluation = problem.law.evaluate(best[None], problem.inputs)
+    _, first, second, _ = (part[0] for part in problem.loss.score(evaluation.log_loss, problem.log_loss))
+    jacobian = evaluation.jacobian()[0]
+    curved = first * evaluation.point_curvature() + (second - first) * jacobian[:, None] * jacobian[None]
+    weights = problem.weights if problem.precision is None else problem.weights * problem.precision
+    size, samples = len(best), len(weights)
+    gradient = weights @ (first * jacobian).T
+    hessian = (weights @ curved.reshape(size * size, -1).T).reshape(samples, size, size)
+    step, positive = solve_symmetric(hessian, -gradient)
+    theta = best + step
+    if not positive.all() or ((theta <= problem.lower) | (theta >= problem.upper)).any():
+        return None
+    few = np.arange(min(samples, checked))
+    whole = minimise(_rows(problem, few), np.repeat(best[None], len(few), axis=0), warm=True)
+    off = np.sqrt(((whole.theta - theta[few]) ** 2).mean(axis=0)) / np.maximum(theta.std(axis=0), 1e-300)
+    return theta if whole.converged.all() and float(off.max()) <= _CLOSE else None
 
 
 def _rows(problem: Problem, rows: np.ndarray) -> Problem:

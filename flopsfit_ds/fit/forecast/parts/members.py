@@ -5,6 +5,7 @@ they bend a law; so every form is fitted with weights that fall with the distanc
 rates.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ import numpy as np
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit.laws.base import Law
 from flopsfit_ds.fit.losses import FloatArray, LossFunction
-from flopsfit_ds.fit.solve.bootstrap import resample_weights
+from flopsfit_ds.fit.solve.bootstrap import MANY_POINTS, one_step, resample_weights
 from flopsfit_ds.fit.solve.certificate import CertifiedFit
 from flopsfit_ds.fit.solve.covariance import asymptotic_covariance, run_noise
 from flopsfit_ds.fit.solve.solver import Problem, minimise
+from flopsfit_ds.fit.solve.thinned import MOST_POINTS, on_sample, sample_points
 
 RECENCIES = (0.4, 0.8)
 """Weights fall by this power of compute. On eight public tables cut at 60 budgets the median error of the centre,
@@ -29,6 +31,8 @@ NUM_DRAWS = 40
 _MOST_ORIGINS = 6
 _STARTS = 4
 _SPARE = 2
+_SEARCHED = 500  # points, 70 and more from each origin to the next: ten for each parameter
+_CHECKED = 6  # of the resamples that one step is taken for, how many are fitted in full
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +121,12 @@ def fit_members(
     rows = [(recency, keep) for recency in RECENCIES for keep in (everyone, *keeps.values())]
     weights = np.stack([recency_weights(log_compute, keep, recency) for recency, keep in rows])
     starts = np.concatenate([fit.theta[None], fit.minima[1:_STARTS], fit.starts[:_STARTS]])
-    theta = _solve(problem, weights, starts)
+    if len(everyone) > MOST_POINTS:
+        seen = [everyone[:0], *keeps.values(), everyone]
+        strata = [np.setdiff1d(later, earlier) for earlier, later in itertools.pairwise(seen)]
+        theta = _solve_many(problem, weights, starts, strata)
+    else:
+        theta = _solve(problem, weights, starts)
     predicted = law.log_loss(theta, problem.inputs)
     members: list[Member] = []
     size = 1 + len(keeps)
@@ -139,6 +148,13 @@ def _solve(problem: Problem, weights: FloatArray, starts: FloatArray) -> FloatAr
     solution = minimise(problem._replace(weights=np.repeat(weights, count, axis=0)), np.tile(starts, (len(weights), 1)))
     best = solution.objective.reshape(len(weights), count).argmin(axis=1)
     return solution.theta[np.arange(len(weights)) * count + best]
+
+
+def _solve_many(problem: Problem, weights: FloatArray, starts: FloatArray, strata: list[np.ndarray]) -> FloatArray:
+    """As `_solve`, of many points: a sample of each stratum says which start is best, all points where it ends."""
+    sample = sample_points(strata, _SEARCHED)
+    ends = _solve(on_sample(problem, sample), weights[:, sample.index], starts)
+    return minimise(problem._replace(weights=weights), ends, warm=True).theta
 
 
 def view_of(problem: Problem, predicted: FloatArray, weights: FloatArray, keep: np.ndarray) -> OriginFit:
@@ -163,9 +179,12 @@ def _draws(
         covariance = asymptotic_covariance(problem, theta, np.ones(len(weights), dtype=bool), scale)
         draws = rng.multivariate_normal(theta, covariance, size=NUM_DRAWS, method="eigh")
         return np.clip(draws, problem.lower, problem.upper)
-    return minimise(
-        problem._replace(weights=drawn * weights), np.repeat(theta[None], NUM_DRAWS, axis=0), warm=True
-    ).theta
+    resampled = problem._replace(weights=drawn * weights)
+    if len(weights) >= MANY_POINTS:
+        stepped = one_step(resampled, theta, _CHECKED)
+        if stepped is not None:
+            return stepped
+    return minimise(resampled, np.repeat(theta[None], NUM_DRAWS, axis=0), warm=True).theta
 
 
 def quasi_log_likelihood(loss: LossFunction, objective: float, count: int) -> float:
