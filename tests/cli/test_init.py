@@ -33,8 +33,13 @@ def test_flags_alone_give_a_spec_that_is_planned_at_once(tmp_path: Path) -> None
     assert code == 0, said
     spec = load_spec(path)
     assert (spec.name, spec.fit.target_compute, spec.hardware.gpus_per_node) == ("mine", 1e13, 2)
+    assert (
+        spec.training.learning_rate
+        == load_spec(Path(__file__).parents[2] / "ds_configs/quickstart.yaml").training.learning_rate
+    )
     assert "GPU-hours" in said
     assert f"flopsfit-ds sweep {path}" in said
+    assert "beyond that it is a guess" not in said, "no rule is taken a thousand times below its range"
     before = path.read_text()
     code, said = invoke("init", "-o", path, "--yes")
     assert code == 2

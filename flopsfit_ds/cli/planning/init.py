@@ -19,6 +19,8 @@ _BELOW_TARGET = (3000.0, 1000.0, 300.0)
 """Budgets of the sweep below the target, as many as a back-test needs; together .5% of its compute, a size."""
 _BELOW_SMALL_TARGET = (100.0, 40.0, 16.0)
 """Those of the quickstart: models of bytes have no smaller sizes."""
+_SMALL_RATE = "{rule: custom, reference: {learning_rate: 7.5e-3, num_params: 40k}, params_exponent: -0.333}"
+"""That of the quickstart, found on such models: published rules start at sizes a thousand times theirs."""
 _SIZES = 5
 _TOKENS = (".bin", ".npy")
 _NAME = re.compile(r"[^a-z0-9._-]+")
@@ -170,6 +172,7 @@ def spec_text(answers: Answers, *, small: bool) -> str:
     } | answers.shape
     budgets = ", ".join(f"{answers.target / below:.3g}" for below in (_BELOW_SMALL_TARGET if small else _BELOW_TARGET))
     batch = "global_batch_tokens: 1024" if small else "global_batch: {rule: steplaw}"
+    rate = _SMALL_RATE if small else "{rule: steplaw}"
     lines = [
         "# A scaling study; every field: flopsfit-ds schema, or the page `The spec` of the documentation.",
         f"name: {json.dumps(answers.name)}  # its folder is outputs/NAME",
@@ -183,7 +186,7 @@ def spec_text(answers: Answers, *, small: bool) -> str:
         f"  sizes_per_budget: {_SIZES}",
         "training:",
         f"  {batch}  # tokens an optimiser step; by a published rule of tokens, or a number",
-        "  learning_rate: {rule: steplaw}  # by a published rule of size and tokens; learning_rates: [1e-3] fixes it",
+        f"  learning_rate: {rate}  # by a rule of size and tokens; learning_rates: [1e-3] fixes it",
         f"  precision: {'fp32' if small else 'bf16'}  # bf16 is autocast over fp32 parameters",
         "hardware:",
         f"  device: {json.dumps(answers.device)}  # auto is this machine",
