@@ -45,7 +45,10 @@ def laws_command(
     loss_column: Annotated[str | None, typer.Option(help=_COLUMN)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare forms of law that use a further column: families, mixtures of experts, or bits of the weights."""
+    """Compare forms of law that use a further column: families, mixtures of experts, or bits of the weights.
+
+    Example: flopsfit-ds laws experts.csv --total-params params_total --num-params 1B --num-tokens 20B --value 8B
+    """
     from flopsfit_ds.fit import fit_column
     from flopsfit_ds.fit.further.tables import read_with_column
 
