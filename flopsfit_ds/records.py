@@ -120,6 +120,7 @@ class Attempt:
         started_at: Seconds since the epoch.
         seconds: From the decision to run it to the exit of its last process.
         fault: The program's error and its place, where the same attempt would end so again; None for all else.
+        restarted: Why it did not go on from the newest checkpoint; None where it did, or where there was none.
     """
 
     number: int
@@ -134,6 +135,7 @@ class Attempt:
     started_at: float
     seconds: float
     fault: str | None = None
+    restarted: str | None = None
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,16 @@ class RunRecord:
     trunk: str | None = None
 
 
+_COUNTED = ("num_params_total", "num_params_trainable", "num_tokens", "flops", "seconds")
+"""What a law, or a price, is made of: numbers, none below 0; nothing is planned without parameters, tokens or FLOPs."""
+
+_MAY_BE_ZERO = ("num_params_trainable", "seconds")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _impossible(content: Any) -> str | None:
     """Why no version that this one knows wrote such a record; a converter of types would let these values pass."""
     if not isinstance(content, dict):
@@ -204,9 +216,16 @@ def _impossible(content: Any) -> str | None:
         return f"a record of version {shown(version)}; this program knows version {RECORD_VERSION}"
     for name in ("loss", "loss_standard_error"):
         value = content.get(name)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if value is not None and not is_number:
+        if value is not None and not _is_number(value):
             return f"{name} is {shown(value)}, which no run measures"
+    for part, least in (("planned", 1), ("observed", 0)):
+        values = content.get(part)
+        if not isinstance(values, dict):
+            continue
+        for name in _COUNTED:
+            value = values.get(name, least)
+            if not _is_number(value) or value < (0 if name in _MAY_BE_ZERO else least):
+                return f"{part}.{name} is {shown(value)}, which no run has"
     return None
 
 

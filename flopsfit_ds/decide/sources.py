@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from flopsfit_ds.base.errors import DataError, FitError
+from flopsfit_ds.base.errors import DataError, FitError, RecordError
 from flopsfit_ds.records import RunRecord, SweepFolder
 from flopsfit_ds.spec.fit_options import COUNT_WORDS, DEFAULT_COUNT, ParameterCount
 
@@ -54,7 +54,7 @@ def read_sources(
     Raises:
         DataError: One of them cannot be read, or is none of these.
         FitError: A fit without points, or `parameters` for a table.
-        RecordError: A record of a sweep is damaged.
+        RecordError: The plan of a sweep is damaged.
     """
     if not paths:
         raise DataError("give a table, a sweep folder or a fit.json")
@@ -110,10 +110,10 @@ def _of_sweep(path: Path, parameters: str | None) -> Source:
     counts: list[ParameterCount] = [count for count in COUNT_WORDS if count == wanted]
     if not counts:
         raise FitError(f"--parameters is one of {', '.join(COUNT_WORDS)}; got {wanted!r}")
-    records = list(folder.records()) if plan is None else planned_records(folder, plan)
-    others = folder.other_runs([record.run_id for record in records])
+    ended = ended_runs(folder, plan)
+    records = ended.records
     if not records:
-        raise DataError(f"{path} holds no finished run (runs/*/record.json)" + (" of its plan.json" if others else ""))
+        raise DataError(_none_ended(path, ended))
     chosen = points_from_records(records, parameter_count=counts[0])
     spent = {
         record.run_id: record.observed.seconds * record.observed.world_size
@@ -126,7 +126,8 @@ def _of_sweep(path: Path, parameters: str | None) -> Source:
         points=chosen.points,
         excluded=(
             *chosen.excluded,
-            *(Exclusion(None, run_id, "of another spec: not in this folder's plan.json") for run_id in others),
+            *ended.unusable,
+            *(Exclusion(None, run_id, "of another spec: not in this folder's plan.json") for run_id in ended.others),
         ),
         columns={},
         parameters=counts[0],
@@ -144,14 +145,45 @@ def plan_beside(path: Path) -> SweepPlan | None:
     return read_sweep_plan(folder) if folder.plan.exists() else None
 
 
-def planned_records(sweep: SweepFolder, plan: SweepPlan) -> list[RunRecord]:
-    """Records of those runs of a plan that have ended, in the plan's order.
+@dataclass(frozen=True)
+class EndedRuns:
+    """The runs of a folder that have ended.
 
-    Raises:
-        RecordError: A record is damaged.
+    Attributes:
+        records: Of those that can be used, in the plan's order.
+        unusable: Those whose record is damaged, of another version, or says what cannot be.
+        others: Ids of those that are not in the plan.
     """
-    ended = [sweep.run(run.run_id).read_record() for run in plan.runs]
-    return [record for record in ended if record is not None]
+
+    records: tuple[RunRecord, ...]
+    unusable: tuple[Exclusion, ...]
+    others: tuple[str, ...]
+
+
+def ended_runs(sweep: SweepFolder, plan: SweepPlan | None) -> EndedRuns:
+    """The runs of a plan that have ended; without one, all of the folder."""
+    from flopsfit_ds.fit.points.points import Exclusion
+
+    ids = sweep.other_runs(()) if plan is None else [run.run_id for run in plan.runs]
+    records: list[RunRecord] = []
+    unusable: list[Exclusion] = []
+    for run_id in ids:
+        try:
+            record = sweep.run(run_id).read_record()
+        except RecordError as error:
+            reason = f"its record cannot be used: {error}; the sweep's own command writes it again"
+            unusable.append(Exclusion(None, run_id, reason))
+            continue
+        records += [record] if record is not None else []
+    others = [] if plan is None else sweep.other_runs(ids)
+    return EndedRuns(tuple(records), tuple(unusable), tuple(others))
+
+
+def _none_ended(path: Path, ended: EndedRuns) -> str:
+    if ended.unusable:
+        first = ended.unusable[0]
+        return f"{path} holds no run that can be used: {len(ended.unusable)} are left out; {first.name}: {first.reason}"
+    return f"{path} holds no finished run (runs/*/record.json)" + (" of its plan.json" if ended.others else "")
 
 
 def read_sweep_plan(folder: SweepFolder) -> SweepPlan:

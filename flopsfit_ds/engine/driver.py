@@ -42,6 +42,7 @@ class _Course:
     attempts: tuple[Attempt, ...]
     verdict: Verdict
     shown_loss: float | None = None
+    told: str | None = None
     next_look: float = 0.0
 
 
@@ -215,8 +216,16 @@ class Driver:
                 course.shown_loss = metrics.get("loss") if metrics else None
                 course.next_look = time.monotonic() + _LOSS_SECONDS
             self._progress.on_step(report.run_id, report.step, course.shown_loss)
+        self._tell_of_restart(course, report.restarted)
         if report.ended:
             self._conclude(course, self._executor.collect(report.run_id))
+
+    def _tell_of_restart(self, course: _Course, reason: str | None) -> None:
+        """Note and say, once an attempt, why it did not go on from the newest checkpoint."""
+        if reason is not None and reason != course.told:
+            course.told = reason
+            self._log("restarted", run_id=course.run.run_id, reason=reason)
+            self._progress.on_restart(course.run, reason)
 
     def _conclude(self, course: _Course, attempts: Sequence[Attempt]) -> None:
         """Note the end of attempts, and decide what becomes of the run."""
@@ -233,6 +242,8 @@ class Driver:
                 reason=attempt.reason,
                 seconds=attempt.seconds,
             )
+            self._tell_of_restart(course, attempt.restarted)
+            course.told = None
             self._progress.on_attempt_end(course.run, attempt)
         self._scheduler.note_end(assignment, attempts)
         self._measured += attempts

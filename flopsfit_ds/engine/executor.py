@@ -37,12 +37,14 @@ class Report:
         ended: The attempt is over and can be collected.
         step: Optimiser steps done, where the workers have said so.
         phase: What the workers do: `start`, `train`, `eval`, `checkpoint`, or a job's state.
+        restarted: Why the attempt did not go on from the newest checkpoint, once that is known.
     """
 
     run_id: str
     ended: bool
     step: int | None = None
     phase: str | None = None
+    restarted: str | None = None
 
 
 class Executor(Protocol):

@@ -29,6 +29,10 @@ class Progress(Protocol):
         """A run got further: optimiser steps done, and the newest training loss that is known."""
         ...
 
+    def on_restart(self, run: RunPlan, reason: str) -> None:
+        """An attempt did not go on from the newest checkpoint that there is."""
+        ...
+
     def on_attempt_end(self, run: RunPlan, attempt: Attempt) -> None:
         """An attempt ended, well or not."""
         ...
@@ -51,6 +55,9 @@ class Silence:
         """See `Progress`."""
 
     def on_step(self, run_id: str, step: int, loss: float | None) -> None:
+        """See `Progress`."""
+
+    def on_restart(self, run: RunPlan, reason: str) -> None:
         """See `Progress`."""
 
     def on_attempt_end(self, run: RunPlan, attempt: Attempt) -> None:

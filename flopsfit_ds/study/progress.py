@@ -102,6 +102,10 @@ class SweepDisplay:
             self._bars.update(self._tasks[run_id], completed=step, note=note)
         self._refresh()
 
+    def on_restart(self, run: RunPlan, reason: str) -> None:
+        """An attempt did not go on from the newest checkpoint that there is."""
+        self._say("yellow", f"{run.label}: {reason}")
+
     def on_attempt_end(self, run: RunPlan, attempt: Attempt) -> None:
         """An attempt ended; a failure is told, a completed one is told by its record."""
         task = self._tasks.pop(run.run_id, None)

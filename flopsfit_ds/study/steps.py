@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from flopsfit_ds.engine import ExecutorName, Progress
     from flopsfit_ds.fit import ScalingFit
     from flopsfit_ds.fit.forecast.prediction import Prediction
+    from flopsfit_ds.fit.points.points import Exclusion
     from flopsfit_ds.report.figures.svg import Svg
     from flopsfit_ds.report.table import Table
     from flopsfit_ds.train.order import WorkerTask
@@ -185,8 +186,13 @@ def _token_task(plan: SweepPlan, run: RunPlan) -> WorkerTask:
     )
 
 
-def fit_records(records: Iterable[RunRecord], spec: SweepSpec) -> ScalingFit:
+def fit_records(records: Iterable[RunRecord], spec: SweepSpec, unusable: Sequence[Exclusion] = ()) -> ScalingFit:
     """Fit the law that the spec asks for to the records of its sweep.
+
+    Args:
+        records: The runs.
+        spec: Says which law.
+        unusable: Runs that have ended and whose records cannot be read: they are listed among those left out.
 
     Raises:
         FitError: The completed runs do not support the law.
@@ -194,7 +200,8 @@ def fit_records(records: Iterable[RunRecord], spec: SweepSpec) -> ScalingFit:
     from flopsfit_ds.fit import fit_scaling_law, points_from_records
 
     chosen = points_from_records(records, parameter_count=spec.fit.parameters)
-    return fit_scaling_law(chosen.points, excluded=chosen.excluded, **spec.fit.for_points())
+    excluded = (*chosen.excluded, *unusable)
+    return fit_scaling_law(chosen.points, excluded=excluded, **spec.fit.for_points())
 
 
 @dataclass(frozen=True)
@@ -279,16 +286,16 @@ class SweepResult:
         return f"<p>{html.escape(self.answer())}</p>{self.table()._repr_html_()}"
 
 
-def try_fit(records: Iterable[RunRecord], spec: SweepSpec) -> ScalingFit | FitError:
-    """The law, or the error that says why the completed runs do not support one."""
+def try_fit(records: Iterable[RunRecord], spec: SweepSpec, unusable: Sequence[Exclusion] = ()) -> ScalingFit | FitError:
+    """The law, or the error that says why the completed runs do not support one; see `fit_records`."""
     try:
-        return fit_records(records, spec)
+        return fit_records(records, spec, unusable)
     except FitError as error:
         return error
 
 
-def conclude_sweep(plan: SweepPlan, records: Sequence[RunRecord]) -> SweepResult:
-    """Fit the law, write `fit.json` and the report.
+def conclude_sweep(plan: SweepPlan, records: Sequence[RunRecord], unusable: Sequence[Exclusion] = ()) -> SweepResult:
+    """Fit the law, write `fit.json` and the report; see `fit_records`.
 
     Raises:
         SweepFolderError: The folder cannot be written.
@@ -296,7 +303,7 @@ def conclude_sweep(plan: SweepPlan, records: Sequence[RunRecord]) -> SweepResult
     from flopsfit_ds.report import write_report
 
     folder = SweepFolder(plan.folder)
-    fit = try_fit(records, plan.spec)
+    fit = try_fit(records, plan.spec, unusable)
     if isinstance(fit, FitError):
         folder.fit.unlink(missing_ok=True)
     else:

@@ -32,6 +32,7 @@ from flopsfit_ds.train.order import WorkerOrder, WorkerTask
 from flopsfit_ds.train.schedule import learning_rate_at
 from flopsfit_ds.train.seeding import seed_everything
 from flopsfit_ds.train.session import Session
+from flopsfit_ds.train.versions import versions
 
 _log = logging.getLogger(__name__)
 _CHECKPOINT_MARGIN_BYTES = 2**20
@@ -71,7 +72,7 @@ class Progress:
         first_loss: Training loss of the first step; None before it.
         smoothed_loss: Moving average of the training loss, of this attempt.
         waited_share: Of this attempt's time, waiting for samples; None before its first step.
-        restarted: Why a whole checkpoint was not used; None where there was none, or where it was.
+        restarted: Why the newest checkpoint was not used; None where there was none, or where it was.
     """
 
     step: int
@@ -91,7 +92,7 @@ def train(
     *,
     heartbeat: Callable[[str], None],
     pulse: Pulse,
-    resumed: Callable[[int], None],
+    resumed: Callable[[int, str | None], None],
     saved: Callable[[int], None],
     stop_requested: Callable[[], bool],
 ) -> Progress:
@@ -109,7 +110,7 @@ def train(
         start: Where the ranks agreed to begin.
         heartbeat: Told the number of steps done, or a phase.
         pulse: Told that a phase, or the step after so many, goes on.
-        resumed: Told the step at which this attempt begins.
+        resumed: Told the step at which this attempt begins, and why it is not that of the newest checkpoint.
         saved: Told the step of each checkpoint once it is whole.
         stop_requested: Asked after each step; a yes on one rank stops all of them at the same step.
 
@@ -120,7 +121,7 @@ def train(
     run, workload, engine = task.plan, task.workload, session.engine
     checkpoints = Path(order.run_folder) / "checkpoint"
     progress = _begin(load(session, order, start))
-    resumed(progress.start_step)
+    resumed(progress.start_step, progress.restarted)
     memory = torch.cuda.max_memory_allocated if order.device_index is not None else None
     metrics = MetricsLog(Path(order.run_folder), progress.step, enabled=order.rank == 0, peak_memory=memory)
     seconds_before, waiting = progress.seconds, Waiting()
@@ -230,7 +231,13 @@ def _begin(point: ResumePoint) -> Progress:
     if saved is None:
         return Progress(step=0, start_step=0, seconds=0.0, restarted=point.refused)
     _log.info("resumed at step %d from %s", saved.step, saved.path)
-    return Progress(saved.step, start_step=saved.step, seconds=saved.seconds, first_loss=saved.first_loss)
+    return Progress(
+        saved.step,
+        start_step=saved.step,
+        seconds=saved.seconds,
+        first_loss=saved.first_loss,
+        restarted=point.refused,
+    )
 
 
 def _has_room(session: Session, order: WorkerOrder, folder: Path) -> bool:
@@ -275,6 +282,7 @@ def _save(
             first_loss=progress.first_loss,
             zero_stage=order.zero_stage,
             world_size=order.world_size,
+            program=versions(),
         )
         commit_checkpoint(folder, state, pulse, trust_of(task))
     _wait(order)

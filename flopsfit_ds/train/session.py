@@ -225,3 +225,10 @@ def _check_engine(engine: Any, order: WorkerOrder) -> None:
     assert engine.train_micro_batch_size_per_gpu() == order.micro_batch_size_per_gpu
     assert engine.gradient_accumulation_steps() == order.gradient_accumulation_steps
     assert engine.dp_world_size == order.world_size
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device or the host had no memory left."""
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import faulthandler
 import logging
 import math
-import platform
 import resource
 import signal
 import time
@@ -14,16 +13,11 @@ from contextlib import suppress
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
-import accelerate
-import deepspeed
 import torch
 import torch.distributed as dist
-import transformers
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-import flopsfit_ds
 from flopsfit_ds.base.errors import SweepFolderError, describe_error
 from flopsfit_ds.base.storage import write_json
 from flopsfit_ds.model.flops import model_flops_utilisation
@@ -40,7 +34,8 @@ from flopsfit_ds.train.order import (
     WorkerOrder,
     WorkerTask,
 )
-from flopsfit_ds.train.session import Session, collective_timeout, open_session
+from flopsfit_ds.train.session import Session, collective_timeout, is_out_of_memory, open_session
+from flopsfit_ds.train.versions import library_versions
 
 _log = logging.getLogger(__name__)
 _HEARTBEAT_EVERY_SECONDS = 0.2
@@ -80,8 +75,10 @@ class Heartbeat:
             self._last = now
             self.store.set(self._key, f"{phase} ({self._pulses})")
 
-    def resumed(self, step: int) -> None:
-        """Say from which step on this attempt trains, and that it does from now on."""
+    def resumed(self, step: int, restarted: str | None) -> None:
+        """Say from which step on this attempt trains, that it does from now on, and why not from a later one."""
+        if restarted is not None:
+            self.store.set("restarted", restarted)
         self.store.set("start_step", str(step))
         self(str(step))
 
@@ -126,16 +123,12 @@ def run_worker(order: WorkerOrder, task: WorkerTask) -> int:
         _log.warning("%s", preempted)
         return EXIT_PREEMPTED
     except Exception as error:
-        out_of_memory = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or _is_cpu_out_of_memory(error)
+        out_of_memory = is_out_of_memory(error)
         content = describe_error(error) | ({"kind": "oom"} if out_of_memory else {})
         _log.error("%s", content["traceback"])
         with suppress(SweepFolderError):  # the disk may be the very thing that failed; log and exit code remain
             write_json(attempt_folder / f"error.{order.rank}.json", content)
         return EXIT_OUT_OF_MEMORY if out_of_memory else EXIT_FAILED
-
-
-def _is_cpu_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def _train_and_measure(
@@ -229,10 +222,3 @@ def _observe(session: Session, order: WorkerOrder, task: WorkerTask, progress: P
         waited_share=progress.waited_share,
         compiled=None if "compiled" in missing else session.compiled is not None,
     )
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of what trained."""
-    modules: dict[str, Any] = {"torch": torch, "deepspeed": deepspeed, "accelerate": accelerate}
-    modules |= {"transformers": transformers, "flopsfit_ds": flopsfit_ds}
-    return {"python": platform.python_version()} | {name: module.__version__ for name, module in modules.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from flopsfit_ds.study.console import Console
     from flopsfit_ds.study.steps import SweepResult
 
+_log = logging.getLogger(__name__)
 _MOST_EXCLUDED = 8  # with the rest of what is said, one screen
 
 
@@ -61,7 +63,7 @@ def report_command(
 
 
 def _report_sweep(folder: Path, output: Path | None, figures: Path | None, as_json: bool) -> None:
-    from flopsfit_ds.decide.sources import planned_records, read_sweep_plan
+    from flopsfit_ds.decide.sources import ended_runs, read_sweep_plan
     from flopsfit_ds.records import SweepFolder
     from flopsfit_ds.report.write import write_for_papers
     from flopsfit_ds.study.console import Console
@@ -69,14 +71,18 @@ def _report_sweep(folder: Path, output: Path | None, figures: Path | None, as_js
 
     sweep = SweepFolder(folder)
     plan = replace(read_sweep_plan(sweep), folder=folder)
-    records = planned_records(sweep, plan)
+    ended = ended_runs(sweep, plan)
+    records = ended.records
     if output is None:
-        result = conclude_sweep(plan, records)
+        result = conclude_sweep(plan, records, ended.unusable)
     else:
-        result = SweepResult(tuple(records), try_fit(records, plan.spec), output)
+        result = SweepResult(records, try_fit(records, plan.spec, ended.unusable), output)
         _write_page(output, plan.name, result, sweep, plan)
     if figures is not None:
         write_for_papers(figures, records, result.fit, folder=sweep, parameter_count=plan.spec.fit.parameters)
+    if isinstance(result.fit, FitError):  # which lists none
+        for gone in ended.unusable:
+            _log.warning("left out %s: %s", gone.name, gone.reason)
     if as_json:
         print_json(summary_json(result, plan))
         return

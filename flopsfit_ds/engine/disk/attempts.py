@@ -37,12 +37,14 @@ class Exits:
         cause: Why the engine itself ended the attempt; None where it did not.
         cause_outcome: What that makes of the attempt.
         start_step: Optimiser steps done when it began; None where no worker said.
+        restarted: Why it did not begin at the newest checkpoint; None where no worker said so.
     """
 
     codes: dict[int, int]
     cause: str | None
     cause_outcome: AttemptOutcome | None
     start_step: int | None
+    restarted: str | None = None
 
 
 def attempt_numbers(folder: RunFolder) -> list[int]:
@@ -91,6 +93,7 @@ def close_attempt(folder: RunFolder, attempt: Attempt, exits: Exits, seconds: fl
             "reason": reason,
             "fault": _fault(folder.attempt(attempt.number)) if outcome == "failed" else None,
             "start_step": exits.start_step,
+            "restarted": exits.restarted,
             "seconds": seconds,
         }
     )
@@ -140,9 +143,16 @@ def settle_open_attempts(folder: RunFolder, ending: Exits | None = None) -> list
             continue
         outcome = read_outcome(path)
         last_sign = max(entry.stat().st_mtime for entry in [path, *path.iterdir()])
-        exits = ending or Exits({}, attempt.reason, "interrupted", outcome["start_step"] if outcome else None)
+        exits = ending or _as_noted(attempt, outcome)
         settled.append(close_attempt(folder, attempt, exits, max(0.0, last_sign - attempt.started_at)))
     return settled
+
+
+def _as_noted(attempt: Attempt, outcome: dict[str, Any] | None) -> Exits:
+    """How an attempt ended of which only files tell."""
+    if outcome is None:
+        return Exits({}, attempt.reason, "interrupted", None)
+    return Exits({}, attempt.reason, "interrupted", outcome["start_step"], outcome.get("restarted"))
 
 
 def leftover_processes(folder: RunFolder) -> list[ProcessIdentity]:

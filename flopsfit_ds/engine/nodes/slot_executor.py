@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
+from flopsfit_ds.base.text import printable
 from flopsfit_ds.engine.disk.attempts import AttemptOutcome, Exits, close_attempt, open_attempt
 from flopsfit_ds.engine.executor import Assignment, Ending, Report
 from flopsfit_ds.engine.nodes.patience import Pace, Patience, split_beat
@@ -26,6 +27,8 @@ _log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 0.5
 """How often the driver reads the heartbeats of each attempt."""
 _STEP = re.compile(rb"[0-9]{1,12}")
+_LONGEST_TEXT = 2000
+"""Bytes of what a worker says in words that are kept: each checkpoint that was passed over takes some 200."""
 _BEAT = re.compile(rb"(?:[0-9]{1,12}|[a-z]{1,16})(?: \([0-9]{1,12}\))?")
 """A number of steps or a phase, and how often it was told."""
 DUMP_SECONDS = 2.0
@@ -86,6 +89,7 @@ class _Running:
     killed: bool = False
     checkpoint_seconds: float | None = None
     next_look: float = 0.0
+    restarted: str | None = None
 
     @property
     def world_size(self) -> int:
@@ -221,6 +225,8 @@ class SlotExecutor(ABC):
         if beats == running.beats:
             return False
         running.beats, running.last_beat = beats, now
+        if running.pace.step is None:
+            running.restarted = _read_text(running, "restarted")
         running.pace.note(beats, now)
         return True
 
@@ -286,7 +292,8 @@ class SlotExecutor(ABC):
         for node in dict.fromkeys(slot.node for slot in running.assignment.slots):
             self._nodes[node][1].forget(run_id)
         start_step = _read_step(running, "start_step")
-        exits = Exits(running.exits, running.cause, running.cause_outcome, start_step)
+        restarted = running.restarted or _read_text(running, "restarted")
+        exits = Exits(running.exits, running.cause, running.cause_outcome, start_step, restarted)
         attempt = close_attempt(running.folder, running.attempt, exits, time.monotonic() - running.began)
         if running.checkpoint_seconds is not None and attempt.outcome not in ("completed", "diverged"):
             running.pace.note(_read_beats(running), time.monotonic())
@@ -305,7 +312,7 @@ class SlotExecutor(ABC):
 
 def _report(run_id: str, running: _Running) -> Report:
     steps = [step for step, _ in map(split_beat, running.beats) if step is not None]
-    return Report(run_id, running.ended, max(steps, default=None), running.phase)
+    return Report(run_id, running.ended, max(steps, default=None), running.phase, running.restarted)
 
 
 def _read_beats(running: _Running) -> list[str]:
@@ -321,6 +328,13 @@ def _read_step(running: _Running, key: str) -> int | None:
     """What a worker noted; None where none has."""
     value = running.store.get(key) if running.store.check([key]) else b""
     return int(value) if _STEP.fullmatch(value) else None
+
+
+def _read_text(running: _Running, key: str) -> str | None:
+    """What a worker said in words; None where none has."""
+    if not running.store.check([key]):
+        return None
+    return printable(running.store.get(key)[:_LONGEST_TEXT].decode(errors="replace"))
 
 
 def _beat_key(rank: int) -> str:

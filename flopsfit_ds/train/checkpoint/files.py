@@ -12,15 +12,16 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from flopsfit_ds.base.errors import RecordError
 from flopsfit_ds.base.storage import fsync_folder, read_json, write_json
+from flopsfit_ds.base.text import shown
 from flopsfit_ds.base.trust import Trust
 from flopsfit_ds.base.units import format_bytes
 
@@ -28,6 +29,9 @@ TAG = "state"
 """Folder of DeepSpeed's own files inside a checkpoint."""
 
 _log = logging.getLogger(__name__)
+FORMAT = 1
+"""Of our own part of a checkpoint; raised when a state written before would be gone on from wrongly: another order of
+samples, another schedule, states that this program does not save or read. 1 is also what a manifest without it is."""
 _KEPT = 2
 """The newest, and the one before it should the newest turn out to be damaged."""
 _HASHING_THREADS = 4
@@ -36,6 +40,12 @@ _BLOCK_BYTES = 1 << 22  # 4 MiB: a sign of life between two, every few milliseco
 
 Pulse = Callable[[str], None]
 """Told a phase, again and again while work without steps goes on, so that it is not taken for a hang."""
+
+
+def _ignore(word: str) -> None:
+    pass
+
+
 _MANIFEST = "manifest.json"
 _ANYBODY = Trust(shared=True)
 
@@ -52,6 +62,7 @@ class SavedState:
         first_loss: Training loss of the first step.
         zero_stage: Of the engine that wrote it.
         world_size: Of the engine that wrote it.
+        program: Versions of what wrote it, by name; nothing where it did not say.
     """
 
     path: Path
@@ -61,6 +72,7 @@ class SavedState:
     first_loss: float
     zero_stage: int
     world_size: int
+    program: Mapping[str, str] = field(default_factory=dict)
 
 
 def state_bytes(num_params_total: int, num_params_trainable: int) -> int:
@@ -81,9 +93,7 @@ def shortage(folder: Path, num_bytes: int) -> str | None:
     return f"{format_bytes(num_bytes)} are needed and {format_bytes(free)} are free in {folder}"
 
 
-def commit_checkpoint(
-    folder: Path, state: SavedState, pulse: Pulse = lambda phase: None, trust: Trust = _ANYBODY
-) -> None:
+def commit_checkpoint(folder: Path, state: SavedState, pulse: Pulse = _ignore, trust: Trust = _ANYBODY) -> None:
     """Make a written checkpoint the newest: called on one rank, after all ranks have written.
 
     Of the others the one before it is kept. Later ones than it are of a line that the run has left (they were damaged,
@@ -103,8 +113,9 @@ def commit_checkpoint(
     for inner in (path for path in state.path.rglob("*") if path.is_dir()):
         fsync_folder(inner)
     fields: dict[str, Any] = asdict(state)
-    del fields["path"]
-    manifest: dict[str, Any] = {"state": fields, "files": files}
+    del fields["path"], fields["program"]
+    program = {"format": FORMAT, "versions": dict(state.program)}
+    manifest: dict[str, Any] = {"state": fields, "files": files, "program": program}
     if trust.seal is not None:
         manifest["signature"] = trust.seal.sign(_MANIFEST, _signed_part(manifest))
     write_json(state.path / _MANIFEST, manifest)
@@ -113,9 +124,11 @@ def commit_checkpoint(
         discard(final)
     state.path.rename(final)
     fsync_folder(folder)
+    _refusal(final).unlink(missing_ok=True)
     kept = [path for path in _folders(folder) if _step_of(path) <= state.step][:_KEPT]
     for old in set(_folders(folder)) - set(kept):
         discard(old)
+        _refusal(old).unlink(missing_ok=True)
 
 
 def _signed_part(manifest: dict[str, Any]) -> bytes:
@@ -123,24 +136,59 @@ def _signed_part(manifest: dict[str, Any]) -> bytes:
 
 
 def newest_checkpoint(
-    folder: Path, run_id: str, pulse: Pulse = lambda phase: None, trust: Trust = _ANYBODY
+    folder: Path,
+    run_id: str,
+    pulse: Pulse = _ignore,
+    trust: Trust = _ANYBODY,
+    program: Mapping[str, str] | None = None,
+    passed_over: Callable[[str], None] = _ignore,
 ) -> SavedState | None:
-    """The newest whole checkpoint of a run; damaged ones are passed over, and said.
+    """The newest checkpoint of a run that can be gone on from; others are passed over, and said.
+
+    Args:
+        folder: The run's checkpoint folder.
+        run_id: Of the run.
+        pulse: Told that the work goes on.
+        trust: What a checkpoint must show.
+        program: Versions of what would load it: what they could not load before is passed over.
+        passed_over: Told why each newer one is not used.
 
     Raises:
         SweepFolderError: Somebody else could have written it.
     """
     for path in _folders(folder):
         try:
+            _see_that_it_was_not_refused(path, program or {})
             return verify_checkpoint(path, run_id, pulse, trust)
         except RecordError as error:
             _log.warning("%s: passed over: %s", path, error)
+            passed_over(f"{path.name}: {error}")
     return None
 
 
-def verify_checkpoint(
-    path: Path, run_id: str, pulse: Pulse = lambda phase: None, trust: Trust = _ANYBODY
-) -> SavedState:
+def _refusal(path: Path) -> Path:
+    return path.with_name(f"refused-{path.name}.json")
+
+
+def refuse(saved: SavedState, program: Mapping[str, str], reason: str) -> None:
+    """Note that these versions cannot load a whole checkpoint of others: from now on they pass it over.
+
+    Raises:
+        SweepFolderError: It cannot be noted.
+    """
+    write_json(_refusal(saved.path), {"program": dict(program), "reason": reason})
+
+
+def _see_that_it_was_not_refused(path: Path, program: Mapping[str, str]) -> None:
+    try:
+        note = read_json(_refusal(path))
+    except (FileNotFoundError, RecordError):
+        return
+    if note.get("program") == dict(program):
+        raise RecordError(note["reason"])
+
+
+def verify_checkpoint(path: Path, run_id: str, pulse: Pulse = _ignore, trust: Trust = _ANYBODY) -> SavedState:
     """See that a checkpoint is to be trusted, and compare every file of it with its manifest.
 
     Raises:
@@ -173,10 +221,16 @@ def read_manifest(path: Path, run_id: str, trust: Trust) -> tuple[SavedState, di
         manifest = read_json(path / _MANIFEST)
     except FileNotFoundError:
         raise RecordError("it has no manifest") from None
+    program = manifest.get("program", {}) if isinstance(manifest, dict) else {}
+    versions = {str(name): str(version) for name, version in program.get("versions", {}).items()}
+    if program.get("format", FORMAT) != FORMAT:
+        raise RecordError(
+            f"of format {shown(program['format'])}, by {describe(versions)}; this program reads format {FORMAT}"
+        )
     try:
-        state, files = SavedState(path=path, **manifest["state"]), manifest["files"]
+        state, files = SavedState(path=path, program=versions, **manifest["state"]), manifest["files"]
     except (KeyError, TypeError):
-        raise RecordError("its manifest is of another version") from None
+        raise RecordError(f"its manifest is of another version, by {describe(versions)}") from None
     if state.run_id != run_id:
         raise RecordError(f"it belongs to run {state.run_id}")
     seal, signature = trust.seal, manifest.get("signature")
@@ -185,6 +239,12 @@ def read_manifest(path: Path, run_id: str, trust: Trust) -> tuple[SavedState, di
     if signature is not None or (path / _MANIFEST).stat().st_mtime > seal.made_at:
         raise RecordError("its manifest was not signed with this sweep's key")
     return state, files  # of a version before keys, and older than this sweep's
+
+
+def describe(versions: Mapping[str, str]) -> str:
+    """Versions in words, this package's first."""
+    known = sorted(versions.items(), key=lambda each: (each[0] != "flopsfit-ds", each[0]))
+    return ", ".join(f"{name} {version}" for name, version in known) or "a version that does not say which"
 
 
 def clear_leftovers(folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -26,15 +27,18 @@ from flopsfit_ds.train.checkpoint.files import (
     Pulse,
     SavedState,
     clear_leftovers,
+    describe,
     discard,
     newest_checkpoint,
     read_manifest,
+    refuse,
     shortage,
 )
 from flopsfit_ds.train.checkpoint.tensors import tensors_only
 from flopsfit_ds.train.checkpoint.universal import convert, has_share_of_every_group, inside, load_universal
 from flopsfit_ds.train.order import WorkerOrder, WorkerTask
-from flopsfit_ds.train.session import Session
+from flopsfit_ds.train.session import Session, is_out_of_memory
+from flopsfit_ds.train.versions import versions
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
@@ -46,6 +50,7 @@ _DECISION_TIMEOUT = timedelta(hours=2)
 _CANNOT_CONVERT = (AssertionError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
 """How DeepSpeed says that it does not know a checkpoint's form; what lacks memory or a disk is tried again."""
 _CONVERSION_FACTOR = 2  # shards of every parameter, and then the whole of it
+_REASON_CHARACTERS = 200
 _NO_SHARE = "a rank has no share of a group of few small parameters, and DeepSpeed's loader demands one"
 
 
@@ -56,7 +61,7 @@ class ResumePoint:
     Attributes:
         saved: The checkpoint to load; None at the start.
         universal: Folder of its universal form, removed once it is loaded; empty where `saved` is loaded as it is.
-        refused: Why the newest whole checkpoint is not used; None where there is none, or where it is.
+        refused: Why the newest checkpoint is not used; None where there is none, or where it is.
     """
 
     saved: SavedState | None = None
@@ -146,17 +151,19 @@ def _choose(order: WorkerOrder, run_id: str, pulse: Pulse, trust: Trust, branch:
     folder = Path(order.run_folder) / "checkpoint"
     folder.mkdir(exist_ok=True)
     clear_leftovers(folder)
-    saved = newest_checkpoint(folder, run_id, pulse, trust)
+    passed_over: list[str] = []
+    saved = newest_checkpoint(folder, run_id, pulse, trust, versions(), passed_over.append)
     if saved is None and branch is not None:
         kept = _kept_by_trunk(order, branch)
-        saved = newest_checkpoint(kept, branch.trunk, pulse, trust)
+        saved = newest_checkpoint(kept, branch.trunk, pulse, trust, versions(), passed_over.append)
         if saved is None:
-            _log.warning("%s: no whole state is kept there: this run is trained from the start", kept)
+            passed_over.append(f"{kept}: no whole state is kept there")
+    refused = _why_not_the_newest(saved, passed_over)
     if saved is None:
-        return ResumePoint()
+        return ResumePoint(refused=refused)
     same = (saved.zero_stage, saved.world_size) == (order.zero_stage, order.world_size)
     if same or saved.zero_stage == order.zero_stage == 0:  # at stage 0 every rank has all states
-        return ResumePoint(saved)
+        return ResumePoint(saved, refused=refused)
     universal = folder / ".universal.tmp"
     needed = _CONVERSION_FACTOR * sum(path.stat().st_size for path in saved.path.rglob("*"))
     if lacking := shortage(folder, needed):
@@ -171,18 +178,42 @@ def _choose(order: WorkerOrder, run_id: str, pulse: Pulse, trust: Trust, branch:
         _log.warning("DeepSpeed's conversion of %s failed", saved.path, exc_info=True)
         clear_leftovers(folder)
         return _refuse(saved, order, f"{type(error).__name__}: {error}")
-    return ResumePoint(saved, universal=str(universal))
+    return ResumePoint(saved, universal=str(universal), refused=refused)
+
+
+def _why_not_the_newest(saved: SavedState | None, passed_over: Sequence[str]) -> str | None:
+    if not passed_over:
+        return None
+    reason = f"begins at step {0 if saved is None else saved.step}: {'; '.join(passed_over)}"
+    _log.warning("%s", reason)
+    return reason
 
 
 def _refuse(saved: SavedState, order: WorkerOrder, reason: str) -> ResumePoint:
     """Start over, and say why."""
     refused = (
-        f"the checkpoint of step {saved.step}, written by ZeRO-{saved.zero_stage} on {saved.world_size} ranks, cannot "
-        f"be read by ZeRO-{order.zero_stage} on {order.world_size}: {reason}"
+        f"begins at step 0: the checkpoint of step {saved.step}, written by ZeRO-{saved.zero_stage} on "
+        f"{saved.world_size} ranks, cannot be read by ZeRO-{order.zero_stage} on {order.world_size}: {reason}"
     )
     if order.rank == 0:
-        _log.warning("%s: starting over", refused)
+        _log.warning("%s", refused)
     return ResumePoint(refused=refused)
+
+
+def _load_as_it_is(session: Session, saved: SavedState) -> None:
+    """Let DeepSpeed load a checkpoint; one of other versions that it cannot load is passed over from now on.
+
+    Half of it may be loaded by then: this attempt ends, and the next begins with what can be loaded.
+    """
+    try:
+        with inside(saved.path.parent), tensors_only():
+            session.engine.load_checkpoint(saved.path.name, tag=TAG)
+    except Exception as error:
+        here = versions()
+        if saved.program != here and not (is_out_of_memory(error) or isinstance(error, OSError)):
+            reason = f"{type(error).__name__}: {str(error)[:_REASON_CHARACTERS]}"
+            refuse(saved, here, f"by {describe(saved.program)}; {describe(here)} cannot load it: {reason}")
+        raise
 
 
 def load(session: Session, order: WorkerOrder, point: ResumePoint) -> ResumePoint:
@@ -194,8 +225,7 @@ def load(session: Session, order: WorkerOrder, point: ResumePoint) -> ResumePoin
     if point.saved is None:
         return point
     if not point.universal:
-        with inside(point.saved.path.parent), tensors_only():
-            session.engine.load_checkpoint(point.saved.path.name, tag=TAG)
+        _load_as_it_is(session, point.saved)
         return point
     universal = Path(point.universal)
     refusals = torch.tensor(0.0 if has_share_of_every_group(session) else 1.0, device=session.device)

@@ -34,6 +34,7 @@ NUM_STEPS = 20
 CHECKPOINT_STEPS = 5
 SLOW_SECONDS = 0.5
 """Which a slow rank takes longer for each step."""
+FORGOTTEN = "step-5: by flopsfit-ds 9.9"
 HELD_STEP = 7
 """After a checkpoint, and before the next: there toys wait for a test that does something to them in the middle."""
 
@@ -68,6 +69,7 @@ class ToyTask:
         max_micro_batch: A larger micro-batch runs out of memory.
         start_fails: In these attempts it breaks before it looks for a checkpoint.
         bad_device: There it breaks at once.
+        forgets: In these attempts it does not go on from its checkpoint, and says so.
         held_until: A file for which it waits after step `HELD_STEP`, unless it is asked to stop.
     """
 
@@ -81,6 +83,7 @@ class ToyTask:
     max_micro_batch: int = 10**9
     start_fails: range = range(0)
     bad_device: str | None = None
+    forgets: range = range(0)
     held_until: str | None = None
 
 
@@ -99,6 +102,9 @@ def run_worker(order, task) -> int:
     attempt = folder.attempt(order.attempt)
     state = folder.path / f"toy-checkpoint.{order.rank}.json"
     step, loss = json.loads(state.read_text()) if state.exists() else (0, 1.0)
+    if order.attempt in task.forgets:
+        step, loss = 0, 1.0
+        store.set("restarted", f"begins at step 0: {FORGOTTEN}")
     store.set("start_step", str(step))
     start_step = step
     if order.micro_batch_size_per_gpu > task.max_micro_batch:
