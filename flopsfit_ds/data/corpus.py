@@ -17,10 +17,14 @@ from flopsfit_ds.base.errors import DataError
 from flopsfit_ds.base.units import format_bytes
 from flopsfit_ds.data.contents import HASHED_WHOLE_BYTES, file_digests
 from flopsfit_ds.data.formats.layout import BYTES_PER_ID, Format
+from flopsfit_ds.data.formats.megatron import pair_of
 from flopsfit_ds.data.formats.token_file import check_width, read_layout
+from flopsfit_ds.data.sources.arrow import files_of
+from flopsfit_ds.data.sources.reading import Kind, Reading, source_of
 from flopsfit_ds.data.texts import by_content, by_name, stdlib_files, text_files
-from flopsfit_ds.data.tokenizer_file import read_tokenizer_file
-from flopsfit_ds.spec import DatasetData, StdlibData, TextData, TokenData
+from flopsfit_ds.data.tokenizer_file import end_of_document, read_tokenizer_file
+from flopsfit_ds.spec import DatasetData, FilesData, HfData, LlmcData, MegatronData, StdlibData, TextData, TokenData
+from flopsfit_ds.spec.data import AnyData
 
 ABSENT = "absent"
 """Fingerprint of a token file that does not exist yet: enough to plan with, not to train on."""
@@ -42,9 +46,10 @@ class Corpus:
         format: Kind of a `tokens` file.
         offset: Bytes before the first id of a `tokens` file.
         notes: What is assumed of the data, or was found out about it, for plan and record.
+        reading: How its documents are read; None of a file of ids that is read in place, and of an object.
     """
 
-    source: Literal["python-stdlib", "text", "tokens", "dataset"]
+    source: Literal["python-stdlib", "text", "tokens", "dataset", "jsonl", "parquet", "hf", "llm.c"]
     files: tuple[str, ...]
     fingerprint: str
     num_tokens: int | None
@@ -55,6 +60,7 @@ class Corpus:
     format: Format = "raw"
     offset: int = 0
     notes: tuple[str, ...] = ()
+    reading: Reading | None = None
 
     @property
     def training_tokens(self) -> int | None:
@@ -81,7 +87,7 @@ class FormerCorpus:
     fault: str | None
 
 
-def find_corpus(data: StdlibData | TextData | TokenData | DatasetData, base: Path, vocab_size: int) -> Corpus:
+def find_corpus(data: AnyData, base: Path, vocab_size: int) -> Corpus:
     """Find the files of the spec's `data` section.
 
     Args:
@@ -98,7 +104,12 @@ def find_corpus(data: StdlibData | TextData | TokenData | DatasetData, base: Pat
         return _stdlib_corpus(data)
     if isinstance(data, TextData):
         return _text_corpus(data, base, vocab_size)
-    return _token_corpus(base / data.path, data, vocab_size)
+    if isinstance(data, MegatronData):
+        return _token_corpus(pair_of(base / data.path), data.heldout_tokens, vocab_size)
+    if isinstance(data, TokenData):
+        path = base / data.path
+        return _token_corpus(path, data.heldout_tokens, vocab_size, dtype=data.dtype, num_tokens=data.num_tokens)
+    return _document_corpus(data, base, vocab_size)
 
 
 def _stdlib_corpus(data: StdlibData) -> Corpus:
@@ -120,13 +131,11 @@ def _text_corpus(data: TextData, base: Path, vocab_size: int) -> Corpus:
     facts = read_tokenizer_file(tokenizer, vocab_size)
     digest = hashlib.sha256(fingerprint.encode() + tokenizer.read_bytes()).hexdigest()
     notes = [f"{len(ordered):,} files, {corpus.num_bytes:,} bytes, through {tokenizer.name} of {facts.num_ids:,} ids"]
-    if facts.switched_off:
-        notes.append(f"{tokenizer.name} asks for {' and '.join(facts.switched_off)}: switched off, all text is kept")
-    if facts.added_to_each_text:
-        notes.append(f"{tokenizer.name} adds {' '.join(facts.added_to_each_text)} to each of the files: kept")
+    notes += facts.notes(tokenizer.name, "files")
     return replace(
-        corpus, fingerprint=digest[:16], num_tokens=None, dtype="uint32", tokenizer=str(tokenizer), notes=tuple(notes)
-    )
+        corpus, fingerprint=digest[:16], num_tokens=None, dtype="uint32", tokenizer=str(tokenizer), notes=tuple(notes),
+        reading=Reading("text", "", "text"),
+    )  # fmt: skip
 
 
 def _text(source: Literal["python-stdlib", "text"], files: Sequence[Path], fingerprint: str, heldout: int) -> Corpus:
@@ -141,25 +150,26 @@ def _text(source: Literal["python-stdlib", "text"], files: Sequence[Path], finge
         heldout_tokens=heldout,
         dtype="uint8",
         tokenizer=None,
+        reading=Reading("text", "", "bytes"),
     )
 
 
-def _token_corpus(path: Path, data: TokenData, vocab_size: int) -> Corpus:
+def _token_corpus(
+    path: Path, heldout_tokens: int, vocab_size: int, *, dtype: str | None = None, num_tokens: int | None = None
+) -> Corpus:
     try:
         num_bytes = path.stat().st_size
     except FileNotFoundError:
-        if data.num_tokens is None:
+        if num_tokens is None:
             raise DataError(
                 f"data.path: {path}: no such file; to plan a sweep before it exists, give data.num_tokens"
             ) from None
-        return _absent_token_corpus(path, data, data.num_tokens, vocab_size)
+        return _absent_token_corpus(path, heldout_tokens, dtype, num_tokens, vocab_size)
     except OSError as error:
         raise DataError(f"data.path: {path}: {error.strerror}") from None
-    layout = read_layout(path, data.dtype, vocab_size)
-    if data.num_tokens not in (None, layout.num_ids):
-        raise DataError(
-            f"data.path: {path} holds {layout.num_ids} ids; the spec says data.num_tokens: {data.num_tokens}"
-        )
+    layout = read_layout(path, dtype, vocab_size)
+    if num_tokens not in (None, layout.num_ids):
+        raise DataError(f"data.path: {path} holds {layout.num_ids} ids; the spec says data.num_tokens: {num_tokens}")
     (digest,) = file_digests([path])
     return Corpus(
         source="tokens",
@@ -167,7 +177,7 @@ def _token_corpus(path: Path, data: TokenData, vocab_size: int) -> Corpus:
         fingerprint=digest.hex()[:16],
         num_tokens=layout.num_ids,
         num_bytes=num_bytes,
-        heldout_tokens=data.heldout_tokens,
+        heldout_tokens=heldout_tokens,
         dtype=layout.dtype,
         tokenizer=None,
         format=layout.format,
@@ -179,6 +189,57 @@ def _token_corpus(path: Path, data: TokenData, vocab_size: int) -> Corpus:
     )
 
 
+def _document_corpus(data: FilesData | HfData | LlmcData, base: Path, vocab_size: int) -> Corpus:
+    """A corpus of documents that are read, and written as one file of ids, before they are trained on."""
+    files, digest = _document_files(data, base)
+    kind: Kind = "arrow" if isinstance(data, HfData) else data.source
+    column = "" if isinstance(data, LlmcData) else data.column
+    tokenizer = None if isinstance(data, LlmcData) or data.tokenizer is None else base / data.tokenizer
+    holds = source_of(kind).look(files, column)
+    if holds == "ids" and tokenizer is not None:
+        raise DataError(f"data.tokenizer: {column!r} holds token ids already; leave data.tokenizer out")
+    if holds == "text" and tokenizer is None:
+        holds = "bytes"
+    mark = None
+    if not isinstance(data, LlmcData) and data.end_of_document is not None:
+        mark = end_of_document(data.end_of_document, tokenizer, vocab_size)
+    reading = Reading(kind, column, holds, mark)
+    num_bytes = sum(path.stat().st_size for path in files)
+    what = {"bytes": "a byte an id", "ids": "ids", "text": "text"}[holds]
+    notes = [f"{len(files):,} files, {num_bytes:,} bytes" + (f", column {column!r}: {what}" if column else "")]
+    digest.update(f"{kind}\0{column}\0{holds}\0{mark}\0".encode())
+    if tokenizer is not None:
+        facts = read_tokenizer_file(tokenizer, vocab_size)
+        digest.update(tokenizer.read_bytes())
+        notes += [f"through {tokenizer.name} of {facts.num_ids:,} ids", *facts.notes(tokenizer.name, "documents")]
+    if column:
+        notes.append("no mark between documents" if mark is None else f"id {mark} after each document")
+    return Corpus(
+        source=data.source,
+        files=tuple(map(str, files)),
+        fingerprint=digest.hexdigest()[:16],
+        num_tokens=None,
+        num_bytes=num_bytes,
+        heldout_tokens=data.heldout_tokens,
+        dtype="uint8" if holds == "bytes" and (mark or 0) < 256 else "uint32",
+        tokenizer=None if tokenizer is None else str(tokenizer),
+        notes=tuple(notes),
+        reading=reading,
+    )
+
+
+def _document_files(data: FilesData | HfData | LlmcData, base: Path) -> tuple[list[Path], hashlib._Hash]:
+    """The files in the order in which their documents follow each other, and a hash of their content."""
+    if isinstance(data, FilesData):
+        ordered, digest = by_content(text_files(data.paths, base))
+        return ordered, hashlib.sha256(digest.encode())
+    if isinstance(data, LlmcData):
+        files = [path for _, path in sorted(text_files(data.paths, base), key=lambda named: named[0])]
+    else:
+        files = files_of(base / data.path, data.split)
+    return files, hashlib.sha256(b"".join(file_digests(files)))
+
+
 def _compared(num_bytes: int) -> str:
     """How a sweep that goes on sees that a file is still the same, in words."""
     if num_bytes <= HASHED_WHOLE_BYTES:
@@ -186,8 +247,10 @@ def _compared(num_bytes: int) -> str:
     return f"size, time stamp and samples, for it has more than {format_bytes(HASHED_WHOLE_BYTES)},"
 
 
-def _absent_token_corpus(path: Path, data: TokenData, num_tokens: int, vocab_size: int) -> Corpus:
-    dtype = data.dtype or ("uint16" if vocab_size <= 1 << 16 else "int32")
+def _absent_token_corpus(
+    path: Path, heldout_tokens: int, dtype: str | None, num_tokens: int, vocab_size: int
+) -> Corpus:
+    dtype = dtype or ("uint16" if vocab_size <= 1 << 16 else "int32")
     check_width(dtype, vocab_size)
     return Corpus(
         source="tokens",
@@ -195,16 +258,14 @@ def _absent_token_corpus(path: Path, data: TokenData, num_tokens: int, vocab_siz
         fingerprint=ABSENT,
         num_tokens=num_tokens,
         num_bytes=num_tokens * BYTES_PER_ID[dtype],
-        heldout_tokens=data.heldout_tokens,
+        heldout_tokens=heldout_tokens,
         dtype=dtype,
         tokenizer=None,
         notes=(f"{path.name}: absent; {num_tokens:,} ids of {dtype} are taken, until it says itself what it holds",),
     )
 
 
-def former_corpus(
-    corpus: Corpus, data: StdlibData | TextData | TokenData | DatasetData, base: Path, vocab_size: int
-) -> FormerCorpus | None:
+def former_corpus(corpus: Corpus, data: AnyData, base: Path, vocab_size: int) -> FormerCorpus | None:
     """What an earlier version of this package took a corpus for; None where that is the same.
 
     It named files by their path from the spec's folder, took ids for uint16 where nothing else was said, trained on

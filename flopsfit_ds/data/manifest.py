@@ -10,7 +10,7 @@ import functools
 import hashlib
 import logging
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from flopsfit_ds.base.errors import DataError, RecordError
 from flopsfit_ds.base.storage import json_converter, read_json, write_json
 from flopsfit_ds.base.units import format_bytes
 from flopsfit_ds.data.contents import HASHED_WHOLE_BYTES
-from flopsfit_ds.data.corpus import Corpus
+from flopsfit_ds.data.corpus import Corpus, find_corpus
+from flopsfit_ds.spec.data import AnyData
 
 _SAMPLES = 1024  # places: a second where finding one takes a millisecond. Chosen
 _SAMPLE_BYTES = 1 << 14  # 16 KiB, with _SAMPLES 16 MiB of a file
@@ -42,6 +43,7 @@ class Manifest:
         sha256: Of all of it; None of a large file that somebody else wrote.
         sampled_sha256: Of evenly spaced samples.
         made_from: Source and fingerprint of the corpus.
+        num_documents: Documents in it, whose ends lie beside it; None where they are not known.
     """
 
     path: str
@@ -52,6 +54,7 @@ class Manifest:
     sha256: str | None
     sampled_sha256: str
     made_from: dict[str, Any]
+    num_documents: int | None = None
 
 
 def made_from(corpus: Corpus) -> dict[str, Any]:
@@ -59,7 +62,42 @@ def made_from(corpus: Corpus) -> dict[str, Any]:
     return {"source": corpus.source, "fingerprint": corpus.fingerprint}
 
 
-def describe(path: Path, corpus: Corpus, dtype: str, num_tokens: int, sha256: str | None = None) -> Manifest:
+def written_dtype(corpus: Corpus, vocab_size: int) -> str:
+    """Type of the ids that a corpus is written as."""
+    return corpus.dtype if corpus.dtype == "uint8" else "uint16" if vocab_size <= 2**16 else "uint32"
+
+
+def written_path(corpus: Corpus, folder: Path, vocab_size: int) -> Path:
+    """Where a sweep's folder for data holds a corpus as ids; its manifest lies beside it."""
+    return folder / f"tokens-{corpus.fingerprint}-{written_dtype(corpus, vocab_size)}.bin"
+
+
+def find_counted_corpus(data: AnyData, base: Path, vocab_size: int, folder: Path) -> Corpus:
+    """A corpus as `find_corpus` finds it, and how many ids it is, where a sweep's folder holds it as ids already.
+
+    Args:
+        data: The spec's section.
+        base: The spec's folder.
+        vocab_size: Of the model.
+        folder: Where the sweep keeps its data.
+
+    Raises:
+        DataError: As `find_corpus`.
+    """
+    corpus = find_corpus(data, base, vocab_size)
+    if corpus.num_tokens is not None or corpus.reading is None:
+        return corpus
+    manifest = read_manifest(written_path(corpus, folder, vocab_size).with_suffix(".json"))
+    if manifest is None or manifest.made_from != made_from(corpus):
+        return corpus
+    documents = "" if manifest.num_documents is None else f" of {manifest.num_documents:,} documents"
+    note = f"{manifest.num_tokens:,} ids{documents}, written before"
+    return replace(corpus, num_tokens=manifest.num_tokens, notes=(*corpus.notes, note))
+
+
+def describe(
+    path: Path, corpus: Corpus, dtype: str, num_tokens: int, sha256: str | None = None, num_documents: int | None = None
+) -> Manifest:
     """Say what a file holds; it is read whole only where it is small and `sha256` was not taken as it was written."""
     stat = path.stat()
     if sha256 is None and stat.st_size <= HASHED_WHOLE_BYTES:
@@ -73,6 +111,7 @@ def describe(path: Path, corpus: Corpus, dtype: str, num_tokens: int, sha256: st
         sha256=sha256,
         sampled_sha256=_sampled(path, stat.st_size),
         made_from=made_from(corpus),
+        num_documents=num_documents,
     )
 
 

@@ -30,6 +30,15 @@ class TokenizerFacts:
     switched_off: tuple[str, ...]
     added_to_each_text: tuple[str, ...]
 
+    def notes(self, name: str, texts: str) -> list[str]:
+        """What a plan says of a tokenizer, beside its size."""
+        notes = []
+        if self.switched_off:
+            notes.append(f"{name} asks for {' and '.join(self.switched_off)}: switched off, all text is kept")
+        if self.added_to_each_text:
+            notes.append(f"{name} adds {' '.join(self.added_to_each_text)} to each of the {texts}: kept")
+        return notes
+
 
 def read_tokenizer_file(path: Path, vocab_size: int) -> TokenizerFacts:
     """Read a `tokenizer.json`.
@@ -41,17 +50,8 @@ def read_tokenizer_file(path: Path, vocab_size: int) -> TokenizerFacts:
     Raises:
         DataError: No such file, no tokenizer, more ids than the vocabulary, or added tokens that the library renumbers.
     """
-    try:
-        saved = json.loads(path.read_bytes())
-        vocab = saved["model"]["vocab"]
-        entries = vocab.items() if isinstance(vocab, dict) else ((entry[0], n) for n, entry in enumerate(vocab))
-        ids = {token: int(number) for token, number in entries}
-        added = [(str(token["content"]), int(token["id"])) for token in saved.get("added_tokens") or ()]
-        largest = max((*ids.values(), *(number for _, number in added)), default=-1)
-    except OSError as error:
-        raise DataError(f"data.tokenizer: {path}: {error.strerror or error}; it takes a tokenizer.json") from None
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise DataError(f"data.tokenizer: {path} is no tokenizer.json: {type(error).__name__}: {error}") from None
+    saved, ids, added = _load(path)
+    largest = max((*ids.values(), *(number for _, number in added)), default=-1)
     _check_added(path, ids, added)
     if largest >= vocab_size:
         raise DataError(
@@ -63,6 +63,52 @@ def read_tokenizer_file(path: Path, vocab_size: int) -> TokenizerFacts:
         switched_off=tuple(_switched_off(saved)),
         added_to_each_text=tuple(_specials(saved.get("post_processor"))),
     )
+
+
+def _load(path: Path) -> tuple[Any, dict[str, int], list[tuple[str, int]]]:
+    """The file's content, its vocabulary, and its added tokens.
+
+    Raises:
+        DataError: No such file, or no tokenizer.
+    """
+    try:
+        saved = json.loads(path.read_bytes())
+        vocab = saved["model"]["vocab"]
+        entries = vocab.items() if isinstance(vocab, dict) else ((entry[0], n) for n, entry in enumerate(vocab))
+        ids = {token: int(number) for token, number in entries}
+        added = [(str(token["content"]), int(token["id"])) for token in saved.get("added_tokens") or ()]
+    except OSError as error:
+        raise DataError(f"data.tokenizer: {path}: {error.strerror or error}; it takes a tokenizer.json") from None
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        raise DataError(f"data.tokenizer: {path} is no tokenizer.json: {type(error).__name__}: {error}") from None
+    return saved, ids, added
+
+
+def end_of_document(mark: str | int, tokenizer: Path | None, vocab_size: int) -> int:
+    """The id that a spec's `data.end_of_document` stands for.
+
+    Args:
+        mark: A token of the tokenizer, or an id.
+        tokenizer: The `tokenizer.json`, or None.
+        vocab_size: Of the model.
+
+    Raises:
+        DataError: No such token, or an id beyond the vocabulary.
+    """
+    if isinstance(mark, int):
+        if mark >= vocab_size:
+            raise DataError(f"data.end_of_document: id {mark} is beyond model.vocab_size {vocab_size}")
+        return mark
+    if tokenizer is None:
+        raise DataError(f"data.end_of_document: {mark!r} is a token, and there is no data.tokenizer; write an id")
+    _, ids, added = _load(tokenizer)
+    found = {**ids, **dict(added)}.get(mark)
+    if found is None:
+        near = ", ".join(content for content, _ in added[:_SHOWN]) or "none"
+        raise DataError(
+            f"data.end_of_document: {tokenizer} has no token {mark!r}; the tokens added to its vocabulary are {near}"
+        )
+    return found
 
 
 def renumbered(path: Path, tokens: list[tuple[str, int, int | None]]) -> DataError:

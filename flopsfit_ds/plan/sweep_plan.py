@@ -15,7 +15,8 @@ from flopsfit_ds.base.hardware import Cluster, Machine, resolve_cluster
 from flopsfit_ds.base.storage import json_converter
 from flopsfit_ds.base.text import html_table
 from flopsfit_ds.base.units import format_count, format_flops, format_seconds
-from flopsfit_ds.data.corpus import ABSENT, Corpus, check_corpus, find_corpus
+from flopsfit_ds.data.corpus import ABSENT, Corpus, check_corpus
+from flopsfit_ds.data.manifest import find_counted_corpus
 from flopsfit_ds.model.architecture import ClassShape, ModelShape
 from flopsfit_ds.model.flops import FlopsSource, conventional_flops
 from flopsfit_ds.model.loss_traits import LossTraits
@@ -242,7 +243,8 @@ def build_plan(
                 f"--allow-import {spec.model.class_path.partition('.')[0].partition(':')[0]}"
             )
         family = DecoderFamily(spec.model, spec.training)
-    found = corpus or find_corpus(spec.data, Path(spec_folder), spec.model.vocab_size)
+    folder = Path(spec.output_root) / spec.name
+    found = corpus or find_counted_corpus(spec.data, Path(spec_folder), spec.model.vocab_size, folder / "data")
     context_length = spec.model.context_length
     check_corpus(found, context_length)
     training = spec.training
@@ -260,7 +262,6 @@ def build_plan(
     )
     together = list(zip(points, planned, strict=True))
     placements = place_points(spec, cluster, together, loss)
-
     seeds = seeds_of_points(points, training.seeds, training.seeds_at)
     trials = [
         (number, recipe, seed)
@@ -275,7 +276,6 @@ def build_plan(
             for number, recipe, seed in trials
         ]
 
-    folder = Path(spec.output_root) / spec.name
     candidates, warnings = runs_on(found), []
     if corpus is None:
         found, candidates, warnings = as_begun(spec, found, Path(spec_folder), folder, candidates, runs_on)

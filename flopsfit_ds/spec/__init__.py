@@ -4,10 +4,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flopsfit_ds.spec.data import (
+        DatasetData,
+        FilesData,
+        HfData,
+        LlmcData,
+        MegatronData,
+        StdlibData,
+        TextData,
+        TokenData,
+    )
     from flopsfit_ds.spec.loading import load_spec, parse_spec, spec_json_schema, validate_spec
     from flopsfit_ds.spec.sections import (
         ClassModel,
-        DatasetData,
         DecoderModel,
         DesignPoint,
         Execution,
@@ -17,13 +26,13 @@ if TYPE_CHECKING:
         LadderDesign,
         PlacementRules,
         PointsDesign,
-        StdlibData,
         SweepSpec,
-        TextData,
-        TokenData,
         Training,
     )
 
+_OF_DATA = (
+    "DatasetData", "FilesData", "HfData", "LlmcData", "MegatronData", "StdlibData", "TextData", "TokenData",
+)  # fmt: skip
 _OF_LOADING = ("load_spec", "parse_spec", "spec_json_schema", "validate_spec")
 
 __all__ = [
@@ -32,10 +41,14 @@ __all__ = [
     "DecoderModel",
     "DesignPoint",
     "Execution",
+    "FilesData",
     "Fit",
     "Hardware",
+    "HfData",
     "IsoflopDesign",
     "LadderDesign",
+    "LlmcData",
+    "MegatronData",
     "PlacementRules",
     "PointsDesign",
     "StdlibData",
@@ -53,5 +66,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "loading" if name in _OF_LOADING else "sections"
+    home = "loading" if name in _OF_LOADING else "data" if name in _OF_DATA else "sections"
     return getattr(importlib.import_module(f"{__name__}.{home}"), name)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from flopsfit_ds.base.units import parse_quantity
+from flopsfit_ds.spec.data import AnyData, StdlibData
 from flopsfit_ds.spec.fit_options import DEFAULT_COUNT, DEFAULTS, LawName, LossName, ParameterCount, Resampling
 from flopsfit_ds.spec.quantities import (
     Bytes,
@@ -75,58 +76,6 @@ class ClassModel(Section):
     """Tokens a sequence."""
     approximate_flops: bool = False
     """Whether FLOPs may be 6 N D where the class's operations cannot be counted; without it, that is an error."""
-
-
-class StdlibData(Section):
-    """The bytes of the Python standard library's own source: a real corpus on every machine."""
-
-    source: Literal["python-stdlib"] = "python-stdlib"
-    heldout_tokens: Count = 65536
-    """Tokens kept out of training; the loss of a point is measured on all of them."""
-
-
-class TextData(Section):
-    """Text files of the user's, as bytes or through a `tokenizer.json`."""
-
-    source: Literal["text"]
-    paths: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Files, folders (every file below) or glob patterns, relative to the spec."""
-    tokenizer: str | None = None
-    """A Hugging Face `tokenizer.json`, relative to the spec; without it a token is a byte.
-
-    Truncation and padding that it asks for are switched off; special tokens that it adds to each text are kept.
-    """
-    heldout_tokens: Count = 65536
-    """Tokens kept out of training; the loss of a point is measured on all of them."""
-
-
-class TokenData(Section):
-    """Token ids in a memory-mapped file: `.npy`, Megatron's `.bin` and `.idx`, llm.c's, or bare little-endian integers.
-
-    A file that says its type is taken at its word; of a bare one it is found by evidence, or has to be given.
-    """
-
-    source: Literal["tokens"]
-    path: str
-    """The file, relative to the spec."""
-    dtype: Literal["uint8", "uint16", "int16", "uint32", "int32", "int64"] | None = None
-    """Type of the ids; without it, what the file says or shows. One that contradicts the file is refused."""
-    num_tokens: Count | None = None
-    """Ids in the file; with it, a sweep can be planned before the file exists."""
-    heldout_tokens: Count = 65536
-    """Tokens at the end of the file kept out of training; the loss of a point is measured on all of them."""
-
-
-class DatasetData(Section):
-    """A dataset handed to `find_optimal`; it cannot be named in a file."""
-
-    source: Literal["dataset"]
-    fingerprint: str
-    """Hash of the dataset's length and of some samples."""
-    num_samples: Count
-    """Samples, held-out ones included."""
-    heldout_tokens: Count
-    """Predictions the loss of a point is measured on."""
 
 
 class IsoflopDesign(Section):
@@ -287,7 +236,7 @@ class SweepSpec(Section):
     output_root: str = "outputs"
     """Folder in which the sweep's folder lies, relative to where the command is run."""
     model: Annotated[DecoderModel | ClassModel, Field(discriminator="family")] = DecoderModel()
-    data: Annotated[StdlibData | TextData | TokenData | DatasetData, Field(discriminator="source")] = StdlibData()
+    data: Annotated[AnyData, Field(discriminator="source")] = StdlibData()
     design: Annotated[IsoflopDesign | LadderDesign | PointsDesign, Field(discriminator="method")]
     training: Training = Training()
     hardware: Hardware = Hardware()

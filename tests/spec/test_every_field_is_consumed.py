@@ -24,6 +24,7 @@ from flopsfit_ds.plan.ds_config import deepspeed_config
 from flopsfit_ds.spec import SweepSpec
 from flopsfit_ds.spec import sections as spec_sections
 from flopsfit_ds.study.steps import _token_task, build_plan, fit_records
+from helpers.documents import write_jsonl, write_llmc, write_megatron, write_saved
 from helpers.run_records import OBSERVED, RECORD
 from helpers.sweeps import MACHINE, MICRO, spec_of, with_values, write_bytes_corpus
 
@@ -118,6 +119,12 @@ def epsilon(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return RULED, {"training__epsilon_reference": RULED["training"]["epsilon_reference"] | changes}
 
 
+LINES = with_values(DECODER, data={"source": "jsonl", "paths": ["lines.jsonl"], "heldout_tokens": 1000})
+SAVED = with_values(
+    DECODER, data={"source": "hf", "path": "saved", "split": "train", "heldout_tokens": 1000, "tokenizer": "tok.json"}
+)
+PAIR = with_values(DECODER, data={"source": "megatron", "path": "pair", "heldout_tokens": 1000})
+SHARDS = with_values(DECODER, data={"source": "llm.c", "paths": ["shard-*.bin"], "heldout_tokens": 1000})
 TOKENS = with_values(DECODER, data={"source": "tokens", "path": "ids.bin", "heldout_tokens": 1000})
 
 # section class -> field -> (the spec to start from, what to change in it)
@@ -156,6 +163,29 @@ PLAN: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "dtype": (with_values(TOKENS, data__path="no.bin", data__num_tokens=1e6), {"data__dtype": "uint32"}),
         "heldout_tokens": (TOKENS, {"data__heldout_tokens": 2000}),
         "num_tokens": (with_values(TOKENS, data__path="no.bin", data__num_tokens=1e6), {"data__num_tokens": 2e6}),
+    },
+    "FilesData": {
+        "paths": (LINES, {"data__paths": ["other.jsonl"]}),
+        "column": (LINES, {"data__column": "title"}),
+        "tokenizer": (LINES, {"data__tokenizer": "tok.json"}),
+        "end_of_document": (LINES, {"data__end_of_document": 0}),
+        "heldout_tokens": (LINES, {"data__heldout_tokens": 2000}),
+    },
+    "HfData": {
+        "path": (SAVED, {"data__path": "other"}),
+        "split": (SAVED, {"data__split": "test"}),
+        "column": (SAVED, {"data__column": "title"}),
+        "tokenizer": (SAVED, {"data__tokenizer": None}),
+        "end_of_document": (SAVED, {"data__end_of_document": "a"}),
+        "heldout_tokens": (SAVED, {"data__heldout_tokens": 2000}),
+    },
+    "MegatronData": {
+        "path": (PAIR, {"data__path": "other-pair.idx"}),
+        "heldout_tokens": (PAIR, {"data__heldout_tokens": 2000}),
+    },
+    "LlmcData": {
+        "paths": (SHARDS, {"data__paths": ["shard-1.bin"]}),
+        "heldout_tokens": (SHARDS, {"data__heldout_tokens": 2000}),
     },
     "IsoflopDesign": {
         "compute_budgets": (DECODER, {"design__compute_budgets": [1e11, 1e12]}),
@@ -280,6 +310,7 @@ FIT: dict[str, Any] = {
 }
 TAGS = {("DecoderModel", "family"), ("ClassModel", "family"), ("IsoflopDesign", "method"), ("LadderDesign", "method")}
 TAGS |= {("PointsDesign", "method"), ("StdlibData", "source"), ("TextData", "source"), ("TokenData", "source")}
+TAGS |= {(name, "source") for name in ("FilesData", "HfData", "MegatronData", "LlmcData")}
 """They choose the class, and each class has entries of its own."""
 NOT_FOR_FILES = {("DatasetData", name) for name in ("source", "fingerprint", "num_samples", "heldout_tokens")}
 """What `find_optimal` was handed, written down; a spec in a file cannot name it (see test_corpus)."""
@@ -324,6 +355,14 @@ def folder(tmp_path_factory) -> Path:
     for name, count in (("ids.bin", 60_000), ("other.bin", 50_000)):
         (np.arange(count, dtype=np.uint16) % 200).tofile(base / name)
     Tokenizer(models.WordLevel({"a": 0}, "a")).save(str(base / "tok.json"))
+    for name, words in (("lines.jsonl", "a b"), ("other.jsonl", "c d")):
+        write_jsonl(base / name, [{"text": words, "title": words}] * 500)
+    for folder, words in (("saved", "a b"), ("other", "c d")):
+        write_saved(base / folder, {"train": [words], "test": [words * 2]})
+    for number, name in enumerate(("pair", "other-pair")):
+        write_megatron(base / name, [np.arange(200, dtype=np.uint16)] * (300 + number))
+    for number in (1, 2):
+        write_llmc(base / f"shard-{number}.bin", np.arange(60_000) % (100 * number))
     return base
 
 

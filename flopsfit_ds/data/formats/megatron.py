@@ -30,6 +30,20 @@ def index_of(path: Path) -> Path | None:
     return None
 
 
+def pair_of(path: Path) -> Path:
+    """The `.bin` of a pair that is named by it, by its `.idx`, or by what both are put behind.
+
+    Raises:
+        DataError: One of the two is missing.
+    """
+    bare = path.with_suffix("") if path.suffix in (".bin", ".idx") else path
+    pair = [bare.with_name(bare.name + suffix) for suffix in (".bin", ".idx")]
+    for file in pair:
+        if not file.is_file():
+            raise DataError(f"data.path: {file}: no such file; Megatron's ids are a .bin and an .idx beside it")
+    return pair[0]
+
+
 def read_index(index: Path, path: Path, num_bytes: int) -> Layout:
     """What an index says of the `.bin` beside it.
 

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from flopsfit_ds.base.errors import DataError
-from flopsfit_ds.base.storage import fsync_folder
 from flopsfit_ds.data.corpus import Corpus
 from flopsfit_ds.data.manifest import (
     Manifest,
@@ -25,12 +19,13 @@ from flopsfit_ds.data.manifest import (
     read_manifest,
     source_manifest,
     write_manifest,
+    written_dtype,
+    written_path,
 )
-from flopsfit_ds.data.tokenizer_file import read_tokenizer_file, renumbered
+from flopsfit_ds.train.data.prepare.pool import Progress, write_corpus
 
 _CHUNK_IDS = 1 << 24  # 64 MiB of four bytes each at a time
 _SCANNED_CHUNKS = 32  # with _CHUNK_IDS half a billion ids, scanned in seconds
-_BYTE_ORDER_MARK = "\ufeff"
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +54,14 @@ class TokenFile:
         return np.memmap(self.path, little_endian, mode="r", offset=self.offset, shape=(self.num_tokens,))
 
 
-def prepare_tokens(corpus: Corpus, folder: Path, vocab_size: int) -> TokenFile:
+def prepare_tokens(
+    corpus: Corpus,
+    folder: Path,
+    vocab_size: int,
+    *,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> TokenFile:
     """Write a corpus as one file of ids, or find it again, and see that every id is in the vocabulary.
 
     A file that is there is compared with its manifest; one that differs, or has none, is written anew. A file of the
@@ -69,6 +71,8 @@ def prepare_tokens(corpus: Corpus, folder: Path, vocab_size: int) -> TokenFile:
         corpus: What `find_corpus` found.
         folder: Where the file, or the manifest of the user's own, is written.
         vocab_size: Of the model.
+        workers: Processes that tokenise; without it as many as this process may use cores.
+        progress: Told how far it is.
 
     Raises:
         DataError: An id beyond the vocabulary, a text that is no UTF-8, or a user's file that changed.
@@ -83,27 +87,24 @@ def prepare_tokens(corpus: Corpus, folder: Path, vocab_size: int) -> TokenFile:
         if read_manifest(place) is None:
             write_manifest(place, describe(Path(tokens.path), corpus, tokens.dtype, tokens.num_tokens))
         return tokens
-    dtype = corpus.dtype if corpus.tokenizer is None else "uint16" if vocab_size <= 2**16 else "uint32"
-    path = folder / f"tokens-{corpus.fingerprint}-{dtype}.bin"
+    dtype = written_dtype(corpus, vocab_size)
+    path = written_path(corpus, folder, vocab_size)
     manifest = _trusted(path, corpus, dtype)
     if manifest is None:
-        sha256 = _write(path, _ids(corpus, dtype, vocab_size))
-        manifest = describe(path, corpus, dtype, path.stat().st_size // np.dtype(dtype).itemsize, sha256)
-        write_manifest(_manifest_of(path), manifest)
+        joined = write_corpus(corpus, path, dtype, vocab_size, workers, progress)
+        num_tokens = path.stat().st_size // np.dtype(dtype).itemsize
+        manifest = describe(path, corpus, dtype, num_tokens, joined.sha256, joined.num_documents)
+        write_manifest(path.with_suffix(".json"), manifest)
     tokens = TokenFile(str(path), dtype, manifest.num_tokens, corpus.heldout_tokens)
     _check_ids(tokens, vocab_size)
     return tokens
-
-
-def _manifest_of(path: Path) -> Path:
-    return path.with_suffix(".json")
 
 
 def _trusted(path: Path, corpus: Corpus, dtype: str) -> Manifest | None:
     """The manifest of a file that is what it says; None where the file has to be written."""
     if not path.exists():
         return None
-    manifest = read_manifest(_manifest_of(path))
+    manifest = read_manifest(path.with_suffix(".json"))
     if manifest is None:
         reason = "it has no manifest that can be read"
     elif manifest.made_from != made_from(corpus) or manifest.dtype != dtype:
@@ -114,68 +115,6 @@ def _trusted(path: Path, corpus: Corpus, dtype: str) -> Manifest | None:
         return manifest
     _log.warning("%s is not trusted: %s; it is written anew from the corpus", path, reason)
     return None
-
-
-def _write(path: Path, chunks: Iterator[np.ndarray]) -> str:
-    """Write ids to a file that is there whole or not at all; returns the SHA-256 of what was written."""
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of a driver that was killed here
-        leftover.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    digest = hashlib.sha256()
-    try:
-        with temporary.open("wb") as stream:
-            for chunk in chunks:
-                content = chunk.tobytes()
-                digest.update(content)
-                stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_folder(path.parent)
-    return digest.hexdigest()
-
-
-def _ids(corpus: Corpus, dtype: str, vocab_size: int) -> Iterator[np.ndarray]:
-    if corpus.tokenizer is None:
-        for name in corpus.files:
-            yield np.fromfile(name, dtype=np.uint8)
-        return
-    from tokenizers import Tokenizer
-
-    read_tokenizer_file(Path(corpus.tokenizer), vocab_size)
-    try:
-        tokenizer = Tokenizer.from_file(corpus.tokenizer)
-    except Exception as error:  # the library raises nothing more special
-        raise DataError(f"data.tokenizer: {corpus.tokenizer} is no tokenizer.json: {error}") from None
-    _see_that_ids_are_kept(Path(corpus.tokenizer), tokenizer)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    marked = 0
-    for name in corpus.files:
-        try:
-            text = Path(name).read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(f"data.paths: {name}: not UTF-8 ({error.reason} at byte {error.start})") from None
-        marked += text.startswith(_BYTE_ORDER_MARK)
-        yield np.asarray(tokenizer.encode(text).ids, dtype=dtype)
-    if marked:
-        _log.warning("data.paths: %d files begin with a byte-order mark, which is tokenised as text", marked)
-
-
-def _see_that_ids_are_kept(path: Path, tokenizer: Any) -> None:
-    """See that the library gives every added token the id that the file says.
-
-    Raises:
-        DataError: It does not.
-    """
-    saved = json.loads(path.read_bytes())
-    stated = [(token["content"], token["id"]) for token in saved.get("added_tokens") or ()]
-    moved = [(content, number, tokenizer.token_to_id(content)) for content, number in stated]
-    moved = [token for token in moved if token[1] != token[2]]
-    if moved:
-        raise renumbered(path, moved)
 
 
 def _check_ids(tokens: TokenFile, vocab_size: int) -> None:

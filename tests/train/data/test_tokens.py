@@ -48,7 +48,9 @@ def test_a_corpus_is_tokenised_once(corpus_folder):
     assert prepared(corpus_folder) == tokens
     assert Path(tokens.path).stat().st_mtime_ns == before
     name = Path(tokens.path).stem
-    assert sorted(path.name for path in (corpus_folder / "data").iterdir()) == [f"{name}.bin", f"{name}.json"]
+    assert sorted(path.name for path in (corpus_folder / "data").iterdir()) == [
+        f"{name}{suffix}" for suffix in (".bin", ".ends", ".json")
+    ]
 
 
 def test_a_changed_corpus_is_another_file(corpus_folder):

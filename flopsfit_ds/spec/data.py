@@ -1,0 +1,116 @@
+"""The `data` section of a spec: what a sweep trains on, by kinds of sources."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from flopsfit_ds.spec.quantities import Count
+from flopsfit_ds.spec.section import Section
+
+
+class StdlibData(Section):
+    """The bytes of the Python standard library's own source: a real corpus on every machine."""
+
+    source: Literal["python-stdlib"] = "python-stdlib"
+    heldout_tokens: Count = 65536
+    """Tokens kept out of training; the loss of a point is measured on all of them."""
+
+
+class TextData(Section):
+    """Text files of the user's, as bytes or through a `tokenizer.json`."""
+
+    source: Literal["text"]
+    paths: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Files, folders (every file below) or glob patterns, relative to the spec."""
+    tokenizer: str | None = None
+    """A Hugging Face `tokenizer.json`, relative to the spec; without it a token is a byte.
+
+    Truncation and padding that it asks for are switched off; special tokens that it adds to each text are kept.
+    """
+    heldout_tokens: Count = 65536
+    """Tokens kept out of training; the loss of a point is measured on all of them."""
+
+
+class TokenData(Section):
+    """Token ids in a memory-mapped file: `.npy`, Megatron's `.bin` and `.idx`, llm.c's, or bare little-endian integers.
+
+    A file that says its type is taken at its word; of a bare one it is found by evidence, or has to be given.
+    """
+
+    source: Literal["tokens"]
+    path: str
+    """The file, relative to the spec."""
+    dtype: Literal["uint8", "uint16", "int16", "uint32", "int32", "int64"] | None = None
+    """Type of the ids; without it, what the file says or shows. One that contradicts the file is refused."""
+    num_tokens: Count | None = None
+    """Ids in the file; with it, a sweep can be planned before the file exists."""
+    heldout_tokens: Count = 65536
+    """Tokens at the end of the file kept out of training; the loss of a point is measured on all of them."""
+
+
+class DatasetData(Section):
+    """A dataset handed to `find_optimal`; it cannot be named in a file."""
+
+    source: Literal["dataset"]
+    fingerprint: str
+    """Hash of the dataset's length and of some samples."""
+    num_samples: Count
+    """Samples, held-out ones included."""
+    heldout_tokens: Count
+    """Predictions the loss of a point is measured on."""
+
+
+class _Documents(Section):
+    """A source of documents: text, or token ids."""
+
+    column: str = "text"
+    """Column that holds a document: text, or a list of token ids; which of the two, the data says."""
+    tokenizer: str | None = None
+    """A Hugging Face `tokenizer.json` for text, relative to the spec; without it a token is a byte."""
+    end_of_document: str | Annotated[int, Field(ge=0)] | None = None
+    """What is written after each document: a token of the tokenizer, or an id. Without it, nothing is."""
+    heldout_tokens: Count = 65536
+    """Tokens of the last documents kept out of training; the loss of a point is measured on all of them."""
+
+
+class FilesData(_Documents):
+    """Documents in files: a JSON object a line, or Parquet."""
+
+    source: Literal["jsonl", "parquet"]
+    paths: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Files, folders (every file below) or glob patterns, relative to the spec."""
+
+
+class HfData(_Documents):
+    """A dataset of the Hugging Face library, as `save_to_disk` wrote it."""
+
+    source: Literal["hf"]
+    path: str
+    """Folder of the dataset, relative to the spec."""
+    split: str | None = None
+    """Of several splits, the one to take."""
+
+
+class MegatronData(Section):
+    """Token ids as Megatron keeps them: `.bin`, and an `.idx` beside it that says where documents end."""
+
+    source: Literal["megatron"]
+    path: str
+    """The `.bin`, or what `.bin` and `.idx` are put behind, relative to the spec."""
+    heldout_tokens: Count = 65536
+    """Tokens at the end kept out of training; the loss of a point is measured on all of them."""
+
+
+class LlmcData(Section):
+    """Token ids as llm.c keeps them, in as many files as there are."""
+
+    source: Literal["llm.c"]
+    paths: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Files, folders or glob patterns, relative to the spec; their ids follow each other by the files' names."""
+    heldout_tokens: Count = 65536
+    """Tokens at the end kept out of training; the loss of a point is measured on all of them."""
+
+
+AnyData = StdlibData | TextData | TokenData | FilesData | HfData | MegatronData | LlmcData | DatasetData
