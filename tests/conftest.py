@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +16,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes start, 
 
 from hypothesis import settings
 
+from flopsfit_ds.simulate.server import SimulationServer
 from helpers.fault_table import faults, pytest_terminal_summary
 from helpers.sweeps import write_bytes_corpus
 
@@ -43,6 +47,42 @@ def simulations(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache for all that simulate, in all processes of these tests: the self-test of the installed versions once."""
     own = tmp_path_factory.getbasetemp()
     return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "simulations"
+
+
+class _OneProcess:
+    """The process of all simulations of these tests, started by the first that asks and left running by all."""
+
+    def __init__(self) -> None:
+        self.server: SimulationServer | None = None
+
+    def __call__(self) -> _OneProcess:
+        if self.server is None:
+            self.server = SimulationServer()
+        return self
+
+    def submit(self, function: str, argument: Any) -> Future[Any]:
+        assert self.server is not None
+        return self.server.submit(function, argument)
+
+    def close(self) -> None:
+        """Left to the end of the session."""
+
+
+@pytest.fixture(scope="session")
+def _one_process() -> Iterator[_OneProcess]:
+    one = _OneProcess()
+    yield one
+    if one.server is not None:
+        one.server.close()
+
+
+@pytest.fixture(scope="module")
+def one_simulation_process(_one_process: _OneProcess, simulations: Path) -> Iterator[None]:
+    """Simulators of a module's tests share the session's cache and process, whose start costs seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(simulations))
+        patch.setattr("flopsfit_ds.simulate.estimate.SimulationServer", _one_process)
+        yield
 
 
 @pytest.fixture

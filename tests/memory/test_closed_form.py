@@ -141,12 +141,10 @@ def drawn_cases(count: int) -> tuple[Case, ...]:
 
 
 @pytest.fixture(scope="module")
-def simulator(simulations):
+def simulator(one_simulation_process):
     """One for all tests here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(simulations))
-        with Simulator() as started:
-            yield started
+    with Simulator() as started:
+        yield started
 
 
 def errors_of(simulator: Simulator, cases: Sequence[Case], frozen: tuple[str, ...] = ()) -> list[float]:

@@ -60,9 +60,8 @@ def test_a_file_without_measurements_or_with_bad_ones_fails_with_a_clear_message
 
 
 @pytest.fixture
-def script(monkeypatch, simulations):
+def script(monkeypatch, one_simulation_process):
     """The script as a module."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(simulations))
     specification = importlib.util.spec_from_file_location("validate_gpu", SCRIPT)
     assert specification is not None
     assert specification.loader is not None

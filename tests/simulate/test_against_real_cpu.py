@@ -129,13 +129,14 @@ def phases(memory: RankMemory) -> dict[str, int]:
     return {peak.phase: peak.peak_bytes for peak in memory.phases if peak.phase != "start"}
 
 
-@pytest.fixture
-def context(monkeypatch):
-    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+@pytest.fixture(scope="module")
+def context():
     found = multiprocessing.get_context("forkserver")
     found.set_forkserver_preload(["pytest", "torch._dynamo", "flopsfit_ds.simulate.rank", "flopsfit_ds.train.session"])
-    yield found
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DS_ACCELERATOR", "cpu")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield found
     forkserver._forkserver._stop()  # a sweep of another test in this process starts a server of its own
 
 

@@ -35,10 +35,7 @@ def plan_for(device_memory: Any, **sections: Any) -> SweepPlan:
     return build_plan(validate_spec({**values, **sections}, "test"))
 
 
-@pytest.fixture(autouse=True)
-def own_cache(simulations, monkeypatch):
-    """What one simulates, the next need not."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(simulations))
+pytestmark = pytest.mark.usefixtures("one_simulation_process")
 
 
 def review(plan: SweepPlan) -> tuple[SweepPlan, list[tuple[int, int]]]:

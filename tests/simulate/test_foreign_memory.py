@@ -13,13 +13,13 @@ from helpers.study.drawn_models import Drawn, draw, masked_loss
 from helpers.study.foreign_models import CONTEXT, FOREIGN, TOKENS
 from helpers.study.foreign_training import WIDTH, measured, simulated
 
+pytestmark = pytest.mark.usefixtures("one_simulation_process")
 CPU = resolve_cluster("fp32", device="cpu", gpus_per_node=2, host_memory=2**34)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["CLIP", "Mixtral"])
-def test_scalars_and_grouped_products_in_fp32_are_simulated(simulations, monkeypatch, name):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(simulations))
+def test_scalars_and_grouped_products_in_fp32_are_simulated(name):
     strategy, found = Strategy(2, 2, 4, False, "none", "fp32"), measured(FOREIGN[name], WIDTH)
     with Simulator() as simulator:
         seen = simulated(simulator, FOREIGN[name], WIDTH, strategy, CPU, found)
@@ -33,9 +33,8 @@ DRAWN += [Strategy(3, 2, 2, False, "none", "fp32"), Strategy(1, 2, 1, False, "no
 
 
 @pytest.mark.slow
-def test_closed_forms_of_drawn_models_are_never_far_below_the_simulation(simulations, monkeypatch):
+def test_closed_forms_of_drawn_models_are_never_far_below_the_simulation():
     """An estimate that is too low says that a run fits which does not; one many times too high is no estimate."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(simulations))
     with Simulator() as simulator:
         for seed, strategy in enumerate(DRAWN):
             arguments = draw(seed, WIDTH)[1]

@@ -23,7 +23,7 @@ H100 = resolve_cluster("bf16", device="H100-SXM", gpus_per_node=8)
 
 
 @pytest.fixture(scope="module")
-def simulator(tmp_path_factory):
+def simulator(one_simulation_process, tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     with Simulator() as started:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -17,17 +18,67 @@ import pytest
 from flopsfit_ds.engine.fork.processes import ProcessIdentity
 from flopsfit_ds.records import SweepFolder
 from helpers.engine.toy import HELD_STEP, undisturbed_loss
+from helpers.forking import ForkingServer
 
 SCRIPT = Path(__file__).with_name("toy_sweep.py")
+_MODULES = ("torch.distributed", "torch._C._distributed_c10d", "flopsfit_ds.engine.sweep", "helpers.engine.toy_sweep")
 
 
-def start(folder, *arguments, launcher=(sys.executable,), held=False, **environment):
+@functools.cache
+def _forking_server() -> ForkingServer:
+    """Of this process, started with the first driver that it needs."""
+    server = ForkingServer(_MODULES)
+    atexit.register(server.close)
+    return server
+
+
+class Driver:
+    """A driver that was forked, with what tests use of `subprocess.Popen`."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def wait(self, timeout: float = 240.0) -> int:
+        """Its exit code, or the negated signal.
+
+        Raises:
+            subprocess.TimeoutExpired: It runs on.
+        """
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(str(SCRIPT), timeout)
+            time.sleep(0.02)
+        assert self.returncode is not None
+        return self.returncode
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            (self.returncode,) = _forking_server().wait([self.pid], 0.0)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def start(folder, *arguments, launcher=(), held=False, **environment):
     """The driver of a sweep of toys; with `held`, each of them waits in the middle until `let_go`."""
     if held:
         environment["TOY_HELD_UNTIL"] = str(folder / "go")
-    log = (folder / "log.txt").open("a")
-    command = [*launcher, str(SCRIPT), str(folder / "outputs"), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **environment}, start_new_session=True)
+    environment = {**os.environ, **environment}
+    arguments = [str(folder / "outputs"), *map(str, arguments)]
+    log = folder / "log.txt"
+    if not launcher:
+        return Driver(_forking_server().start("helpers.engine.toy_sweep:run_forked", log, environment, arguments))
+    with log.open("a") as stream:
+        return subprocess.Popen(
+            [*launcher, str(SCRIPT), *arguments], stdout=stream, stderr=stream, env=environment, start_new_session=True
+        )
 
 
 def let_go(folder):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,11 +13,13 @@ from typing import Any
 import torch.distributed as dist
 
 from flopsfit_ds.base.storage import read_json
+from flopsfit_ds.engine.fork.server import TRAINING_MODULES
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.records import RunFolder
 from flopsfit_ds.train.data.token_file import prepare_tokens
 from flopsfit_ds.train.data.tokens import TokenWorkload
 from flopsfit_ds.train.order import EXIT_OUTCOME_WRITTEN, WorkerOrder, WorkerTask
+from helpers.forking import ForkingServer
 from helpers.sweeps import MICRO, plan_of, with_values, write_bytes_corpus
 
 WORKER = "flopsfit_ds.train.worker:run_worker"
@@ -29,30 +29,13 @@ CHANGES: dict[str, Any] = {"design__points": [{"num_params": 6e3, "num_tokens": 
 SHORT = with_values(MICRO, **CHANGES)
 
 
-class RankServer:
-    """Starts `rank_server.py` once, and asks it for ranks."""
+class RankServer(ForkingServer):
+    """Has DeepSpeed and the project's training imported, and forks ranks."""
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
-        script = Path(__file__).with_name("rank_server.py")
-        self._process = subprocess.Popen(
-            [sys.executable, str(script)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+        super().__init__(
+            [*TRAINING_MODULES, "helpers.train.rank_process"], {"OMP_NUM_THREADS": "1", **(environment or {})}
         )
-
-    def ask(self, *request: Any) -> Any:
-        """One request and its answer."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        pickle.dump(request, self._process.stdin)
-        self._process.stdin.flush()
-        return pickle.load(self._process.stdout)
-
-    def close(self) -> None:
-        """End it, and with it whatever rank still runs."""
-        self._process.kill()
-        self._process.communicate()
 
 
 @dataclass
@@ -75,7 +58,7 @@ class Attempt:
 
     def wait(self, timeout_seconds: float = 240.0) -> list[int | None]:
         """Exit codes of all ranks."""
-        return self.server.ask("wait", self.pids, timeout_seconds)
+        return self.server.wait(self.pids, timeout_seconds)
 
     def signal(self, number: int, rank: int | None = None) -> None:
         """Send a signal to one rank, or to all."""
@@ -163,7 +146,8 @@ def start(
         for rank in range(layout.world_size)
     ]
     task = WorkerTask(run, workload, checkpoint_every_seconds, peak_flops=None, compiled=layout.compiled)
-    pids = server.ask("start", target, orders, pickle.dumps(task))
+    sent = pickle.dumps(task)
+    pids = [server.start("helpers.train.rank_process:run_rank", target, order, sent) for order in orders]
     return Attempt(server, pids, store, run_folder, number)
 
 
