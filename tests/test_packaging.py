@@ -18,8 +18,10 @@ else:
 PROJECT = Path(__file__).resolve().parents[1]
 METADATA = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
 EXTRAS = METADATA["optional-dependencies"]
-DISTRIBUTIONS = {"yaml": "pyyaml"}
-"""Imports whose distribution has another name, where it may not be installed to be asked."""
+DISTRIBUTIONS = {"yaml": "pyyaml", "google": "protobuf", "mlflow": "mlflow"}
+"""Imports whose distribution has another name, where it may not be installed to be asked, or several bring it."""
+OPTIONAL = ("slurm", "parquet", "ray", "tensorboard", "trackers")
+"""Extras of what the package imports where somebody asks for it."""
 
 
 def names(requirements: list[str]) -> set[str]:
@@ -45,11 +47,11 @@ def imported_by(*folders: str) -> set[str]:
 
 
 def test_what_the_package_imports_is_declared_and_what_is_declared_is_imported():
-    extras = names(EXTRAS["slurm"]) | names(EXTRAS["parquet"]) | names(EXTRAS["ray"])
+    extras = {name for extra in OPTIONAL for name in names(EXTRAS[extra])}
     assert imported_by("flopsfit_ds") == names(METADATA["dependencies"]) | extras
 
 
-@pytest.mark.parametrize("extra", ["slurm", "parquet", "ray"])
+@pytest.mark.parametrize("extra", OPTIONAL)
 def test_what_only_an_extra_brings_is_imported_where_it_is_used_and_not_when_the_package_is_loaded(extra):
     brought = names(EXTRAS[extra])
     for path in (PROJECT / "flopsfit_ds").rglob("*.py"):
@@ -60,7 +62,7 @@ def test_what_only_an_extra_brings_is_imported_where_it_is_used_and_not_when_the
 
 
 def test_tests_import_what_the_extra_of_that_name_brings():
-    allowed = names(METADATA["dependencies"]) | names(EXTRAS["slurm"]) | names(EXTRAS["parquet"]) | names(EXTRAS["ray"])
+    allowed = names(METADATA["dependencies"]) | {name for extra in OPTIONAL for name in names(EXTRAS[extra])}
     needed = imported_by("tests") - allowed
     assert needed <= names(EXTRAS["test"])
     assert names(EXTRAS["test"]) - needed <= {"pytest-timeout", "pytest-xdist"}, "plugins, which nobody imports"

@@ -47,7 +47,7 @@ def read_sources(
     """The runs of every path, as one.
 
     Args:
-        paths: Tables (CSV, JSONL, Parquet, trackio's file), sweep folders, or the JSON of fits.
+        paths: Tables (CSV, JSONL, Parquet), what trackers keep or export, sweep folders, or the JSON of fits.
         columns: Quantity -> column, for tables whose spelling is not a common one.
         parameters: What N counts in sweep folders; None means what each folder's spec says.
 
@@ -87,7 +87,9 @@ def _named(point: Point, source: str) -> Point:
 
 
 def _read_one(path: Path, columns: dict[str, str], parameters: str | None) -> Source:
-    if path.is_dir():
+    from flopsfit_ds.fit.points.tracker_files import is_tracker_folder
+
+    if path.is_dir() and ((path / "plan.json").exists() or (path / "runs").exists() or not is_tracker_folder(path)):
         return _of_sweep(path, parameters)
     if parameters is not None and parameters != DEFAULT_COUNT:
         raise FitError("--parameters is for sweep folders; of a table, name the column with --num-params-column")

@@ -25,6 +25,7 @@ from flopsfit_ds.spec.training import Training
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_][a-z0-9._-]{0,63}$")]
 ZeroStage = Literal[0, 1, 2, 3]
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 Scalar = str | int | float | bool | None
 
 
@@ -243,6 +244,8 @@ class SweepSpec(Section):
     placement: PlacementRules = PlacementRules()
     fit: Fit = Fit()
     execution: Execution = Execution()
+    trackers: tuple[TrackerName, ...] = ()
+    """Experiment trackers that are told of all runs and get the report; one that fails costs the sweep nothing."""
 
     @model_validator(mode="before")
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rich import console
+from rich.markup import escape
 from rich.segment import Segment
 
 from flopsfit_ds.base.text import printable
@@ -19,3 +20,7 @@ class Console(console.Console):
         """As rich does, with control characters of texts made visible."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+    def warn(self, sentence: str) -> None:
+        """Say what should be known, as a line of its own."""
+        self.print(f"[yellow]warning:[/yellow] {escape(sentence)}", highlight=False, soft_wrap=True)

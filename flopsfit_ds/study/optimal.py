@@ -179,11 +179,13 @@ def _carried_out(
     """Train, fit and report, shown as the command shows it."""
     from flopsfit_ds.study.console import Console
     from flopsfit_ds.study.progress import SweepDisplay
+    from flopsfit_ds.study.tracking import Tracking
 
     console = Console(quiet=not progress)
-    with SweepDisplay(console, plan) as display:
-        records = run_sweep(plan, tasks=tasks, slots=slots, progress=display)
-    result = conclude_sweep(plan, records)
+    with Tracking(plan, console.warn) as tracking:
+        with SweepDisplay(console, plan, tracking.start) as display:
+            records = run_sweep(plan, tasks=tasks, slots=slots, progress=display)
+        result = conclude_sweep(plan, records)
     if isinstance(result.fit, FitError):
         warnings.warn(f"{plan.name}: {result.answer()}; result.law raises this error", stacklevel=3)
     console.print(result.answer(), markup=False, highlight=False)

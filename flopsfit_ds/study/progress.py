@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.markup import escape
@@ -23,11 +23,17 @@ class SweepDisplay:
     """Hears the engine and shows it; the context manager holds the terminal's live region.
 
     Progress and remaining time are measured in FLOPs, so that a long point counts for more than a short one.
+
+    Args:
+        console: Where it is shown.
+        plan: The sweep.
+        begin: Called once, in the process that leads the sweep, when its folder is there and runs are to be trained.
     """
 
-    def __init__(self, console: Console, plan: SweepPlan) -> None:
+    def __init__(self, console: Console, plan: SweepPlan, begin: Callable[[], None] = lambda: None) -> None:
         self._console = console
         self._plan = plan
+        self._begin = begin
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=32),
@@ -72,7 +78,7 @@ class SweepDisplay:
     def on_sweep(self, runs: Sequence[RunPlan], records: Sequence[RunRecord], slots: Sequence[Slot]) -> None:
         """The sweep begins."""
         for warning in self._plan.warnings:
-            self._console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
+            self._console.warn(warning)
         self._flops_total = sum(run.flops for run in runs)
         self._num_total, self._num_ended = len(runs) + len(records), len(records)
         self._began = time.monotonic()
@@ -85,6 +91,7 @@ class SweepDisplay:
             soft_wrap=True,
         )
         self._overall = self._bars.add_task("[bold]sweep[/bold]", total=self._flops_total, note=self._overall_note())
+        self._begin()
 
     def on_start(self, run: RunPlan, slots: Sequence[Slot]) -> None:
         """An attempt begins."""

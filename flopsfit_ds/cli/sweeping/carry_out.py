@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from flopsfit_ds.records import RunRecord, SweepFolder
 
 if TYPE_CHECKING:
     from flopsfit_ds.study.console import Console
+    from flopsfit_ds.study.tracking import Tracking
 
 
 def carry_out(plan: SweepPlan, executor: ExecutorChoice, slots: int | None, *, as_json: bool = False) -> None:
@@ -36,14 +37,15 @@ def carry_out(plan: SweepPlan, executor: ExecutorChoice, slots: int | None, *, a
     from flopsfit_ds.study.console import Console
 
     console = Console(stderr=as_json)
-    records = _train(plan, console, executor, slots)
-    if as_json:
-        from flopsfit_ds.cli.fitting.report import summary_json
-        from flopsfit_ds.study.steps import conclude_sweep
+    with _tracking(plan, console) as tracking:
+        records = _train(plan, console, executor, slots, tracking.start)
+        if as_json:
+            from flopsfit_ds.cli.fitting.report import summary_json
+            from flopsfit_ds.study.steps import conclude_sweep
 
-        print_json(summary_json(conclude_sweep(plan, records), plan))
-    else:
-        print(_conclusion(plan, records, console), end="")
+            print_json(summary_json(conclude_sweep(plan, records), plan))
+        else:
+            print(_conclusion(plan, records, console), end="")
     _refuse_failed(plan, records)
 
 
@@ -61,14 +63,25 @@ def carry_out_tuning(plan: SweepPlan, executor: ExecutorChoice, slots: int | Non
     """
     from flopsfit_ds.study.console import Console
 
-    _refuse_failed(plan, _train(plan, Console(stderr=as_json), executor, slots))
+    console = Console(stderr=as_json)
+    with _tracking(plan, console) as tracking:
+        records = _train(plan, console, executor, slots, tracking.start)
+    _refuse_failed(plan, records)
 
 
-def _train(plan: SweepPlan, console: Console, executor: ExecutorChoice, slots: int | None) -> tuple[RunRecord, ...]:
+def _tracking(plan: SweepPlan, console: Console) -> Tracking:
+    from flopsfit_ds.study.tracking import Tracking
+
+    return Tracking(plan, console.warn)
+
+
+def _train(
+    plan: SweepPlan, console: Console, executor: ExecutorChoice, slots: int | None, begin: Callable[[], None]
+) -> tuple[RunRecord, ...]:
     from flopsfit_ds.study.progress import SweepDisplay
     from flopsfit_ds.study.steps import run_sweep
 
-    with SweepDisplay(console, plan) as display:
+    with SweepDisplay(console, plan, begin) as display:
         records = run_sweep(plan, executor=executor, slots=slots, progress=display)
     if not display.began:
         done = f"{plan.name}: all {len(records)} runs are done already, nothing is trained"

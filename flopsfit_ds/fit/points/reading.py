@@ -14,6 +14,7 @@ from typing import Any
 from flopsfit_ds.base.errors import DataError
 from flopsfit_ds.fit.points.columns import match_columns, read_number, unit_of
 from flopsfit_ds.fit.points.points import CONVENTION, Exclusion, Point
+from flopsfit_ds.fit.points.tracker_files import folder_rows, is_mlflow, mlflow_rows, tracker_files, wandb_rows
 from flopsfit_ds.fit.points.trackers import trackio_rows, unfold
 from flopsfit_ds.model.flops import FLOPS_PER_PARAMETER_TOKEN
 
@@ -45,12 +46,15 @@ class PointTable:
 
 
 def load_points(path: str | Path, columns: Mapping[str, str] | None = None) -> PointTable:
-    """Read the points of a CSV, TSV, JSONL or Parquet file, or of a tracker's export (see `trackers`).
+    """Read the points of a CSV, TSV, JSONL or Parquet file, or of what a tracker keeps or exports.
+
+    See `trackers` for exports, and `tracker_files` for databases, event files and offline runs.
 
     Two of N, D and C give the third by C = 6 N D. Rows are numbered from 1 at the first row of data.
 
     Args:
-        path: The file; its suffix says the format (.csv, .tsv, .jsonl, .ndjson, .json, .parquet, .pq, .db).
+        path: The file; its suffix says the format (.csv, .tsv, .jsonl, .ndjson, .json, .parquet, .pq, .db, .wandb). Or
+            a folder of TensorBoard's event files, or of offline runs of Weights & Biases.
         columns: Quantity -> column name where the spelling is not a common one (see `columns.SPELLINGS`).
 
     Raises:
@@ -91,12 +95,17 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
 def _read(path: Path) -> tuple[list[dict[str, Any]], str]:
     """The rows of a file, and SHA-256 of its bytes."""
     try:
-        content = path.read_bytes()
+        if path.is_dir():
+            content = b"".join(file.read_bytes() for file in tracker_files(path))
+            found = iter(folder_rows(path))
+        else:
+            content = path.read_bytes()
+            if not content.strip():
+                raise DataError(f"{path} is empty: it needs a header and a row for each run")
+            found = _rows(path, content)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    if not content.strip():
-        raise DataError(f"{path} is empty: it needs a header and a row for each run")
-    rows = list(itertools.islice(_rows(path, content), MAX_ROWS + 1))
+    rows = list(itertools.islice(found, MAX_ROWS + 1))
     if len(rows) > MAX_ROWS:
         raise DataError(
             f"{path} has more than {MAX_ROWS:,} rows: a law is fitted to final losses, one row for each run"
@@ -121,7 +130,9 @@ def _require(found: Mapping[str, str], header: list[str], path: Path) -> None:
 def _rows(path: Path, content: bytes) -> Iterator[dict[str, Any]]:
     suffix = path.suffix.lower()
     if suffix in (".db", ".sqlite"):
-        return iter(trackio_rows(path))
+        return iter(mlflow_rows(path) if is_mlflow(path) else trackio_rows(path))
+    if suffix == ".wandb":
+        return iter(wandb_rows(path))
     if suffix in (".parquet", ".pq"):
         return _parquet_rows(path, content)
     try:
@@ -133,7 +144,8 @@ def _rows(path: Path, content: bytes) -> Iterator[dict[str, Any]]:
     if suffix in (".csv", ".tsv", ".txt"):
         return _csv_rows(path, text)
     raise DataError(
-        f"{path}: unknown format {suffix or '(no suffix)'!r}; use .csv, .tsv, .jsonl, .parquet or trackio's .db"
+        f"{path}: unknown format {suffix or '(no suffix)'!r}; use .csv, .tsv, .jsonl, .parquet, or a tracker's .db or "
+        ".wandb"
     )
 
 

@@ -159,7 +159,9 @@ def trackio_rows(path: Path) -> list[dict[str, Any]]:
             metrics = database.execute(query).fetchall()
             configs = dict(database.execute(f"SELECT {run}, config FROM configs").fetchall())
     except sqlite3.Error as error:
-        raise DataError(f"{path}: no project of trackio (tables metrics and configs are needed): {error}") from error
+        raise DataError(
+            f"{path}: no project of trackio (tables metrics and configs are needed), and no database of MLflow: {error}"
+        ) from error
     return [
         {"timestamp": time, "run_name": name, "step": step, "config": _text(configs.get(key)), "metrics": _text(logged)}
         for time, name, step, logged, key in metrics
