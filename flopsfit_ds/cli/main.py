@@ -34,6 +34,7 @@ _HOMES = {
     "compare": "deciding.compare",
     "next": "deciding.next",
     "timeline": "sweeping.timeline",
+    "data": "planning.data",
     "schema": "planning.spec",
     "validate": "planning.spec",
     "specs": "planning.spec",

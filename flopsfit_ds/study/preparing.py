@@ -1,0 +1,43 @@
+"""The data of a sweep, made ready before its first run asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from flopsfit_ds.base.errors import DataError
+from flopsfit_ds.data.corpus import ABSENT
+from flopsfit_ds.data.manifest import Manifest, read_manifest
+from flopsfit_ds.plan.sweep_plan import SweepPlan
+
+
+def prepare_data(
+    plan: SweepPlan, *, workers: int | None = None, progress: Callable[[int, int], None] | None = None
+) -> Manifest:
+    """Write the corpus of a sweep as one file of ids in the sweep's folder, or find it there.
+
+    What a kill left is gone on with.
+
+    Args:
+        plan: Of the sweep.
+        workers: Processes that tokenise; without it as many as this process may use cores.
+        progress: Told of bytes that are done, and of all.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        DataError: A document cannot be read, an id is beyond the vocabulary, or the data is read in place.
+        SweepFolderError: The folder cannot be written.
+    """
+    from flopsfit_ds.train.data.token_file import prepare_tokens
+
+    corpus = plan.corpus
+    if corpus.reading is None:
+        what = "does not exist yet" if corpus.fingerprint == ABSENT else "is read in place: there is nothing to prepare"
+        raise DataError(f"data.path: {corpus.files[0]} {what}")
+    folder = plan.folder.absolute() / "data"
+    tokens = prepare_tokens(corpus, folder, plan.spec.model.vocab_size, workers=workers, progress=progress)
+    manifest = read_manifest(Path(tokens.path).with_suffix(".json"))
+    assert manifest is not None
+    return manifest
