@@ -16,10 +16,11 @@ tests=(
   tests/simulate/test_server.py
   tests/train/test_traps.py
   tests/train/test_stages.py
+  tests/train/test_foreign_training.py
 )
 if [ $# -eq 0 ]; then
-  set -- "2.11.0 0.19.8 1.15.0" "2.13.0 0.19.8 1.15.0" "newest 0.19.8 1.15.0" "2.13.0 0.18.0 1.15.0" \
-    "2.13.0 newest 1.15.0" "2.13.0 0.19.8 1.11.0" "2.13.0 0.19.8 newest"
+  set -- "2.11.0 0.19.4 1.10.0" "2.13.0 0.19.8 1.15.0" "2.13.0 0.19.4 1.15.0" "2.13.0 0.19.8 1.10.0" \
+    "2.13.0 newest newest" "newest newest newest"
 fi
 
 wanted() { # wanted NAME VERSION: what pip is asked for
