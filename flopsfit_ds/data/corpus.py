@@ -21,7 +21,7 @@ from flopsfit_ds.data.formats.megatron import pair_of
 from flopsfit_ds.data.formats.token_file import check_width, read_layout
 from flopsfit_ds.data.sources.arrow import files_of
 from flopsfit_ds.data.sources.reading import Kind, Reading, source_of
-from flopsfit_ds.data.texts import by_content, by_name, stdlib_files, text_files
+from flopsfit_ds.data.texts import by_content, by_name, look_at_texts, note_copies, stdlib_files, text_files
 from flopsfit_ds.data.tokenizer_file import end_of_document, read_tokenizer_file
 from flopsfit_ds.spec import DatasetData, FilesData, HfData, LlmcData, MegatronData, StdlibData, TextData, TokenData
 from flopsfit_ds.spec.data import AnyData
@@ -123,15 +123,15 @@ def _stdlib_corpus(data: StdlibData) -> Corpus:
 
 
 def _text_corpus(data: TextData, base: Path, vocab_size: int) -> Corpus:
-    ordered, fingerprint = by_content(text_files(data.paths, base))
-    corpus = _text("text", ordered, fingerprint, data.heldout_tokens)
+    files = by_content(text_files(data.paths, base))
+    corpus = _text("text", files.paths, files.fingerprint, data.heldout_tokens)
+    shown, odd = f"{len(files.paths):,} files, {corpus.num_bytes:,} bytes", look_at_texts(files, data.heldout_tokens)
     if data.tokenizer is None:
-        return replace(corpus, notes=(f"{len(ordered):,} files, {corpus.num_bytes:,} bytes, a byte an id",))
+        return replace(corpus, notes=(f"{shown}, a byte an id", *odd))
     tokenizer = base / data.tokenizer
     facts = read_tokenizer_file(tokenizer, vocab_size)
-    digest = hashlib.sha256(fingerprint.encode() + tokenizer.read_bytes()).hexdigest()
-    notes = [f"{len(ordered):,} files, {corpus.num_bytes:,} bytes, through {tokenizer.name} of {facts.num_ids:,} ids"]
-    notes += facts.notes(tokenizer.name, "files")
+    digest = hashlib.sha256(files.fingerprint.encode() + tokenizer.read_bytes()).hexdigest()
+    notes = [f"{shown}, through {tokenizer.name} of {facts.num_ids:,} ids", *odd, *facts.notes(tokenizer.name, "files")]
     return replace(
         corpus, fingerprint=digest[:16], num_tokens=None, dtype="uint32", tokenizer=str(tokenizer), notes=tuple(notes),
         reading=Reading("text", "", "text"),
@@ -185,13 +185,14 @@ def _token_corpus(
         notes=(
             f"{path.name}: {layout.num_ids:,} ids of {layout.dtype}, known by {layout.known_by}",
             f"{path.name}: compared by {_compared(num_bytes)} when a sweep goes on",
+            *layout.odd,
         ),
     )
 
 
 def _document_corpus(data: FilesData | HfData | LlmcData, base: Path, vocab_size: int) -> Corpus:
     """A corpus of documents that are read, and written as one file of ids, before they are trained on."""
-    files, digest = _document_files(data, base)
+    files, digest, copies = _document_files(data, base)
     kind: Kind = "arrow" if isinstance(data, HfData) else data.source
     column = "" if isinstance(data, LlmcData) else data.column
     tokenizer = None if isinstance(data, LlmcData) or data.tokenizer is None else base / data.tokenizer
@@ -212,6 +213,7 @@ def _document_corpus(data: FilesData | HfData | LlmcData, base: Path, vocab_size
         facts = read_tokenizer_file(tokenizer, vocab_size)
         digest.update(tokenizer.read_bytes())
         notes += [f"through {tokenizer.name} of {facts.num_ids:,} ids", *facts.notes(tokenizer.name, "documents")]
+    notes += copies
     if column:
         notes.append("no mark between documents" if mark is None else f"id {mark} after each document")
     return Corpus(
@@ -228,16 +230,19 @@ def _document_corpus(data: FilesData | HfData | LlmcData, base: Path, vocab_size
     )
 
 
-def _document_files(data: FilesData | HfData | LlmcData, base: Path) -> tuple[list[Path], hashlib._Hash]:
-    """The files in the order in which their documents follow each other, and a hash of their content."""
+def _document_files(
+    data: FilesData | HfData | LlmcData, base: Path
+) -> tuple[list[Path], hashlib._Hash, tuple[str, ...]]:
+    """The files in the order in which their documents follow each other, a hash of their content, and what is odd."""
     if isinstance(data, FilesData):
-        ordered, digest = by_content(text_files(data.paths, base))
-        return ordered, hashlib.sha256(digest.encode())
+        found = by_content(text_files(data.paths, base))
+        copies = note_copies(found, data.heldout_tokens)
+        return list(found.paths), hashlib.sha256(found.fingerprint.encode()), copies
     if isinstance(data, LlmcData):
         files = [path for _, path in sorted(text_files(data.paths, base), key=lambda named: named[0])]
     else:
         files = files_of(base / data.path, data.split)
-    return files, hashlib.sha256(b"".join(file_digests(files)))
+    return files, hashlib.sha256(b"".join(file_digests(files))), ()
 
 
 def _compared(num_bytes: int) -> str:

@@ -22,7 +22,7 @@ class TokenizerFacts:
 
     Attributes:
         num_ids: Largest id, plus one.
-        switched_off: What the file asks for and training data must not have, in words: truncation, padding.
+        switched_off: What the file asks for and training data must not have, in words: truncation, padding, dropout.
         added_to_each_text: Special tokens that are put before or after each text.
     """
 
@@ -141,6 +141,9 @@ def _switched_off(saved: Mapping[str, Any]) -> Iterator[str]:
         yield f"truncation to {truncation.get('max_length')} ids"
     if padding:
         yield f"padding ({padding.get('strategy')})"
+    dropout = saved["model"].get("dropout")
+    if dropout:
+        yield f"dropout of {dropout:g} of the merges"
 
 
 def _specials(processor: Any) -> Iterator[str]:

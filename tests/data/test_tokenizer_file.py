@@ -47,6 +47,39 @@ def test_truncation_and_padding_are_switched_off_and_said(tmp_path, tokenizer):
     assert any("padding" in note for note in found(tmp_path).notes)
 
 
+def test_dropout_of_merges_is_switched_off_and_said(tmp_path, tokenizer):
+    whole = ids_of(tmp_path, tokenizer)
+    tokenizer.model.dropout = 0.5
+    assert ids_of(tmp_path, tokenizer) == whole
+    assert any("dropout of 0.5 of the merges: switched off" in note for note in found(tmp_path).notes)
+
+
+class TestTextThatATokenizerDoesNotKnow:
+    """The library leaves characters out without a word, or writes one id for whatever it does not know."""
+
+    def made(self, folder: Path, strange: int, model: models.Model) -> None:
+        (folder / "corpus.txt").write_text("loss batch " * 500 + "\u65e5" * strange, encoding="utf-8")
+        tokenizer = Tokenizer(model)
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        tokenizer.save(str(folder / "tok.json"))
+        prepare_tokens(found(folder), folder / "data", 400)
+
+    def test_characters_that_are_left_out_are_counted_and_refused_where_many(self, tmp_path, caplog):
+        letters = {letter: number for number, letter in enumerate("abchlost")}
+        self.made(tmp_path, 60, models.BPE(vocab=letters, merges=[]))
+        assert "leaves 60 of 5,560 characters out without a word ('\u65e5')" in caplog.text
+        with pytest.raises(DataError, match=r"leaves 300 of 5,800 characters out .* made for such texts"):
+            self.made(tmp_path, 300, models.BPE(vocab=letters, merges=[]))
+
+    def test_unknown_pieces_are_counted_and_refused_where_many(self, tmp_path, caplog):
+        self.made(tmp_path, 1, models.WordLevel({"[UNK]": 0, "loss": 1, "batch": 2}, unk_token="[UNK]"))
+        assert "does not know 1 of 1,001 pieces" in caplog.text
+        with pytest.raises(DataError, match="does not know 501 of 1,001 pieces"):
+            self.made(tmp_path, 1, models.WordLevel({"[UNK]": 0, "loss": 1}, unk_token="[UNK]"))
+        with pytest.raises(DataError, match=r"tok\.json cannot cut the texts up: .*UNK"):
+            self.made(tmp_path, 1, models.WordLevel({"loss": 1}, unk_token="[UNK]"))
+
+
 def test_special_tokens_of_each_text_are_kept_and_said(tmp_path, tokenizer):
     whole = ids_of(tmp_path, tokenizer)
     tokenizer.add_special_tokens([AddedToken("<s>", special=True)])

@@ -23,6 +23,7 @@ class Layout:
         offset: Bytes before the first id.
         num_ids: Ids in the file.
         known_by: What says so, for people.
+        odd: What is odd of the ids and was taken as it is, for people.
     """
 
     format: Format
@@ -30,3 +31,4 @@ class Layout:
     offset: int
     num_ids: int
     known_by: str
+    odd: tuple[str, ...] = ()

@@ -22,7 +22,10 @@ def read_npy(path: Path, num_bytes: int) -> Layout:
     with path.open("rb") as stream:
         magic = stream.read(8)
         if magic[:6] != MAGIC or len(magic) < 8:
-            raise DataError(f"data.path: {path} is no .npy file: it does not begin with numpy's magic bytes")
+            raise DataError(
+                f"data.path: {path} is no .npy file: it does not begin with numpy's magic bytes; a bare row of ids "
+                "takes the suffix .bin"
+            )
         length_format = "<H" if magic[6] == 1 else "<I"
         length_bytes = stream.read(struct.calcsize(length_format))
         try:

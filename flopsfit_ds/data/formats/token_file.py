@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from flopsfit_ds.base.errors import DataError
+from flopsfit_ds.data.formats.containers import check_is_ids, odd_rows
 from flopsfit_ds.data.formats.evidence import check_dtype, find_dtype, sample_blocks
 from flopsfit_ds.data.formats.layout import BYTES_PER_ID, Layout
 from flopsfit_ds.data.formats.llmc import is_llmc, read_llmc
@@ -37,12 +39,13 @@ def read_layout(path: Path, dtype: str | None, vocab_size: int) -> Layout:
         )
     blocks = sample_blocks(path, layout.offset if layout else 0, num_bytes)
     if layout is None:
+        check_is_ids(path, blocks, vocab_size)
         layout = _headless_layout(
             path, num_bytes, dtype or find_dtype(path, blocks, vocab_size), given=dtype is not None
         )
     check_width(layout.dtype, vocab_size, f"{path}: ")
     check_dtype(path, blocks, layout.dtype, vocab_size)
-    return layout
+    return replace(layout, odd=odd_rows(path, blocks, layout, given=dtype is not None))
 
 
 def check_width(dtype: str, vocab_size: int, where: str = "") -> None:

@@ -58,7 +58,7 @@ class Encoder:
         self._mark = np.array([], dtype) if corpus.reading.end_of_document is None else np.array(
             [corpus.reading.end_of_document], dtype
         )  # fmt: skip
-        self._tokenizer = None if corpus.tokenizer is None else _load(corpus.tokenizer, vocab_size)
+        self._tokenizer = None if corpus.tokenizer is None else load_tokenizer(corpus.tokenizer, vocab_size)
 
     def read(self, piece: Piece) -> Iterator[Encoded]:
         """The documents of a piece, a batch at a time.
@@ -103,7 +103,12 @@ class Encoder:
             )
 
 
-def _load(path: str, vocab_size: int) -> Any:
+def load_tokenizer(path: str, vocab_size: int) -> Any:
+    """A tokenizer that neither cuts texts, nor pads them, nor drops merges.
+
+    Raises:
+        DataError: No tokenizer, or one that renumbers its tokens.
+    """
     from tokenizers import Tokenizer
 
     read_tokenizer_file(Path(path), vocab_size)
@@ -114,6 +119,8 @@ def _load(path: str, vocab_size: int) -> Any:
     _see_that_ids_are_kept(Path(path), tokenizer)
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    if getattr(tokenizer.model, "dropout", None):
+        tokenizer.model.dropout = None
     return tokenizer
 
 

@@ -25,6 +25,7 @@ from flopsfit_ds.data.corpus import Corpus
 from flopsfit_ds.data.sources.reading import Piece, source_of
 from flopsfit_ds.train.data.prepare.encode import Encoder
 from flopsfit_ds.train.data.prepare.parts import Joined, Part, join, part_at, remove, write_part
+from flopsfit_ds.train.data.prepare.vocabulary import check_vocabulary
 from flopsfit_ds.train.data.prepare.worker import Job, place_of
 
 Progress = Callable[[int, int], None]
@@ -75,6 +76,7 @@ def write_corpus(
 
         tell(sum(pieces[each].num_bytes for each in parts), total)
         missing = [number for number in range(len(pieces)) if number not in parts]
+        check_vocabulary(corpus, pieces, vocab_size)
         size = sum(pieces[number].num_bytes for number in missing)
         count = min(workers or len(os.sched_getaffinity(0)), len(missing))
         if count > 1 and size > _WORTH_A_PROCESS and corpus.reading.holds != "bytes":
