@@ -109,8 +109,8 @@ def profile_class(
 
     Raises:
         SpecError: The class cannot be built, or has no parameters.
-        PlanError: The loss is no scalar, a pattern matches nothing, nothing is left to train, or the count of active
-            parameters that the class gives by hand cannot be right.
+        PlanError: The loss is no scalar or has no gradient, a pattern matches nothing, nothing is left to train, or the
+            count of active parameters that the class gives by hand cannot be right.
     """
     looker = Looker()
     model = _build(looker, model_class, arguments)
@@ -194,7 +194,7 @@ def _try_to_look(
     """What was seen, or what went wrong.
 
     Raises:
-        PlanError: The loss is no scalar.
+        PlanError: The loss is no scalar, or has no gradient.
     """
     try:
         seen = looker.look(model, samples, loss)
@@ -204,6 +204,11 @@ def _try_to_look(
     if not isinstance(value, torch.Tensor) or value.ndim != 0:
         found = f"a tensor of shape {list(value.shape)}" if isinstance(value, torch.Tensor) else f"{value!r}"
         raise PlanError(f"the loss function must return a scalar tensor; it returned {found}: take its mean")
+    if not value.requires_grad:
+        raise PlanError(
+            "the loss function must return what a gradient can be taken of; it returned a number that no weight has a "
+            "part in: leave detach() and argmax out of it"
+        )
     return seen, None
 
 

@@ -22,7 +22,8 @@ from flopsfit_ds.base.usercode import import_class
 from flopsfit_ds.model.loss_traits import CountedEntries, LossTraits
 from flopsfit_ds.simulate.profile import count_parameters
 from flopsfit_ds.spec import ClassModel
-from flopsfit_ds.train.data.means import IGNORED, close, count_entries, no_mean, weighted_mean
+from flopsfit_ds.study.layout_probe import mixes_samples
+from flopsfit_ds.train.data.means import IGNORED, close, count_entries, no_mean, sample_weights, weighted_mean
 from flopsfit_ds.train.data.outputs import call_model, logits_of, num_samples, rows_of, tensors_of
 from flopsfit_ds.train.model.cross_entropy import plain_losses
 from flopsfit_ds.train.seeding import seeded
@@ -154,6 +155,12 @@ def _traits(model: nn.Module, batch: Any, loss_fn: Loss, sample_loss_fn: Loss | 
         def loss(batch: Any) -> torch.Tensor:
             return _scalar(of_outputs(loss_fn, call_model(model, batch[0]), batch[1]))
 
+        whole = loss(batch).item()
+        if not math.isfinite(whole):
+            raise PlanError(
+                f"loss_fn: the loss of {size} samples of the data is {whole} on a small model with fresh weights; look "
+                "for values in the data that are infinite or no numbers, or for a loss that overflows"
+            )
         traits = LossTraits(takes_logits=takes_logits, counted=_counted(batch, size, loss), masked=_masked(batch))
         if traits.counted is not None and not _is_mean(batch, size, loss, traits.counted):
             traits = replace(traits, counted=None)
@@ -168,18 +175,19 @@ def _traits(model: nn.Module, batch: Any, loss_fn: Loss, sample_loss_fn: Loss | 
             mean, whole = weighted_mean(losses, counts), loss(batch).item()
             traits = replace(traits, counts_in_heldout=close(whole, mean, weighted_mean(losses.abs(), counts)))
         if not _is_mean(batch, size, loss, traits.counted):
-            whole, losses = loss(batch).item(), _singles(batch, size, loss)
+            losses = _singles(batch, size, loss)
             mean = losses.double().mean().item()
             if sample_loss_fn is None:
                 raise PlanError(no_mean(size, whole, mean))
             why = f"the loss of {size} samples is {whole:.6g}, and the mean over each of them alone {mean:.6g}"
             return replace(traits, depends_on_layout=why, needs_whole_batches=True)
-        norms = sorted(
-            {type(each).__name__ for each in model.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)}
+        why = mixes_samples(
+            model,
+            batch,
+            lambda model, batch: of_outputs(loss_fn, call_model(model, batch[0]), batch[1]),
+            traits.counted,
         )
-        if norms or _changes_in_training(model, batch, size, loss, traits.counted):
-            shown = f" ({', '.join(norms)})" if norms else ""
-            why = f"{type(model).__name__} normalises over the batch{shown}"
+        if why is not None:
             return replace(traits, depends_on_layout=why, needs_one_gpu=True)
     return traits
 
@@ -250,12 +258,8 @@ def _singles(batch: Any, size: int, loss: Callable[[Any], torch.Tensor]) -> torc
 def _is_mean(batch: Any, size: int, loss: Callable[[Any], torch.Tensor], counted: CountedEntries | None) -> bool:
     """Whether the loss of a batch is the mean over its samples, each passed through the model alone."""
     losses = _singles(batch, size, loss)
-    weights = _weights(batch, size, counted)
+    weights = sample_weights(batch, size, counted)
     return close(loss(batch).item(), weighted_mean(losses, weights), weighted_mean(losses.abs(), weights))
-
-
-def _weights(batch: Any, size: int, counted: CountedEntries | None) -> torch.Tensor:
-    return torch.ones(size) if counted is None else count_entries(batch, counted)
 
 
 def _has_rows(outputs: Any, batch: Any, size: int, loss: Callable[[Any], torch.Tensor], of_outputs: Loss) -> bool:
@@ -268,22 +272,3 @@ def _has_rows(outputs: Any, batch: Any, size: int, loss: Callable[[Any], torch.T
     alone = _singles(batch, size, loss).tolist()
     pairs = zip(found, alone, strict=True)
     return all(close(one, other, abs(other)) or (math.isnan(one) and math.isnan(other)) for one, other in pairs)
-
-
-def _changes_in_training(
-    model: nn.Module, batch: Any, size: int, loss: Callable[[Any], torch.Tensor], counted: CountedEntries | None
-) -> bool:
-    """Whether, of a class without random numbers, the parts of a batch have another loss while it trains."""
-    model.train()
-    try:
-        whole = loss(batch).item()
-        if loss(batch).item() != whole:
-            return False  # it draws: dropout
-        parts = [rows_of(batch, rows, size) for rows in (slice(0, size // 2), slice(size // 2, size))]
-        losses = torch.stack([loss(part) for part in parts])
-    except (RuntimeError, ValueError):  # batch normalisation over ranks needs ranks
-        return False
-    finally:
-        model.eval()
-    counts = torch.stack([_weights(part, num_samples(part[1]), counted).sum() for part in parts])
-    return not close(whole, weighted_mean(losses, counts), weighted_mean(losses.abs(), counts))

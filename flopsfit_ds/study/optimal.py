@@ -117,6 +117,11 @@ def find_optimal(
         heldout_samples, num_heldout = len(eval_dataset), 0
         if heldout_samples == 0:
             raise DataError("eval_dataset is empty")
+        if eval_dataset is dataset:
+            raise DataError(
+                "eval_dataset is dataset: the loss would be measured on what is trained; leave eval_dataset out, and a "
+                "share of dataset is held out"
+            )
     if len(dataset) - num_heldout < 1:
         raise DataError(f"dataset: {len(dataset)} samples leave none to train on after {num_heldout} are held out")
     notes = [check_items("dataset", dataset, dataset[0])]

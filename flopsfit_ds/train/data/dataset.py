@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from flopsfit_ds.train.seeding import seeded
 _SPLIT_KEY = 0x5EED
 """Arbitrary; another one would hold other samples out, and change every run's identity."""
 _LOOKED_AT = 256  # each is a call of the user's dataset, once a study; part of what its plan tells
-_TELLING_SAMPLES = 4  # the least masked, the most, and two between
+_TELLING_SAMPLES = 4  # the least masked or filled up, the most, and two between
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ class DatasetWorkload:
     def heldout_batch(self, indices: np.ndarray) -> Any:
         """Samples by number among the held-out samples, collated."""
         if self.heldout is not None:
-            return _collate(self.heldout, indices, "eval_dataset")
-        return _collate(self.dataset, self._positions(indices + self.num_training_samples))
+            return _collate(self.heldout, indices, "eval_dataset", drawn_by_number=True)
+        return _collate(self.dataset, self._positions(indices + self.num_training_samples), drawn_by_number=True)
 
     def _positions(self, numbers: np.ndarray) -> np.ndarray:
         """Where in the dataset a sample lies: a fixed shuffle, so that the held-out share is a fair sample."""
@@ -195,12 +196,18 @@ class DatasetWorkload:
         return torch.stack([self.loss_fn(rows_of(outputs, row, size), rows_of(targets, row, size)) for row in rows])
 
 
-def _collate(dataset: Any, positions: Sequence[int] | np.ndarray, name: str = "dataset") -> Any:
-    """A batch of items; an error names the item that raises, or those that do not go together."""
+def _collate(
+    dataset: Any, positions: Sequence[int] | np.ndarray, name: str = "dataset", *, drawn_by_number: bool = False
+) -> Any:
+    """A batch of items; an error names the item that raises, or those that do not go together.
+
+    With `drawn_by_number` a dataset that draws at random gives the same item whenever it is asked for it.
+    """
     items = []
     for position in map(int, positions):
         try:
-            inputs, targets = dataset[position]
+            with seeded(position) if drawn_by_number else contextlib.nullcontext():
+                inputs, targets = dataset[position]
         except Exception as error:
             raise DataError(f"{name}: item {position} is no pair or raises {type(error).__name__}: {error}") from error
         items.append((inputs, targets))
@@ -212,13 +219,19 @@ def _collate(dataset: Any, positions: Sequence[int] | np.ndarray, name: str = "d
     return inputs, targets
 
 
-def _num_masked(item: Any) -> int:
+def _num_masked(item: Any) -> tuple[int, int]:
+    """Masked targets of a sample, and entries that are as the one at their tensor's end: padding, or a mask's."""
+    leaves = [leaf for leaf in tensors_of(tuple(item)) if leaf.numel() > 1]
     whole = (leaf for leaf in tensors_of(tuple(item)) if not leaf.is_floating_point())
-    return sum(int((leaf == IGNORED).sum()) for leaf in whole)
+    ends = (max(int((leaf == leaf.flatten()[place]).sum()) for place in (0, -1)) for leaf in leaves)
+    return sum(int((leaf == IGNORED).sum()) for leaf in whole), sum(ends)
 
 
 def telling_batch(dataset: Any) -> Any:
     """A batch to look at a loss with: of evenly spaced samples those that differ most in how much of them is masked.
+
+    Where none has masked targets, those that differ most in how much of them is filled up: padding by an id, a mask
+    among the inputs.
 
     Raises:
         DataError: They cannot be made a batch.

@@ -24,6 +24,11 @@ def count_entries(batch: Any, counted: CountedEntries) -> torch.Tensor:
     return (entries[:, counted.start :] != IGNORED).flatten(1).sum(1)
 
 
+def sample_weights(batch: Any, size: int, counted: CountedEntries | None) -> torch.Tensor:
+    """What each sample of a batch counts in a mean, [batch]: its targets, or all alike where none are counted."""
+    return torch.ones(size) if counted is None else count_entries(batch, counted)
+
+
 def weighted_mean(losses: torch.Tensor, weights: torch.Tensor) -> float:
     """Mean in double precision; what weighs nothing may be no number."""
     weights = weights.double()
