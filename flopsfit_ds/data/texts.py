@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flopsfit_ds.base.errors import DataError
-from flopsfit_ds.data.contents import file_digests
+from flopsfit_ds.data.contents import add_content, file_digests
 from flopsfit_ds.data.formats.containers import container_of, is_text
 
 _SKIPPED_FOLDERS = {"test", "tests", "site-packages", "dist-packages", "__pycache__", "idlelib", "turtledemo"}
@@ -135,3 +135,18 @@ def note_copies(files: TextFiles, heldout_tokens: int) -> tuple[str, ...]:
         )
     size = sum(path.stat().st_size for path, copied in zip(files.paths, files.copies, strict=True) if copied)
     return (f"{sum(files.copies):,} files, {size:,} bytes, are copies of others: kept",)
+
+
+def by_name(files: Sequence[Named]) -> tuple[list[Path], str]:
+    """Files in an order that their names give, and a fingerprint of names, sizes and content.
+
+    For the standard library, whose files' names are the same everywhere, and for sweeps that began before a corpus was
+    its content alone.
+    """
+    ordered = sorted(files, key=lambda item: (hashlib.sha256(item[0].encode()).digest(), item[0]))
+    digest = hashlib.sha256()
+    for name, path in ordered:
+        size = path.stat().st_size
+        digest.update(f"{name}\0{size}\0".encode())
+        add_content(digest, path, size)
+    return [path for _, path in ordered], digest.hexdigest()

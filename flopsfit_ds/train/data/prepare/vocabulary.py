@@ -1,4 +1,4 @@
-"""Whether a tokenizer was made for the texts it is given: what it leaves out of them without a word, or does not know."""
+"""Whether a tokenizer was made for its texts: what it leaves out of them without a word, or does not know."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from flopsfit_ds.train.data.prepare.encode import load_tokenizer
 
 _LOOKED_AT = 16  # pieces, evenly spread, and of each the first documents: some seconds. Chosen
 _MOST_MISSING = 0.02
-"""Of the characters left out, or of the pieces unknown: a tokenizer of another language or kind leaves out far more, one
-that fits its texts far less (stray characters). Chosen."""
+"""Of the characters left out, or of the pieces unknown: a tokenizer of another language leaves out far more, one that
+fits its texts far less (stray characters). Chosen."""
 _SHOWN = 8  # characters, in an error of one line
 
 _log = logging.getLogger(__name__)
