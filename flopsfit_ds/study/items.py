@@ -35,7 +35,7 @@ def check_items(name: str, dataset: Any, first: Any) -> str:
     numbers = {0, size - 1, *random.Random(_SEED).sample(range(size), min(size, _LOOKED_AT - 2))}
     looked = f"{len(numbers)} of {size} items looked at"
     wanted = _kinds(first)
-    odd: dict[int, str] = {}
+    infinite: dict[int, str] = {}
     for number in sorted(numbers):
         where = f"{name}: item {number}"
         try:
@@ -62,8 +62,8 @@ def check_items(name: str, dataset: Any, first: Any) -> str:
                 f"torch's, or seed its own by the item's number ({looked})"
             )
         if not _is_finite(item):
-            odd[number] = "has infinite values or some that are no numbers"
-    said = "".join(f"; item {number} {what}" for number, what in list(odd.items())[:_SHOWN])
+            infinite[number] = "has infinite values or some that are no numbers"
+    said = "".join(f"; item {number} {what}" for number, what in list(infinite.items())[:_SHOWN])
     return f"{name}: {looked} before training, all of one kind{said}"
 
 
