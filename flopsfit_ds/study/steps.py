@@ -105,7 +105,7 @@ def _plan(spec: SweepSpec, spec_folder: str | Path, allow_import: Sequence[str],
         check_allowed(spec.model.class_path, allow_import)
         import_class(spec.model.class_path, allow_import)
         from flopsfit_ds.study.class_family import spec_class_family
-        from flopsfit_ds.study.loss_probe import look_at_language_model
+        from flopsfit_ds.study.probes.loss import look_at_language_model
 
         family = spec_class_family(spec.model, spec.training, counts_active(spec))
         probe = look_at_language_model(spec.model)

@@ -11,7 +11,7 @@ import torch
 
 from flopsfit_ds.base.errors import DataError
 from flopsfit_ds.model.loss_traits import LossTraits
-from flopsfit_ds.study.items import check_items
+from flopsfit_ds.study.probes.items import check_items
 from flopsfit_ds.train.data.dataset import _collate
 from helpers.study import losses
 from helpers.study.own_model import Language, Waves, study

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.model.loss_traits import LossTraits
-from flopsfit_ds.study.loss_probe import look_at_loss
+from flopsfit_ds.study.probes.loss import look_at_loss
 from flopsfit_ds.train.data.dataset import telling_batch
 from helpers.study.own_model import study
 

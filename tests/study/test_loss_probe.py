@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from flopsfit_ds.base.errors import DataError, PlanError
 from flopsfit_ds.plan.sweep_plan import SweepPlan
-from flopsfit_ds.study.loss_probe import look_at_loss
+from flopsfit_ds.study.probes.loss import look_at_loss
 from flopsfit_ds.train.data.dataset import telling_batch
 from helpers.study import losses
 from helpers.study.losses import Bytes, LlamaLike, OwnLoss, Pairs, Tower

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flopsfit_ds.study.loss_probe import look_at_loss
+from flopsfit_ds.study.probes.loss import look_at_loss
 from flopsfit_ds.train.data.dataset import DatasetWorkload, telling_batch
 from helpers.study.drawn_models import draw
 from helpers.study.foreign_models import CONTEXT

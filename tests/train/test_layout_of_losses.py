@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flopsfit_ds.study.loss_probe import look_at_loss
+from flopsfit_ds.study.probes.loss import look_at_loss
 from flopsfit_ds.train.data.dataset import telling_batch
 from helpers.study import losses
 from helpers.study.losses import Bytes, LlamaLike, OwnLoss, Pairs, Tower

@@ -14,7 +14,7 @@ from flopsfit_ds.memory import MemoryEstimate, Strategy
 from flopsfit_ds.simulate import Simulator
 from flopsfit_ds.simulate.case import ClassCase
 from flopsfit_ds.simulate.profile import ClassMeasurement, profile_class
-from flopsfit_ds.study.loss_probe import look_at_loss
+from flopsfit_ds.study.probes.loss import look_at_loss
 from flopsfit_ds.train.data.dataset import DatasetWorkload, call_model, telling_batch
 from helpers.study.foreign_models import FOREIGN, VOCAB, Foreign, each_pair_loss
 from helpers.sweeps import MICRO, plan_of, with_values, write_bytes_corpus

@@ -73,7 +73,7 @@ class NoisyWaves(Waves):
         return self.x[index] + random.random() + torch.rand(()), self.y[index]
 
 
-def study(model_class=Regressor, **changes):
+def study(model_class: type[nn.Module] = Regressor, **changes):
     options = {
         "size_parameter": "width",
         "dataset": Waves(),

@@ -22,7 +22,7 @@ from flopsfit_ds.base.usercode import import_class
 from flopsfit_ds.model.loss_traits import CountedEntries, LossTraits
 from flopsfit_ds.simulate.profile import count_parameters
 from flopsfit_ds.spec import ClassModel
-from flopsfit_ds.study.layout_probe import mixes_samples
+from flopsfit_ds.study.probes.layout import mixes_samples
 from flopsfit_ds.train.data.means import IGNORED, close, count_entries, no_mean, sample_weights, weighted_mean
 from flopsfit_ds.train.data.outputs import call_model, logits_of, num_samples, rows_of, tensors_of
 from flopsfit_ds.train.model.cross_entropy import plain_losses

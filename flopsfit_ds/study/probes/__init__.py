@@ -1,0 +1,1 @@
+"""What is looked at of a class, its loss and its data before anything is planned."""
