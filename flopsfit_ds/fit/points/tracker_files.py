@@ -56,8 +56,10 @@ def folder_rows(folder: Path) -> list[Row]:
 def _event_rows(folder: Path, files: list[Path]) -> list[Row]:
     """TensorBoard: a folder is a run, and a folder in it that holds hyperparameters alone is part of it."""
     try:
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-        from tensorboard.plugins.hparams import plugin_data_pb2
+        from tensorboard.backend.event_processing.event_accumulator import (  # pyright: ignore[reportMissingImports]
+            EventAccumulator,
+        )
+        from tensorboard.plugins.hparams import plugin_data_pb2  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise DataError(
             f"{folder}: TensorBoard's event files need tensorboard; install flopsfit-ds[tensorboard], or export a table"
@@ -106,7 +108,7 @@ def wandb_rows(path: Path) -> list[Row]:
         raise DataError(
             f"{path}: a run of Weights & Biases needs wandb; install flopsfit-ds[trackers], or export a table of runs"
         ) from None
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # pyright: ignore[reportMissingImports]
 
     messages: Any = wandb_internal_pb2
     config: Row = {}
