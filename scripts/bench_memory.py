@@ -95,6 +95,11 @@ class PublishedCase:
             self._logits = model(ids)
             return F.cross_entropy(self._logits.view(-1, self._logits.shape[-1]), labels.view(-1))
 
+    @property
+    def optimizer(self) -> None:
+        """AdamW."""
+        return None
+
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """The example's FusedAdam keeps the same states."""
         return torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)

@@ -21,8 +21,8 @@ _WRAPPERS = (property, staticmethod, classmethod, functools.cached_property, Met
 _WRAPPED = ("fget", "fset", "__func__", "__self__", "__wrapped__", "func", "args", "keywords")
 
 
-def check_allowed(class_path: str, allowed: Sequence[str]) -> None:
-    """See that a class lies in a package the user allowed.
+def check_allowed(class_path: str, allowed: Sequence[str], field: str = "model.class_path") -> None:
+    """See that a class, or a function, lies in a package the user allowed; `field` names it in the spec.
 
     Raises:
         SpecError: It does not.
@@ -30,7 +30,7 @@ def check_allowed(class_path: str, allowed: Sequence[str]) -> None:
     module = class_path.partition(":")[0]
     if not _lies_in(module, allowed):
         raise SpecError(
-            f"model.class_path: {class_path} is code that the spec wants to import; allow it with "
+            f"{field}: {class_path} is code that the spec wants to import; allow it with "
             f"--allow-import {module.partition('.')[0]}"
         )
 

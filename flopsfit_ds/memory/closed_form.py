@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from flopsfit_ds.base.hardware import Cluster
 from flopsfit_ds.base.presets import wants_stock_zero3
+from flopsfit_ds.base.units import MIB
 from flopsfit_ds.memory.buckets import ZeroBuckets, training_buckets
 from flopsfit_ds.memory.margin import allocator_margin, delayed_free_bytes, workspace_bytes
 from flopsfit_ds.memory.profile import ModelProfile
@@ -22,6 +23,9 @@ ERROR_OF_DECODERS = (-0.03, 0.10)
 tests/memory/test_closed_form.py holds them to, over 60 layouts drawn at random and nine that were hardest."""
 _STAGE0_BUCKET = 500_000_000  # elements; engine.allreduce_gradients flattens gradients by so many, also on one GPU
 _OPTIMIZER_GROUP = 1_000_000_000  # elements; sub_group_size
+_MUON_GATHERS_BYTES = 256 * MIB
+"""Of gradients and momenta that ZeRO-3 keeps from step to step (`_muon_allgather_max_cached_bytes` of stage3.py); each
+is as large as a bucket, and up to four of them were seen in small models."""
 _PLAIN_LOSS_BYTES = 12  # of a logit that is held at once: in fp32 itself, its logarithm and its gradient
 
 
@@ -108,13 +112,16 @@ def peak_components(
         parameters = 4 * profile.num_params
         moments = _replicated_moments(profile, strategy, share, accumulation, buckets)
     worst = max(moments, key=lambda moment: moment.total)
+    gathers = 0
+    if stage == 3 and profile.states is not None and profile.states.orthogonal_params:
+        gathers = min(_MUON_GATHERS_BYTES, 4 * 4 * buckets.reduce_bucket_size)
     components = MemoryComponents(
         parameters=parameters + profile.buffer_bytes,
         gathered_parameters=worst.gathered,
         gradients=worst.gradients,
         master_weights=4 * share if _has_master_weights(stage, offloaded) else 0,
-        optimizer_states=0 if offloaded else 8 * (trainable if stage == 0 else share),
-        communication_buckets=worst.buckets,
+        optimizer_states=0 if offloaded else _state_bytes(profile, strategy, share),
+        communication_buckets=worst.buckets + gathers,
         saved_activations=worst.saved,
         logits_and_loss=worst.loss,
         transients=worst.transients,
@@ -126,6 +133,21 @@ def peak_components(
 def _has_master_weights(stage: int, offloaded: bool) -> bool:
     """Whether a device holds fp32 weights beside its fp32 parameters; ZeRO-3 does without (`train/mends/zero3.py`)."""
     return stage in (1, 2) or (stage == 3 and not offloaded and wants_stock_zero3())
+
+
+def _state_bytes(profile: ModelProfile, strategy: Strategy, share: int) -> int:
+    """States of one rank; `share` is what it holds of the trained parameters beyond ZeRO-0."""
+    states, stage, world = profile.states, strategy.zero_stage, strategy.num_gpus
+    if states is None:
+        return 8 * (profile.num_params_trainable if stage == 0 else share)
+    if stage == 0:
+        return states.state_bytes
+    whole = states.orthogonal_params
+    parted = math.ceil((states.state_bytes - 4 * whole) / world)
+    if stage == 3 or not whole:
+        return parted + 4 * math.ceil(whole / world)
+    # ZeRO-1 and 2: the momenta of all matrices that reach into the share, and those of this step until it is sure
+    return parted + 2 * 4 * sum(group.reaching_into_a_share(world) for group in states.groups if group.orthogonal)
 
 
 class _LossBytes(NamedTuple):
@@ -230,6 +252,8 @@ def _gradients_of_partition(profile: ModelProfile, strategy: Strategy, share: in
     """
     if strategy.num_gpus == 1:
         return 4 * share
+    if profile.states is not None and profile.states.groups:
+        return 4 * sum(group.reaching_into_a_share(strategy.num_gpus) for group in profile.states.groups)
     reaching = max(share + profile.block_largest_params, profile.largest_tensor_params)
     return 4 * min(reaching, profile.num_params_trainable)
 

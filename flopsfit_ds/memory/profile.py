@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from flopsfit_ds.memory.states import OptimizerMemory
 from flopsfit_ds.model.architecture import ModelShape
 
 
@@ -44,6 +45,7 @@ class ModelProfile:
         uneven_gradients: Whether a batch may pass some parameters by, so that ranks have gradients of different ones.
         leaf_modules: Names of the modules around these parameters that ZeRO-3 must gather whole; none where it cannot
             train the model on several GPUs.
+        states: What an optimiser other than AdamW holds; None for AdamW.
     """
 
     name: str
@@ -73,6 +75,7 @@ class ModelProfile:
     finds_loss_by_chunks: bool = False
     uneven_gradients: bool = False
     leaf_modules: tuple[str, ...] = ()
+    states: OptimizerMemory | None = None
 
     @property
     def knows_activations(self) -> bool:

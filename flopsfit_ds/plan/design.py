@@ -14,6 +14,11 @@ from flopsfit_ds.spec.training import SeedsAt
 
 TOKEN_TOLERANCE = 0.005
 """A run's realised FLOPs (or tokens) lie within this share of what the design asks for."""
+_MIN_STEPS = 20
+"""Below it the loop never smooths its loss, and sees no divergence (`train.loop._SMOOTHING_STEPS`)."""
+_WORTH_NEW = 4.0
+"""Times that data may be seen and is about as good as new (Muennighoff et al. 2023, arXiv:2305.16264)."""
+_WORN_OUT = ", and beyond 4 each is worth less; fit.law: data-constrained knows that"
 _FINE_BATCHES = 8
 """Sequences: up to here a rule's batch is any whole number."""
 
@@ -268,3 +273,33 @@ def seeds_of_points(
         )
         chosen = {group[len(group) // 2] if points[group[0]].compute_budget_flops else group[0] for group in ranked}
     return [seeds if number in chosen else seeds[:1] for number in range(len(points))]
+
+
+def batch_warnings(
+    label: str, budget: float | None, batches: BatchPlan, unique_tokens: int | None, words: BatchWords
+) -> list[str]:
+    """What the user should know of a run's batches and of how often it sees its data.
+
+    Args:
+        label: Of the run.
+        budget: FLOPs of its isoFLOP budget; None for other designs.
+        batches: Its steps and tokens.
+        unique_tokens: Training tokens there are; None where unknown.
+        words: For messages.
+    """
+    found = []
+    if unique_tokens is not None and batches.num_tokens > unique_tokens:
+        repeats = batches.num_tokens / unique_tokens
+        found.append(
+            f"{label}: trains on {format_count(batches.num_tokens)} tokens of {format_count(unique_tokens)} unique "
+            f"ones: the data repeats {repeats:.1f} times{_WORN_OUT if repeats > _WORTH_NEW else ''}"
+        )
+    if batches.made_smaller:
+        head = f"{format_flops(budget)} FLOPs: a" if budget else f"{label}: a"
+        found.append(
+            f"{head} global batch of {batches.global_batch_sequences} sequences instead of {words.batch}, so that "
+            f"{'every point has one batch and meets the budget' if budget else 'its tokens are met'}"
+        )
+    if batches.num_steps < _MIN_STEPS:
+        found.append(f"{label}: only {batches.num_steps} optimiser steps; a smaller {words.batch} gives more")
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flopsfit_ds.base.presets import Offload, deepspeed_preset, zero_section
+from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan
 from flopsfit_ds.plan.sweep_plan import RunPlan
 
 
@@ -30,6 +31,7 @@ def deepspeed_config(
         gradient_accumulation_steps=gradient_accumulation_steps,
         gradient_clipping=run.recipe.gradient_clipping,
         precision=run.recipe.precision,
+        optimizer=run.recipe.optimizer,
     )
 
 
@@ -45,17 +47,21 @@ def training_config(
     gradient_clipping: float,
     precision: str,
     leaf_modules: tuple[str, ...] = (),
+    optimizer: OptimizerPlan | None = None,
 ) -> dict[str, Any]:
     """The configuration of any training of this package; the memory simulation builds its engine from it too.
 
     bf16 is `torch_autocast` over fp32 parameters, the only bf16 mode that trains alike at every stage; its list of
     modules that communicate in bf16 is empty, so that gradients are summed in fp32 at every stage. `leaf_modules` are
-    gathered whole at ZeRO-3, which gives zeros to those of their parameters that a rank's batch passed by.
+    gathered whole at ZeRO-3, which gives zeros to those of their parameters that a rank's batch passed by. Muon there
+    wants whole gradients on every rank, not scattered ones.
     """
     config = deepspeed_preset(zero_stage, offload)
     config["zero_optimization"] = zero_section(zero_stage, offload, num_params, num_params_trainable)
     if zero_stage == 3 and leaf_modules:
         config["zero_optimization"]["leaf_module"] = {"names": list(leaf_modules)}
+    if zero_stage == 3 and optimizer is not None and optimizer.name == "muon":
+        config["zero_optimization"]["reduce_scatter"] = False
     config["train_batch_size"] = micro_batch_size_per_gpu * gradient_accumulation_steps * world_size
     config["train_micro_batch_size_per_gpu"] = micro_batch_size_per_gpu
     config["gradient_accumulation_steps"] = gradient_accumulation_steps

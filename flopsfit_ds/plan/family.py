@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from flopsfit_ds.base.errors import PlanError
@@ -13,6 +13,7 @@ from flopsfit_ds.base.units import format_count
 from flopsfit_ds.memory import ModelProfile, profile_decoder
 from flopsfit_ds.model.architecture import ClassShape, ModelShape, SizingRule
 from flopsfit_ds.model.flops import FlopsSource, training_flops_per_token
+from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan, decoder_states
 from flopsfit_ds.spec import DecoderModel, SweepSpec, Training
 from flopsfit_ds.spec.fit_options import COUNT_WORDS
 from flopsfit_ds.spec.training import Precision
@@ -73,8 +74,9 @@ class Family(Protocol):
 class DecoderFamily:
     """The built-in decoder in all sizes."""
 
-    def __init__(self, model: DecoderModel, training: Training) -> None:
+    def __init__(self, model: DecoderModel, training: Training, optimizer: OptimizerPlan | None = None) -> None:
         self.warnings: list[str] = []
+        self._optimizer = optimizer
         self._training = training
         self._rule = SizingRule(
             head_dim=model.head_dim,
@@ -95,11 +97,14 @@ class DecoderFamily:
             PlanError: None lies within a factor of 2, or everything is frozen.
         """
         shape = self._rule.nearest(num_params, taken)
-        return sized_decoder(shape, self._training.frozen_parameters, self._training.precision)
+        training = self._training
+        return sized_decoder(shape, training.frozen_parameters, training.precision, self._optimizer)
 
 
 @functools.lru_cache(maxsize=4096)
-def sized_decoder(shape: ModelShape, frozen: tuple[str, ...], precision: Precision) -> SizedModel:
+def sized_decoder(
+    shape: ModelShape, frozen: tuple[str, ...], precision: Precision, optimizer: OptimizerPlan | None = None
+) -> SizedModel:
     """What planning needs to know of a decoder, some of its parameters frozen by glob patterns of their names.
 
     Raises:
@@ -116,6 +121,15 @@ def sized_decoder(shape: ModelShape, frozen: tuple[str, ...], precision: Precisi
     if trainable == 0:
         raise PlanError("training.frozen_parameters: nothing is left to train")
     frozen_matrices = sum(size for name, size in held if "norm" not in name and name != "embedding.weight")
+    names = {name for name, _ in held}
+    profile = profile_decoder(
+        shape,
+        precision,
+        num_params_trainable=trainable,
+        num_blocks_without_gradient=_frozen_blocks_in_front(shape, names),
+    )
+    if optimizer is not None:
+        profile = replace(profile, states=decoder_states(optimizer, shape, names))
     return SizedModel(
         shape=shape,
         num_params=counts.total,
@@ -125,12 +139,7 @@ def sized_decoder(shape: ModelShape, frozen: tuple[str, ...], precision: Precisi
         num_params_matrices=counts.attention + counts.mlp + shape.vocab_size * shape.hidden_size,
         flops_per_token=training_flops_per_token(shape, frozen_matrices),
         flops_source="counted",
-        profile=profile_decoder(
-            shape,
-            precision,
-            num_params_trainable=trainable,
-            num_blocks_without_gradient=_frozen_blocks_in_front(shape, {name for name, _ in held}),
-        ),
+        profile=profile,
     )
 
 

@@ -14,6 +14,7 @@ from flopsfit_ds.plan.design import BatchPlan, DesignedPoint
 from flopsfit_ds.plan.family import SizedModel
 from flopsfit_ds.plan.layouts import Search, divisors
 from flopsfit_ds.plan.placement import Placement, place_run
+from flopsfit_ds.plan.recipe.optimizers import optimizer_rules
 from flopsfit_ds.spec import PlacementRules, SweepSpec
 
 _INDIFFERENCE = 0.05
@@ -31,9 +32,10 @@ def placement_rules(spec: SweepSpec, shape: ModelShape | ClassShape, profile: Mo
     abort; ZeRO-0 reduces a zero for what has none, and so does ZeRO-3 in the modules that it gathers whole.
 
     Raises:
-        PlanError: Such a model, and neither ZeRO-0 nor a single GPU is allowed.
+        PlanError: Such a model, and neither ZeRO-0 nor a single GPU is allowed; or an optimiser that no allowed stage
+            trains alike.
     """
-    rules = spec.placement
+    rules = optimizer_rules(spec.placement, spec.training)
     if isinstance(shape, ClassShape):  # a user's class checkpoints by itself
         rules = rules.model_copy(update={"activation_checkpointing": "never"})
     if not profile.uneven_gradients:

@@ -26,6 +26,7 @@ from flopsfit_ds.plan.design import (
     BatchPlan,
     BatchWords,
     DesignedPoint,
+    batch_warnings,
     design_points,
     plan_points,
     seeds_of_points,
@@ -35,6 +36,7 @@ from flopsfit_ds.plan.layouts import Search
 from flopsfit_ds.plan.packing.sweep import Makespan, expected_makespan, spread_long_runs
 from flopsfit_ds.plan.placement import Placement, shared_search
 from flopsfit_ds.plan.placing import held_layout_warning, place_points, placement_rules
+from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan, known_optimizer, optimizer_warnings
 from flopsfit_ds.plan.recipe.recipe import (
     Recipe,
     batch_tokens,
@@ -51,11 +53,6 @@ from flopsfit_ds.spec import DecoderModel, SweepSpec
 
 TRAINING_VERSION = 1
 """Part of every run's identity: raised when a change of the training code changes losses."""
-_MIN_STEPS = 20
-"""Below it the loop never smooths its loss, and sees no divergence (`train.loop._SMOOTHING_STEPS`)."""
-_WORTH_NEW = 4.0
-"""Times that data may be seen and is about as good as new (Muennighoff et al. 2023, arXiv:2305.16264)."""
-_WORN_OUT = ", and beyond 4 each is worth less; fit.law: data-constrained knows that"
 _DATASET_WORDS = BatchWords("global_batch_samples", "make the samples shorter")
 _RULE_WORDS = BatchWords("training.global_batch", "shorten model.context_length")
 
@@ -218,6 +215,7 @@ def build_plan(
     corpus: Corpus | None = None,
     machine: Machine | None = None,
     loss: LossTraits = LossTraits(),  # noqa: B008
+    optimizer: OptimizerPlan | None = None,
 ) -> SweepPlan:
     """Resolve a spec into a plan. Imports no torch and answers in milliseconds.
 
@@ -228,6 +226,7 @@ def build_plan(
         corpus: The data; without it, what the spec's `data` section names.
         machine: What `hardware: auto` stands for; without it, this machine.
         loss: What was seen of the loss of a user's class; without it, that of the built-in decoder.
+        optimizer: A user's own, looked at; without it, what the spec's section means by itself.
 
     Raises:
         PlanError: A point fits nowhere, or a budget does not fill one batch.
@@ -236,13 +235,14 @@ def build_plan(
     """
     cluster = resolve_cluster(arithmetic(spec.training), machine, **spec.hardware.model_dump())
     check_switches(spec, cluster.device_name)
+    optimizer = optimizer or known_optimizer(spec.training, cluster.kind)
     if family is None:
         if not isinstance(spec.model, DecoderModel):
             raise PlanError(
                 f"model.class_path: {spec.model.class_path} is code of your own; allow it by "
                 f"--allow-import {spec.model.class_path.partition('.')[0].partition(':')[0]}"
             )
-        family = DecoderFamily(spec.model, spec.training)
+        family = DecoderFamily(spec.model, spec.training, optimizer)
     folder = Path(spec.output_root) / spec.name
     found = corpus or find_counted_corpus(spec.data, Path(spec_folder), spec.model.vocab_size, folder / "data")
     context_length = spec.model.context_length
@@ -266,7 +266,7 @@ def build_plan(
     trials = [
         (number, recipe, seed)
         for number, pair in enumerate(together)
-        for recipe in _recipes(spec, *pair)
+        for recipe in _recipes(spec, optimizer, *pair)
         for seed in seeds[number]
     ]
 
@@ -289,9 +289,11 @@ def build_plan(
         if run.run_id in runs:
             warnings.append(f"{run.label}: stands more than once in the design and is trained once")
         runs.setdefault(run.run_id, run)
-        warnings += _warnings(run, planned[number], words)
+        batch = planned[number]
+        warnings += batch_warnings(run.label, run.compute_budget_flops, batch, run.unique_tokens, words)
     labelled = zip((run.label for run in candidates), trials, strict=True)
     warnings += range_warnings(training, [(label, _point_of(spec, *together[trial[0]])) for label, trial in labelled])
+    warnings += optimizer_warnings(spec.placement, training, optimizer)
     if training.one_trunk:
         shared = share_trunks(tuple(runs.values()))
         warnings += shared.warnings
@@ -315,9 +317,11 @@ def _point_of(spec: SweepSpec, point: DesignedPoint[SizedModel], batches: BatchP
     return rule_point(point.model, batches.num_tokens, batch)
 
 
-def _recipes(spec: SweepSpec, point: DesignedPoint[SizedModel], batches: BatchPlan) -> list[Recipe]:
-    seen = _point_of(spec, point, batches)
-    return [make_recipe(spec.training, rate, seen, batches.num_steps) for rate in peak_rates(spec.training, seen)]
+def _recipes(
+    spec: SweepSpec, optimizer: OptimizerPlan | None, point: DesignedPoint[SizedModel], batches: BatchPlan
+) -> list[Recipe]:
+    seen, training = _point_of(spec, point, batches), spec.training
+    return [make_recipe(training, rate, seen, batches.num_steps, optimizer) for rate in peak_rates(training, seen)]
 
 
 def _plan_run(
@@ -377,23 +381,3 @@ def _plan_run(
         num_params_matrices=model.num_params_matrices,
         flops_source=model.flops_source,
     )
-
-
-def _warnings(run: RunPlan, batches: BatchPlan, words: BatchWords) -> list[str]:
-    found = []
-    if run.unique_tokens is not None and run.num_tokens > run.unique_tokens:
-        repeats = run.num_tokens / run.unique_tokens
-        found.append(
-            f"{run.label}: trains on {format_count(run.num_tokens)} tokens of {format_count(run.unique_tokens)} unique "
-            f"ones: the data repeats {repeats:.1f} times{_WORN_OUT if repeats > _WORTH_NEW else ''}"
-        )
-    if batches.made_smaller:
-        budget = run.compute_budget_flops
-        head = f"{format_flops(budget)} FLOPs: a" if budget else f"{run.label}: a"
-        found.append(
-            f"{head} global batch of {run.global_batch_sequences} sequences instead of {words.batch}, so that "
-            f"{'every point has one batch and meets the budget' if budget else 'its tokens are met'}"
-        )
-    if run.num_steps < _MIN_STEPS:
-        found.append(f"{run.label}: only {run.num_steps} optimiser steps; a smaller {words.batch} gives more")
-    return found

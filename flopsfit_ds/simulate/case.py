@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from flopsfit_ds.model.architecture import ClassShape, ModelShape
+from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan
 
 if TYPE_CHECKING:
     import torch
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
 
 class Case(Protocol):
     """A training step. Picklable, and built anew in the simulation's own process."""
+
+    @property
+    def optimizer(self) -> OptimizerPlan | None:
+        """What trains the parameters; None for AdamW."""
+        ...
 
     @property
     def draws_weights_in_constructors(self) -> bool:
@@ -44,10 +50,12 @@ class LanguageModelCase:
     Attributes:
         shape: The built-in decoder, or a class of the user's called as `model(tokens) -> logits`.
         frozen_parameters: Glob patterns of parameters that are not trained.
+        optimizer: What trains the others; None for AdamW.
     """
 
     shape: ModelShape | ClassShape
     frozen_parameters: tuple[str, ...] = ()
+    optimizer: OptimizerPlan | None = None
 
     @property
     def draws_weights_in_constructors(self) -> bool:
@@ -82,8 +90,8 @@ class LanguageModelCase:
         return language_model_loss(self.shape, model, batch)
 
     def build_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """Fused AdamW, as every run."""
-        return fused_adamw(model)
+        """That of every run of the sweep."""
+        return simulated_optimizer(model, self.optimizer)
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,7 @@ class ClassCase:
         loss_fn: `loss_fn(outputs, targets)`, a scalar.
         frozen_parameters: Glob patterns of parameters that are not trained.
         identity: What a result depends on of all these: class, samples and loss are known by their content.
+        optimizer: What trains the parameters; None for AdamW.
     """
 
     model_class: type[torch.nn.Module]
@@ -105,6 +114,7 @@ class ClassCase:
     loss_fn: Callable[[Any, Any], torch.Tensor]
     frozen_parameters: tuple[str, ...]
     identity: str
+    optimizer: OptimizerPlan | None = None
 
     @property
     def draws_weights_in_constructors(self) -> bool:
@@ -139,15 +149,18 @@ class ClassCase:
         return self.loss_fn(call_model(model, inputs), targets)
 
     def build_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """Fused AdamW, as every run."""
-        return fused_adamw(model)
+        """That of every run of the sweep."""
+        return simulated_optimizer(model, self.optimizer)
 
 
-def fused_adamw(model: torch.nn.Module) -> torch.optim.Optimizer:
+def simulated_optimizer(model: torch.nn.Module, plan: OptimizerPlan | None = None) -> torch.optim.Optimizer:
     """The optimiser of `flopsfit_ds.train`; its rates do not matter here."""
-    from flopsfit_ds.plan.sweep_plan import Recipe
-    from flopsfit_ds.train.session import build_optimizer
+    from flopsfit_ds.plan.recipe.recipe import Recipe
+    from flopsfit_ds.simulate.tensors.states import EightBitStates
+    from flopsfit_ds.train.optimizers.build import build_optimizer
 
+    if plan is not None and plan.name == "adamw8bit":
+        return EightBitStates(parameter for parameter in model.parameters() if parameter.requires_grad)
     recipe = Recipe(
         learning_rate=1e-3,
         warmup_steps=0,
@@ -159,6 +172,7 @@ def fused_adamw(model: torch.nn.Module) -> torch.optim.Optimizer:
         gradient_clipping=1.0,
         precision="fp32",
         frozen_parameters=(),
+        optimizer=plan,
     )
     return build_optimizer(model, recipe)
 

@@ -188,7 +188,7 @@ def language_model(run: RunPlan) -> Case:
     """What a run of a spec trains."""
     from flopsfit_ds.simulate.case import LanguageModelCase
 
-    return LanguageModelCase(run.model, run.recipe.frozen_parameters)
+    return LanguageModelCase(run.model, run.recipe.frozen_parameters, run.recipe.optimizer)
 
 
 def _with_runs(plan: SweepPlan, changed: Mapping[str, RunPlan], warnings: Sequence[str]) -> SweepPlan:

@@ -91,6 +91,7 @@ class Simulator:
             gradient_clipping=1.0,
             precision=strategy.precision,
             leaf_modules=leaf_modules,
+            optimizer=case.optimizer,
         )
         looked_at = self._ranks(
             case,

@@ -13,9 +13,12 @@ from torch.utils import _pytree
 
 from flopsfit_ds.base.errors import PlanError, SpecError
 from flopsfit_ds.memory import ModelProfile
+from flopsfit_ds.memory.states import optimizer_memory
+from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan
 from flopsfit_ds.simulate.counting.leaves import Entered, leaf_modules
 from flopsfit_ds.simulate.counting.look import Looker, Seen
 from flopsfit_ds.simulate.counting.shares import active_params, matrix_params, uncounted_matrices
+from flopsfit_ds.train.optimizers.kinds import state_tensors
 
 LOOKED_AT_SAMPLES = 2
 """Of the batch that a class is looked at with: batch normalisation refuses a single one."""
@@ -91,6 +94,7 @@ def profile_class(
     precision: Literal["fp32", "bf16"],
     frozen_parameters: tuple[str, ...] = (),
     tokens_per_sample: int,
+    optimizer: OptimizerPlan | None = None,
 ) -> ClassMeasurement:
     """Measure a class without weights: one training step on tensors without memory.
 
@@ -106,6 +110,7 @@ def profile_class(
         precision: Of the sweep.
         frozen_parameters: Glob patterns of parameters that are not trained.
         tokens_per_sample: Predictions a sample counts as.
+        optimizer: What trains it; None for AdamW.
 
     Raises:
         SpecError: The class cannot be built, or has no parameters.
@@ -156,7 +161,9 @@ def profile_class(
         leaves=leaves,
         was_seen=seen is not None and (other is not None or not seen.decided),
         unknown_masks=seen is not None and seen.unknown_masks > 0,
-        profile=_with_leaves(_class_profile(model, samples, seen, precision, tokens_per_sample), model, leaves),
+        profile=_with_leaves(
+            _class_profile(model, samples, seen, precision, tokens_per_sample), model, leaves, optimizer
+        ),
         problem=problem,
     )
 
@@ -280,15 +287,21 @@ def _class_profile(
     )
 
 
-def _with_leaves(profile: ModelProfile, model: nn.Module, leaves: tuple[str, ...]) -> ModelProfile:
-    """The profile of a model some of whose modules ZeRO-3 gathers whole, gradients among them."""
+def _with_leaves(
+    profile: ModelProfile, model: nn.Module, leaves: tuple[str, ...], optimizer: OptimizerPlan | None
+) -> ModelProfile:
+    """The profile of a model some of whose modules ZeRO-3 gathers whole, gradients among them, and of its optimiser."""
     sizes = (sum(parameter.numel() for parameter in model.get_submodule(name).parameters()) for name in leaves)
     whole = max(sizes, default=0)
+    states = None
+    if optimizer is not None:
+        states = optimizer_memory(optimizer.name, state_tensors(model, optimizer), optimizer.bytes_an_element)
     return replace(
         profile,
         block_params=max(profile.block_params, whole),
         block_largest_params=max(profile.block_largest_params, whole),
         leaf_modules=leaves,
+        states=states,
     )
 
 

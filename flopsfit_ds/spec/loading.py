@@ -18,6 +18,7 @@ from flopsfit_ds.base.text import shown
 from flopsfit_ds.spec.sections import SweepSpec
 
 _TAGS = {"model": "family", "data": "source", "design": "method"}
+_INNER_TAGS: dict[tuple[str | int, ...], str] = {("training", "optimizer"): "name"}
 _LONGEST_TEXT = 2**18
 _MAX_NODES = 20_000
 """Two thousand points with all their keys; PyYAML makes some 20,000 nodes a second."""
@@ -273,8 +274,10 @@ def _explain(error: dict[str, Any], source: _Source) -> str:
     if kind == "missing":
         return f"{where}: this key is required"
     if kind == "union_tag_invalid":
-        where = source.where((*path, _TAGS[str(path[0])]))
+        where = source.where((*path, _TAGS.get(str(path[0])) or _INNER_TAGS[path]))
         return _not_one_of(where, error["ctx"]["tag"], error["ctx"]["expected_tags"])
+    if kind == "union_tag_not_found":
+        return f"{where}: this section needs the key {_INNER_TAGS[path]}"
     if kind == "literal_error":
         return _not_one_of(where, found, error["ctx"]["expected"])
     if path[:2] == ("model", "arguments") and len(path) > 2:  # pydantic reports every type that it tried
@@ -308,6 +311,8 @@ def _strip_tags(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
     """Pydantic puts a union's tag into the path: drop it, the file does not have it."""
     if len(location) > 1 and location[0] in _TAGS:
         return (location[0], *location[2:])
+    if len(location) > 2 and location[:2] in _INNER_TAGS:
+        return (*location[:2], *location[3:])
     return location
 
 
@@ -331,7 +336,7 @@ def _known_keys(path: tuple[str | int, ...], data: Mapping[str, Any]) -> list[st
 def _choose(models: list[type[BaseModel]], value: Mapping[str, Any]) -> type[BaseModel]:
     """Of a union's classes the one whose tag the value carries; the first where it carries none."""
     for model in models:
-        for tag in _TAGS.values():
+        for tag in (*_TAGS.values(), *_INNER_TAGS.values()):
             field = model.model_fields.get(tag)
             if field is not None and value.get(tag) in typing.get_args(field.annotation):
                 return model

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from flopsfit_ds.spec.optimizers import UNREAD, Optimizer
 from flopsfit_ds.spec.quantities import Count, Fraction, NonNegative, OpenFraction, Quantity, Seconds, Seed
 from flopsfit_ds.spec.rules import Exponent, GlobalBatchRule, LearningRateRule
 from flopsfit_ds.spec.section import Section
@@ -90,6 +91,8 @@ class Training(Section):
     """AdamW."""
     epsilon_reference: EpsilonReference | None = None
     """Instead: epsilon at one point, from which it follows at others."""
+    optimizer: Optimizer | None = None
+    """What trains the parameters; without it, AdamW."""
     gradient_clipping: NonNegative = 1.0
     """Largest norm of the gradient; 0 switches clipping off."""
     precision: Precision = "bf16"
@@ -133,6 +136,9 @@ class Training(Section):
                 raise ValueError(
                     f"{name} says nothing to schedule {self.schedule}; it belongs to {' and '.join(readers)}"
                 )
+        for name in UNREAD.get(self.optimizer.name, ()) if self.optimizer is not None else ():
+            if name in given and getattr(self, name) is not None:
+                raise ValueError(f"{name} says nothing to optimizer {self.optimizer.name}; leave it out")
         ends = self.decays_end_at
         if ends[-1] != 1 or not all(0 < a < b for a, b in itertools.pairwise(ends)):
             raise ValueError(
@@ -152,6 +158,8 @@ class Training(Section):
             values.pop("decay_shape", None)
         if self.schedule != "wsd-s":
             values.pop("decays_end_at", None)
+        for name in UNREAD.get(self.optimizer.name, ()) if self.optimizer is not None else ():
+            values.pop(name, None)
         if self.schedule == "linear-to-zero":
             values.pop("final_learning_rate_fraction", None)
         return values

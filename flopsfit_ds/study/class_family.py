@@ -16,6 +16,7 @@ from flopsfit_ds.base.usercode import import_class, source_hash
 from flopsfit_ds.model.architecture import ClassShape
 from flopsfit_ds.model.flops import conventional_flops
 from flopsfit_ds.plan.family import SizedModel
+from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan, plan_optimizer
 from flopsfit_ds.simulate.profile import LOOKED_AT_SAMPLES, ClassMeasurement, count_parameters, profile_class
 from flopsfit_ds.spec import ClassModel, Training
 from flopsfit_ds.train.data.outputs import logits_of
@@ -48,6 +49,7 @@ class ClassFamily:
         vocab_size: int | None,
         approximate_flops: bool = False,
         sized_by_active: bool = False,
+        optimizer: OptimizerPlan | None = None,
     ) -> None:
         """Note what is needed to build the class.
 
@@ -64,6 +66,7 @@ class ClassFamily:
             vocab_size: Of a language model; None otherwise.
             approximate_flops: Whether FLOPs may be 6 N D where they cannot be counted.
             sized_by_active: Whether sizes asked for mean active parameters.
+            optimizer: What trains it; without it, what the section means by itself.
 
         Raises:
             SpecError: The constructor takes no such parameter.
@@ -77,6 +80,7 @@ class ClassFamily:
         self._samples = samples
         self._loss = loss
         self._training = training
+        self._optimizer = optimizer or plan_optimizer(training.optimizer)
         self._tokens_per_sample = tokens_per_sample
         self._vocab_size = vocab_size
         self._approximate_flops = approximate_flops
@@ -151,6 +155,7 @@ class ClassFamily:
                 precision=self._training.precision,
                 frozen_parameters=self._training.frozen_parameters,
                 tokens_per_sample=self._tokens_per_sample,
+                optimizer=self._optimizer,
             )
             self._models[step] = self._model(step, measured)
         return self._models[step]
@@ -235,7 +240,9 @@ def _check_parameter(model_class: type[nn.Module], size_parameter: str, argument
             )
 
 
-def spec_class_family(model: ClassModel, training: Training, sized_by_active: bool = False) -> ClassFamily:
+def spec_class_family(
+    model: ClassModel, training: Training, sized_by_active: bool = False, optimizer: OptimizerPlan | None = None
+) -> ClassFamily:
     """The family of a spec's `model: {family: class}`, called as `model(tokens) -> logits`.
 
     Raises:
@@ -261,4 +268,5 @@ def spec_class_family(model: ClassModel, training: Training, sized_by_active: bo
         vocab_size=model.vocab_size,
         approximate_flops=model.approximate_flops,
         sized_by_active=sized_by_active,
+        optimizer=optimizer,
     )

@@ -31,6 +31,7 @@ from flopsfit_ds.study.probes.loss import look_at_loss
 from flopsfit_ds.study.steps import SweepResult, conclude_sweep, run_sweep
 from flopsfit_ds.train.data.dataset import DatasetWorkload, telling_batch
 from flopsfit_ds.train.data.outputs import outputs_of
+from flopsfit_ds.train.optimizers.own import look_at_own
 from flopsfit_ds.train.order import WorkerTask
 from flopsfit_ds.train.seeding import seeded
 
@@ -139,6 +140,7 @@ def find_optimal(
         design={"compute_budgets": list(compute_budgets), **(design or {})},
         global_batch_tokens=global_batch_samples * tokens_per_sample,
     )  # fmt: skip
+    optimizer = look_at_own(spec.training.optimizer, None)
     family = ClassFamily(
         model_class,
         class_path=f"{model_class.__module__}:{model_class.__qualname__}",
@@ -152,6 +154,7 @@ def find_optimal(
         vocab_size=None,
         approximate_flops=approximate_flops,
         sized_by_active=counts_active(spec),
+        optimizer=optimizer,
     )
     corpus = Corpus(
         source="dataset",
@@ -165,7 +168,7 @@ def find_optimal(
         notes=tuple(notes),
     )
     family.warnings += probe.warnings
-    plan = build_plan(spec, family=family, corpus=corpus, loss=probe.traits)
+    plan = build_plan(spec, family=family, corpus=corpus, loss=probe.traits, optimizer=optimizer)
     if spec.execution.simulate_memory:
         with Simulator() as simulator:
             case_of = functools.partial(_case, model_class, samples, loss_fn, fingerprint)
@@ -222,8 +225,9 @@ def _case(
     """What a simulation trains in the place of a run."""
     assert run.model.family == "class"
     frozen = run.recipe.frozen_parameters
-    identity = f"{run.model.source_hash} {run.model.arguments} {fingerprint} {frozen}"
-    return ClassCase(model_class, run.model.arguments, samples, loss_fn, frozen, identity)
+    optimizer = run.recipe.optimizer
+    identity = f"{run.model.source_hash} {run.model.arguments} {fingerprint} {frozen} {optimizer}"
+    return ClassCase(model_class, run.model.arguments, samples, loss_fn, frozen, identity, optimizer)
 
 
 def _task(plan: SweepPlan, shared: _Workloads, run: RunPlan) -> WorkerTask:

@@ -26,6 +26,7 @@ from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
 from flopsfit_ds.spec import ClassModel, SweepSpec
 from flopsfit_ds.spec.fit_options import DEFAULT_COUNT, ParameterCount
+from flopsfit_ds.spec.optimizers import FactoryOptimizer
 from flopsfit_ds.study.tuning import read_tuning, tuning_spec, with_multiplier
 
 _log = logging.getLogger(__name__)
@@ -100,18 +101,24 @@ def tuning_plan(
 
 
 def _plan(spec: SweepSpec, spec_folder: str | Path, allow_import: Sequence[str], machine: Machine | None) -> SweepPlan:
-    family, loss = None, LossTraits()
+    family, loss, optimizer = None, LossTraits(), None
+    if isinstance(spec.training.optimizer, FactoryOptimizer):
+        from flopsfit_ds.train.optimizers.own import look_at_own
+
+        optimizer = look_at_own(spec.training.optimizer, allow_import)
     if isinstance(spec.model, ClassModel):
         check_allowed(spec.model.class_path, allow_import)
         import_class(spec.model.class_path, allow_import)
         from flopsfit_ds.study.class_family import spec_class_family
         from flopsfit_ds.study.probes.loss import look_at_language_model
 
-        family = spec_class_family(spec.model, spec.training, counts_active(spec))
+        family = spec_class_family(spec.model, spec.training, counts_active(spec), optimizer)
         probe = look_at_language_model(spec.model)
         family.warnings += probe.warnings
         loss = probe.traits
-    return _planning.build_plan(spec, spec_folder=spec_folder, family=family, machine=machine, loss=loss)
+    return _planning.build_plan(
+        spec, spec_folder=spec_folder, family=family, machine=machine, loss=loss, optimizer=optimizer
+    )
 
 
 def run_sweep(

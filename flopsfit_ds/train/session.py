@@ -20,11 +20,12 @@ from accelerate import Accelerator, DeepSpeedPlugin, InitProcessGroupKwargs, Par
 from torch import nn
 
 from flopsfit_ds.plan.ds_config import deepspeed_config
-from flopsfit_ds.plan.sweep_plan import Recipe, RunPlan
+from flopsfit_ds.plan.sweep_plan import RunPlan
 from flopsfit_ds.train.mends.alone import go_without_peers
 from flopsfit_ds.train.mends.zero3 import share_master_weights
 from flopsfit_ds.train.model.compiled import CompiledBlocks, compile_blocks, hide_hooks
 from flopsfit_ds.train.model.decoder import Decoder
+from flopsfit_ds.train.optimizers.build import build_optimizer, rate_factors
 from flopsfit_ds.train.order import WorkerOrder, Workload
 from flopsfit_ds.train.seeding import seed_everything
 
@@ -45,6 +46,7 @@ class Session:
         device: Where batches go.
         num_params_total: Counted before preparation (afterwards ZeRO-3 leaves empty tensors).
         num_params_trainable: Of these, with a gradient.
+        rate_factors: Of each group of parameters, its learning rate over the recipe's.
         compiled: The compiled blocks; None where nothing is to be compiled.
     """
 
@@ -54,12 +56,13 @@ class Session:
     device: torch.device
     num_params_total: int
     num_params_trainable: int
+    rate_factors: tuple[float, ...]
     compiled: CompiledBlocks | None = None
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Set the rate of the next step; no scheduler object is prepared, Accelerate would step it once a rank."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        for group, factor in zip(self.optimizer.param_groups, self.rate_factors, strict=True):
+            group["lr"] = learning_rate * factor
 
     def forget_gradients(self) -> None:
         """Clear what ZeRO-3 keeps of a parameter's last gradient: it would be applied again where none comes."""
@@ -119,6 +122,7 @@ def open_session(
     give_scalars_a_dimension(model)
     sizes = [(_num_elements(parameter), parameter.requires_grad) for parameter in model.parameters()]
     optimizer = build_optimizer(model, run.recipe)
+    factors = rate_factors(optimizer)
     share_master_weights()
     engine, prepared_optimizer = accelerator.prepare(model, optimizer)
     _check_engine(engine, order)
@@ -133,6 +137,7 @@ def open_session(
         device=accelerator.device,
         num_params_total=sum(size for size, _ in sizes),
         num_params_trainable=sum(size for size, trainable in sizes if trainable),
+        rate_factors=factors,
         compiled=blocks,
     )
 
@@ -196,27 +201,8 @@ def _without_dimension(name: str, module: nn.Module) -> torch.Tensor:
     return parameter.reshape(())
 
 
-def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """Fused AdamW with decay on matrices only (Loshchilov and Hutter, 2019)."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in trainable if _num_dimensions(parameter) >= 2]
-    others = [parameter for parameter in trainable if _num_dimensions(parameter) < 2]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=recipe.learning_rate,
-        betas=(recipe.beta1, recipe.beta2),
-        eps=recipe.epsilon,
-        fused=True,
-    )
-
-
 def _num_elements(parameter: nn.Parameter) -> int:
     return getattr(parameter, "ds_numel", parameter.numel())
-
-
-def _num_dimensions(parameter: nn.Parameter) -> int:
-    return len(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def _check_engine(engine: Any, order: WorkerOrder) -> None:

@@ -105,7 +105,13 @@ def run_worker(order: WorkerOrder, task: WorkerTask) -> int:
     try:
         heartbeat("start")
         start = agree_on_resume_point(
-            order, task.plan.run_id, heartbeat.store, heartbeat.pulse, trust_of(task), task.plan.branch
+            order,
+            task.plan.run_id,
+            heartbeat.store,
+            heartbeat.pulse,
+            trust_of(task),
+            task.plan.branch,
+            convertible=task.plan.recipe.optimizer is None or task.plan.recipe.optimizer.name == "adamw",
         )
         if task.compiled and task.sweep_folder is not None:
             keep_compiled_code_in(Path(task.sweep_folder), order.num_threads)

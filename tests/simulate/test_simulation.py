@@ -15,7 +15,7 @@ from flopsfit_ds.model.architecture import ModelShape
 from flopsfit_ds.plan.ds_config import training_config
 from flopsfit_ds.simulate import SimulationError, Simulator
 from flopsfit_ds.simulate.cache import cache_folder
-from flopsfit_ds.simulate.case import LanguageModelCase, fused_adamw
+from flopsfit_ds.simulate.case import LanguageModelCase, simulated_optimizer
 
 SHAPE = ModelShape(2, 128, 4, 4, 344, 512, 64)
 TOTAL = SHAPE.parameters.total
@@ -120,6 +120,7 @@ class BranchingCase:
     """A model whose path depends on its values."""
 
     draws_weights_in_constructors: bool = False
+    optimizer: None = None
 
     def build_model(self, activation_checkpointing: bool) -> torch.nn.Module:
         return Branching()
@@ -131,7 +132,7 @@ class BranchingCase:
         return model(batch).mean()
 
     def build_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
-        return fused_adamw(model)
+        return simulated_optimizer(model)
 
 
 class Branching(torch.nn.Module):

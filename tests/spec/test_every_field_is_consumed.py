@@ -125,6 +125,17 @@ SAVED = with_values(
 )
 PAIR = with_values(DECODER, data={"source": "megatron", "path": "pair", "heldout_tokens": 1000})
 SHARDS = with_values(DECODER, data={"source": "llm.c", "paths": ["shard-*.bin"], "heldout_tokens": 1000})
+KINDS = ("matrices", "embeddings", "head", "norms", "router")
+OWN = with_values(DECODER, training__optimizer={"name": "factory", "factory": "helpers.own_optimizers:momentum_sgd"})
+ONE_GPU = with_values(DECODER, hardware={"device": "H100-SXM", "gpus_per_node": 1})
+
+
+def optimizer(name: str, base: dict[str, Any] = DECODER, **changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A change within the section of an optimiser."""
+    section = base["training"].get("optimizer", {"name": name})
+    return with_values(base, training__optimizer=section), {"training__optimizer": section | changes}
+
+
 TOKENS = with_values(DECODER, data={"source": "tokens", "path": "ids.bin", "heldout_tokens": 1000})
 
 # section class -> field -> (the spec to start from, what to change in it)
@@ -233,6 +244,7 @@ PLAN: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "seeds": (DECODER, {"training__seeds": [1]}),
         "seeds_at": (with_values(DECODER, training__seeds=[0, 1]), {"training__seeds_at": "some"}),
         "frozen_parameters": (DECODER, {"training__frozen_parameters": ["norm.*"]}),
+        "optimizer": (DECODER, {"training__optimizer": {"name": "lion"}}),
         "tf32": (with_values(CLUSTER, training__precision="fp32"), {"training__tf32": True}),
         "compile": (DECODER, {"training__compile": "on"}),
         "checkpoint_every": (DECODER, {"training__checkpoint_every": 7}),
@@ -275,6 +287,31 @@ PLAN: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "global_batch_tokens": epsilon(global_batch_tokens=2048),
         "num_tokens": epsilon(num_tokens=2e6),
     },
+    "GroupOptions": {
+        "learning_rate_factor": optimizer("adamw", groups={"norms": {"learning_rate_factor": 0.5}}),
+        "weight_decay": optimizer("adamw", groups={"norms": {"weight_decay": 0.5}}),
+        "parameters": optimizer("adamw", groups={"norms": {"parameters": ["*.query.*"]}}),
+    },
+    "ParameterGroups": {kind: optimizer("adamw", groups={kind: {"weight_decay": 0.5}}) for kind in KINDS},
+    "AdamW": {"groups": optimizer("adamw", groups={"head": {"learning_rate_factor": 2}})},
+    "Muon": {
+        "momentum": optimizer("muon", momentum=0.9),
+        "scale": optimizer("muon", scale="original"),
+        "groups": optimizer("muon", groups={"head": {"learning_rate_factor": 2}}),
+    },
+    "Adafactor": {
+        "decay_exponent": optimizer("adafactor", decay_exponent=-0.5),
+        "clip_threshold": optimizer("adafactor", clip_threshold=2),
+        "groups": optimizer("adafactor", groups={"head": {"learning_rate_factor": 2}}),
+    },
+    "Lion": {"groups": optimizer("lion", groups={"head": {"learning_rate_factor": 2}})},
+    "AdamW8bit": {"groups": optimizer("adamw8bit", ONE_GPU, groups={"head": {"learning_rate_factor": 2}})},
+    "FactoryOptimizer": {
+        "factory": optimizer("factory", OWN, factory="helpers.own_optimizers:plain_sgd"),
+        "arguments": optimizer("factory", OWN, arguments={"momentum": 0.5}),
+        "elementwise": optimizer("factory", OWN, elementwise=True),
+        "groups": optimizer("factory", OWN, groups={"head": {"learning_rate_factor": 2}}),
+    },
     "Hardware": {
         "device": (CLUSTER, {"hardware__device": "H200-SXM"}),
         "gpus_per_node": (FREE, {"hardware__gpus_per_node": 4}),
@@ -309,6 +346,7 @@ FIT: dict[str, Any] = {
     "loss_floor": 1.0,
 }
 TAGS = {("DecoderModel", "family"), ("ClassModel", "family"), ("IsoflopDesign", "method"), ("LadderDesign", "method")}
+TAGS |= {(name, "name") for name in ("AdamW", "Muon", "Adafactor", "Lion", "AdamW8bit", "FactoryOptimizer")}
 TAGS |= {("PointsDesign", "method"), ("StdlibData", "source"), ("TextData", "source"), ("TokenData", "source")}
 TAGS |= {(name, "source") for name in ("FilesData", "HfData", "MegatronData", "LlmcData")}
 """They choose the class, and each class has entries of its own."""

@@ -77,6 +77,7 @@ def points_of_spec(
             search,
             planned.placement.layout,
             planned.placement.reason,
+            planned.recipe.optimizer,
         )
     return list(points.values()), list(sweep.warnings)
 
@@ -155,7 +156,7 @@ def answering(quick: bool, as_json: bool, num_points: int) -> Iterator[Callable[
         task = shown.add_task("simulating the engine", total=num_points)
 
         def answer(point: Point) -> Answer:
-            case = LanguageModelCase(point.shape, point.frozen_parameters)
+            case = LanguageModelCase(point.shape, point.frozen_parameters, point.optimizer)
             try:
                 if not point.profile.knows_activations:
                     point = _known_better(

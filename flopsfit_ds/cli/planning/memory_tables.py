@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flopsfit_ds.base.units import format_bytes, format_count
 from flopsfit_ds.memory import MemoryEstimate, ModelProfile, Strategy
 from flopsfit_ds.plan.layouts import Layout, Search
+from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -33,6 +34,7 @@ class Point:
         search: The ways to lay it out.
         chosen: The recommended one, by closed forms.
         reason: Why.
+        optimizer: What trains it; None for AdamW.
     """
 
     label: str
@@ -43,6 +45,7 @@ class Point:
     search: Search
     chosen: Layout
     reason: str
+    optimizer: OptimizerPlan | None = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.base.units import format_count
+from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan
 from flopsfit_ds.plan.recipe.rules import PowerRule, RulePoint, batch_rule, rate_rule
 from flopsfit_ds.spec.training import DecayShape, Schedule, Training
 
@@ -32,6 +33,7 @@ class Recipe:
         decays: First step of each decay and the step after its last; none for schedules without.
         decay_shape: How the rate falls in them.
         tf32: Whether products of fp32 are made in TF32.
+        optimizer: What trains the parameters; None for AdamW with one rate for all.
     """
 
     learning_rate: float
@@ -48,6 +50,7 @@ class Recipe:
     decays: tuple[tuple[int, int], ...] = ()
     decay_shape: DecayShape = "sqrt"
     tf32: bool = False
+    optimizer: OptimizerPlan | None = None
 
     def identity(self) -> dict[str, Any]:
         """What the recipe adds to a run's identity; what is as it always was adds nothing."""
@@ -55,6 +58,8 @@ class Recipe:
         for field in dataclasses.fields(self):
             if field.default is not dataclasses.MISSING and values[field.name] == field.default:
                 del values[field.name]
+        if self.optimizer is not None:
+            values["optimizer"] = self.optimizer.identity()
         return values
 
 
@@ -114,7 +119,13 @@ def num_rates(training: Training) -> int:
     return len(training.learning_rates)
 
 
-def make_recipe(training: Training, learning_rate: float, point: RulePoint, num_steps: int) -> Recipe:
+def make_recipe(
+    training: Training,
+    learning_rate: float,
+    point: RulePoint,
+    num_steps: int,
+    optimizer: OptimizerPlan | None = None,
+) -> Recipe:
     """Every number of a run's optimisation.
 
     Raises:
@@ -139,6 +150,7 @@ def make_recipe(training: Training, learning_rate: float, point: RulePoint, num_
         decays=_decays(training, num_steps, warmup_steps),
         decay_shape=training.decay_shape if training.schedule in ("wsd", "wsd-s") else Recipe.decay_shape,
         tf32=training.tf32,
+        optimizer=optimizer,
     )
 
 

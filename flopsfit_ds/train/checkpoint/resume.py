@@ -87,6 +87,7 @@ def agree_on_resume_point(
     pulse: Pulse,
     trust: Trust = _ANYBODY,
     branch: Branch | None = None,
+    convertible: bool = True,
 ) -> ResumePoint:
     """Let rank 0 choose, and convert if need be, before any engine is built; the other ranks wait for its word.
 
@@ -97,6 +98,7 @@ def agree_on_resume_point(
         pulse: Told that the work goes on.
         trust: What a checkpoint must show.
         branch: Where the run leaves a trunk, which kept its state there: a start for a run without a checkpoint.
+        convertible: Whether its optimiser's states are known to DeepSpeed's conversion, as only AdamW's are.
 
     Raises:
         SweepFolderError: There is no room for a conversion, this rank does not see the files, or somebody else could
@@ -104,7 +106,7 @@ def agree_on_resume_point(
         RecordError: What rank 0 says is no checkpoint of this run.
     """
     if order.rank == 0:
-        point = _choose(order, run_id, pulse, trust, branch)
+        point = _choose(order, run_id, pulse, trust, branch, convertible)
         store.set(_KEY, json.dumps(asdict(point), default=str))
         return point
     store.wait([_KEY], _DECISION_TIMEOUT)
@@ -147,7 +149,9 @@ def _check_word(point: ResumePoint, order: WorkerOrder, run_id: str, trust: Trus
     read_manifest(point.saved.path, run_id, trust)
 
 
-def _choose(order: WorkerOrder, run_id: str, pulse: Pulse, trust: Trust, branch: Branch | None) -> ResumePoint:
+def _choose(
+    order: WorkerOrder, run_id: str, pulse: Pulse, trust: Trust, branch: Branch | None, convertible: bool
+) -> ResumePoint:
     folder = Path(order.run_folder) / "checkpoint"
     folder.mkdir(exist_ok=True)
     clear_leftovers(folder)
@@ -164,6 +168,8 @@ def _choose(order: WorkerOrder, run_id: str, pulse: Pulse, trust: Trust, branch:
     same = (saved.zero_stage, saved.world_size) == (order.zero_stage, order.world_size)
     if same or saved.zero_stage == order.zero_stage == 0:  # at stage 0 every rank has all states
         return ResumePoint(saved, refused=refused)
+    if not convertible:
+        return _refuse(saved, order, "only AdamW's states are converted from one layout to another")
     universal = folder / ".universal.tmp"
     needed = _CONVERSION_FACTOR * sum(path.stat().st_size for path in saved.path.rglob("*"))
     if lacking := shortage(folder, needed):

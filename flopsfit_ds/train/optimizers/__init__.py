@@ -1,0 +1,1 @@
+"""Optimisers of a run: kinds of parameters, and what trains each."""
