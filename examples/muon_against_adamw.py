@@ -61,7 +61,5 @@ if __name__ == "__main__":
     by_adamw, by_muon = (read_sources([folder]) for folder in study())
     found = compare_runs(by_muon, by_adamw)
     for at in found.multipliers:
-        low, high = at.interval.low, at.interval.high
-        print(
-            f"what AdamW reaches with {at.compute:.2g} FLOPs, Muon reaches with {at.value:.2f} of them ({low:.2f} to {high:.2f})"
-        )
+        span = f"{at.interval.low:.2f} to {at.interval.high:.2f}"
+        print(f"{at.compute:.2g} FLOPs of AdamW are as good as {at.value:.2f} times that of Muon ({span})")

@@ -115,3 +115,12 @@ def test_a_rule_of_two_variables_gives_each_point_its_rate_and_its_id():
     again, other = (module["plan_by_rule"](points, rule).runs for rule in (module["step_law"], lambda n, d: 1e-3))
     assert [run.run_id for run in runs] == [run.run_id for run in again]
     assert not {run.run_id for run in runs} & {run.run_id for run in other}
+
+
+def test_muon_and_adamw_are_trained_on_the_same_points():
+    module = example("muon_against_adamw")
+    plans = [module["plan_of"](name) for name in ("adamw", "muon")]
+    points = [[(run.num_params_total, run.num_tokens, run.recipe.learning_rate) for run in plan.runs] for plan in plans]
+    assert points[0] == points[1]
+    assert not {run.run_id for run in plans[0].runs} & {run.run_id for run in plans[1].runs}
+    assert {run.placement.strategy.zero_stage for plan in plans for run in plan.runs} == {0}
