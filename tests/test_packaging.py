@@ -20,7 +20,7 @@ METADATA = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
 EXTRAS = METADATA["optional-dependencies"]
 DISTRIBUTIONS = {"yaml": "pyyaml", "google": "protobuf", "mlflow": "mlflow"}
 """Imports whose distribution has another name, where it may not be installed to be asked, or several bring it."""
-OPTIONAL = ("slurm", "parquet", "ray", "tensorboard", "trackers")
+OPTIONAL = ("slurm", "parquet", "ray", "tensorboard", "trackers", "eightbit")
 """Extras of what the package imports where somebody asks for it."""
 
 
