@@ -136,15 +136,19 @@ class Training(Section):
                 raise ValueError(
                     f"{name} says nothing to schedule {self.schedule}; it belongs to {' and '.join(readers)}"
                 )
-        for name in UNREAD.get(self.optimizer.name, ()) if self.optimizer is not None else ():
+        for name in self._unread_by_optimizer:
             if name in given and getattr(self, name) is not None:
-                raise ValueError(f"{name} says nothing to optimizer {self.optimizer.name}; leave it out")
+                raise ValueError(f"{name} says nothing to the optimizer that stands here; leave it out")
         ends = self.decays_end_at
         if ends[-1] != 1 or not all(0 < a < b for a, b in itertools.pairwise(ends)):
             raise ValueError(
                 f"decays_end_at {list(ends)} must rise from above 0 and end with 1, such as [0.25, 0.5, 1]"
             )
         return self
+
+    @property
+    def _unread_by_optimizer(self) -> tuple[str, ...]:
+        return () if self.optimizer is None else UNREAD.get(self.optimizer.name, ())
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_read(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -158,7 +162,7 @@ class Training(Section):
             values.pop("decay_shape", None)
         if self.schedule != "wsd-s":
             values.pop("decays_end_at", None)
-        for name in UNREAD.get(self.optimizer.name, ()) if self.optimizer is not None else ():
+        for name in self._unread_by_optimizer:
             values.pop(name, None)
         if self.schedule == "linear-to-zero":
             values.pop("final_learning_rate_fraction", None)

@@ -61,7 +61,7 @@ def test_adamw_by_name_is_the_run_it_always_was(folder):
         ({"training__optimizer": {"name": "adamw8bit"}}, "adamw8bit on a CPU: .*CUDA alone; write name: adamw"),
         ({"training__optimizer": {"name": "lion"}, "placement": {"offload": "always"}}, "write offload: never"),
         ({"training__optimizer": OWN}, "training.optimizer.factory: .*--allow-import helpers"),
-        ({"training__optimizer": {"name": "adafactor"}, "training__beta2": 0.9}, "beta2 says nothing to optimizer"),
+        ({"training__optimizer": {"name": "adafactor"}, "training__beta2": 0.9}, "beta2 says nothing to the optimizer"),
         (
             {"training__optimizer": {"name": "moun"}},
             r"training\.optimizer\.name: found 'moun' \(did you mean muon\?\); allowed: adamw",

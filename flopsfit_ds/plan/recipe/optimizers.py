@@ -72,6 +72,13 @@ class OptimizerPlan:
         """How a kind departs from the recipe."""
         return next((group for group in self.groups if group.kind == kind), GroupPlan(kind))
 
+    def kind_by_name(self, name: str) -> Kind | None:
+        """The kind whose patterns a parameter's name matches; None where none does."""
+        for group in self.groups:
+            if any(fnmatch.fnmatchcase(name, pattern) for pattern in group.parameters):
+                return group.kind
+        return None
+
     def option(self, name: str) -> Any:
         """The value of an option."""
         return dict(self.options)[name]
@@ -256,9 +263,8 @@ def _sides(shape: ModelShape, name: str, size: int) -> tuple[int, ...]:
 
 
 def _kind_in_decoder(optimizer: OptimizerPlan, name: str) -> Kind:
-    for group in optimizer.groups:
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in group.parameters):
-            return group.kind
+    if known := optimizer.kind_by_name(name):
+        return known
     if name == "embedding.weight":
         return "embeddings"
     return "head" if name == "head.weight" else "norms" if "norm" in name else "matrices"

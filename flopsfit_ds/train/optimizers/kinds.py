@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -45,7 +44,6 @@ def known_parameters(model: nn.Module, plan: OptimizerPlan) -> list[KnownParamet
         model: Any module.
         plan: Its patterns of names decide before a parameter's looks do.
     """
-    patterns = [(group.kind, group.parameters) for group in plan.groups]
     tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     num_ids = max((module.num_embeddings for module in tables), default=0)
     found: list[KnownParameter] = []
@@ -54,8 +52,7 @@ def known_parameters(model: nn.Module, plan: OptimizerPlan) -> list[KnownParamet
         if not parameter.requires_grad or id(parameter) in seen:
             continue
         seen.add(id(parameter))
-        by_name = (kind for kind, globs in patterns if any(fnmatch.fnmatchcase(name, glob) for glob in globs))
-        kind = next(by_name, None) or _looks_like(name, parameter, owners, num_ids)
+        kind = plan.kind_by_name(name) or _looks_like(name, parameter, owners, num_ids)
         convolves = any(isinstance(owner, _CONVOLUTIONS) for owner in owners)
         shape = shape_of(parameter)
         # a matrix, or one an expert; Muon was made for neither kernels nor what is multiplied by none
