@@ -25,7 +25,7 @@ class LossCurve:
         steps: Optimiser steps done, ascending.
         losses: Mean loss of each step's global batch, nats a token.
         learning_rates: At each step.
-        gradient_norms: Before clipping; None where DeepSpeed computed none.
+        gradient_norms: Before clipping; None in sweeps of earlier versions, at ZeRO-0.
         tokens_per_step: Training tokens a step.
         flops_per_step: Training FLOPs a step.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch.utils.data import default_collate
 from flopsfit_ds.base.errors import DataError, FitError, SpecError
 from flopsfit_ds.base.usercode import source_hash
 from flopsfit_ds.data.corpus import Corpus
+from flopsfit_ds.engine import SweepStoppedError
 from flopsfit_ds.model.loss_traits import LossTraits
 from flopsfit_ds.plan.family import counts_active
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan, build_plan
@@ -110,6 +112,8 @@ def find_optimal(
         SpecError: The class takes no such parameter or cannot be built, or a key is unknown.
         DataError: The dataset is empty, or an item that was looked at raises, is no pair, or is unlike the others.
         PlanError: The loss is no scalar, FLOPs cannot be counted, or no plan meets the budgets.
+        SystemExit: Ctrl-C or another signal stopped it, with the exit code of the command; at a prompt, and in a
+            notebook, it is KeyboardInterrupt. The same call goes on from the checkpoints.
     """
     samples, tokens_per_sample = _first_samples(dataset, tokens_per_sample)
     if eval_dataset is None:
@@ -190,10 +194,16 @@ def _carried_out(
     from flopsfit_ds.study.tracking import Tracking
 
     console = Console(quiet=not progress)
-    with Tracking(plan, console.warn) as tracking:
-        with SweepDisplay(console, plan, tracking.start) as display:
-            records = run_sweep(plan, tasks=tasks, slots=slots, progress=display)
-        result = conclude_sweep(plan, records)
+    try:
+        with Tracking(plan, console.warn) as tracking:
+            with SweepDisplay(console, plan, tracking.start) as display:
+                records = run_sweep(plan, tasks=tasks, slots=slots, progress=display)
+            result = conclude_sweep(plan, records)
+    except SweepStoppedError as stop:
+        if hasattr(sys, "ps1") or "ipykernel" in sys.modules:
+            raise KeyboardInterrupt(str(stop)) from None  # a notebook, or a prompt, goes on
+        Console(stderr=True).print(f"stopped: {stop}", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(stop.exit_code) from None
     if isinstance(result.fit, FitError):
         warnings.warn(f"{plan.name}: {result.answer()}; result.law raises this error", stacklevel=3)
     console.print(result.answer(), markup=False, highlight=False)

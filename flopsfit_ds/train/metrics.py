@@ -65,7 +65,7 @@ class MetricsLog:
             self._lines.replace(kept)
 
     def log(self, step: int, loss: float, learning_rate: float, gradient_norm: Any, seconds: float) -> None:
-        """Note one step; `gradient_norm` is a number, a scalar tensor, or None where DeepSpeed computes none."""
+        """Note one step; `gradient_norm` is a number, a scalar tensor, or None where there is none."""
         if self._lines is None:
             return
         line = {"step": step, "loss": loss, "learning_rate": learning_rate, "seconds": round(seconds, 4)}

@@ -22,6 +22,7 @@ from torch import nn
 from flopsfit_ds.plan.ds_config import deepspeed_config
 from flopsfit_ds.plan.sweep_plan import RunPlan
 from flopsfit_ds.train.mends.alone import go_without_peers
+from flopsfit_ds.train.mends.norms import keep_norm
 from flopsfit_ds.train.mends.zero3 import share_master_weights
 from flopsfit_ds.train.model.compiled import CompiledBlocks, compile_blocks, hide_hooks
 from flopsfit_ds.train.model.decoder import Decoder
@@ -130,6 +131,8 @@ def open_session(
         hide_hooks(engine.module)
     if order.zero_stage == 0 and order.world_size == 1:
         go_without_peers(engine)
+    if order.zero_stage == 0:
+        keep_norm(engine)
     return Session(
         accelerator=accelerator,
         engine=engine,

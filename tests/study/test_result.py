@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from flopsfit_ds.base.errors import FitError
+from flopsfit_ds.engine import SweepStoppedError
 from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
+from flopsfit_ds.study import optimal
 from flopsfit_ds.study.optimal import _carried_out
 from flopsfit_ds.study.steps import SweepResult
 from helpers.report.report_records import isoflop_sweep, of_plan
@@ -78,3 +80,21 @@ def test_a_study_without_a_law_warns(corpus_folder: Path, tmp_path: Path) -> Non
     plan = _finished(plan_of(with_values(MICRO, design=one), corpus_folder), tmp_path)
     with pytest.warns(UserWarning, match="no scaling law"):
         _carried_out(plan, lambda run: pytest.fail("nothing is left to train"), None, progress=False)
+
+
+def test_a_study_that_is_stopped_ends_as_the_command_does(
+    corpus_folder: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    plan = _finished(plan_of(with_values(MICRO, design=DESIGN), corpus_folder), tmp_path)
+
+    def stopped(*_: object, **__: object) -> None:
+        raise SweepStoppedError("SIGINT: stopped after 1 s; the same command goes on from here", 130)
+
+    monkeypatch.setattr(optimal, "run_sweep", stopped)
+    with pytest.raises(SystemExit) as left:
+        _carried_out(plan, lambda run: pytest.fail("nothing is trained"), None, progress=False)
+    assert left.value.code == 130
+    assert capsys.readouterr().err.startswith("stopped: SIGINT: stopped after 1 s")
+    monkeypatch.setattr("sys.ps1", ">>> ", raising=False)
+    with pytest.raises(KeyboardInterrupt, match="goes on from here"):
+        _carried_out(plan, lambda run: pytest.fail("nothing is trained"), None, progress=False)

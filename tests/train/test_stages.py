@@ -27,6 +27,22 @@ def test_three_fp32_curves_agree(trained):
     assert_curves_agree(trained, [Layout(1, 2, 2), Layout(2, 2, 4), Layout(3, 2, 2)])
 
 
+def test_the_norm_of_the_gradient_is_recorded_at_every_stage(trained):
+    def norms(layout, **changes):
+        lines = trained(layout, **changes).folder.metrics.read()
+        return [line["gradient_norm"] for line in lines]
+
+    reference = norms(ALONE)
+    assert len(reference) == 100
+    assert all(norm > 0 for norm in reference)
+    for layout in (Layout(1, 2, 2), Layout(2, 2, 4), Layout(3, 2, 2)):
+        assert norms(layout) == pytest.approx(reference, rel=0.02), layout
+    short = norms(Layout(0, 2, 2), **SHORT)
+    assert norms(ALONE, **SHORT) == pytest.approx(short, rel=0.02)
+    free = norms(ALONE, **SHORT, training__gradient_clipping=0.0)
+    assert free[0] == pytest.approx(short[0], rel=1e-5), "the first step's norm is there without clipping too"
+
+
 @pytest.mark.slow
 @pytest.mark.long
 def test_the_eight_fp32_curves_agree(trained):

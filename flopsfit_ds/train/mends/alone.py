@@ -31,7 +31,7 @@ def go_without_peers(engine: Any) -> None:
     def clip() -> None:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if gradients:
-            scale_to_norm(gradients, limit)
+            engine._global_grad_norm = scale_to_norm(gradients, limit)
 
     def clear() -> None:
         for parameter in parameters:
@@ -42,12 +42,16 @@ def go_without_peers(engine: Any) -> None:
     engine.zero_grad = clear
 
 
-def scale_to_norm(gradients: list[torch.Tensor], limit: float) -> None:
-    """Scale gradients in place so that their norm over all is at most `limit`, by DeepSpeed's own arithmetic."""
+def scale_to_norm(gradients: list[torch.Tensor], limit: float) -> torch.Tensor:
+    """Scale gradients in place so that their norm over all is at most `limit`, by DeepSpeed's own arithmetic.
+
+    Returns:
+        The norm before.
+    """
     of_each = torch._foreach_norm([gradient.float() for gradient in gradients])  # pyright: ignore[reportPrivateImportUsage]
     norms = torch.stack(of_each)
     norm = norms.square().sum().sqrt()
     factor = torch.full_like(norm, limit).div_(norm + _EPSILON).clamp_(max=1.0)  # a number over a tensor rounds twice
-    if factor.is_cpu and factor >= 1:  # elsewhere the question costs more than the product
-        return
-    torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]
+    if not (factor.is_cpu and factor >= 1):  # elsewhere the question costs more than the product
+        torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]
+    return norm
