@@ -138,6 +138,34 @@ class ClassShape:
 
 
 @dataclass(frozen=True)
+class HfShape:
+    """One size of a causal language model of transformers, known by its configuration.
+
+    Attributes:
+        architecture: The `model_type`.
+        fields: What is set of its configuration, as JSON with sorted keys; the rest are the architecture's defaults.
+        config_hash: Hash of the whole configuration, defaults among it.
+        library: Whose code the model is, with its version.
+        vocab_size: Token ids.
+        context_length: Tokens a sequence.
+        router_loss_weight: What the balancing loss that a mixture of experts computes counts in training; 0 for none.
+    """
+
+    architecture: str
+    fields: str
+    config_hash: str
+    library: str
+    vocab_size: int
+    context_length: int
+    router_loss_weight: float = 0.0
+    family: Literal["hf"] = "hf"
+
+
+LanguageShape = ModelShape | ClassShape | HfShape
+"""What a run trains, by its `family`."""
+
+
+@dataclass(frozen=True)
 class SizingRule:
     """How the family grows: the fields of the spec's `model` section that decide width, depth and heads.
 

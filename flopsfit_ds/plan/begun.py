@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from flopsfit_ds.data.corpus import Corpus, former_corpus
+from flopsfit_ds.plan.family import num_token_ids
 from flopsfit_ds.spec import SweepSpec
 
 
@@ -41,7 +42,7 @@ def as_begun(
     """
     if not (folder / "runs").is_dir():
         return corpus, planned, []
-    former = former_corpus(corpus, spec.data, base, spec.model.vocab_size)
+    former = former_corpus(corpus, spec.data, base, num_token_ids(spec))
     if former is None:
         return corpus, planned, []
     once = runs_on(former.corpus)

@@ -11,10 +11,10 @@ from typing import Protocol
 from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.base.units import format_count
 from flopsfit_ds.memory import ModelProfile, profile_decoder
-from flopsfit_ds.model.architecture import ClassShape, ModelShape, SizingRule
+from flopsfit_ds.model.architecture import LanguageShape, ModelShape, SizingRule
 from flopsfit_ds.model.flops import FlopsSource, training_flops_per_token
 from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan, decoder_states
-from flopsfit_ds.spec import DecoderModel, SweepSpec, Training
+from flopsfit_ds.spec import ClassModel, DecoderModel, SweepSpec, Training
 from flopsfit_ds.spec.fit_options import COUNT_WORDS
 from flopsfit_ds.spec.training import Precision
 
@@ -24,7 +24,7 @@ class SizedModel:
     """A model of some size, and what planning must know of it.
 
     Attributes:
-        shape: The built-in decoder, or a user's class.
+        shape: The built-in decoder, a user's class, or a library's model.
         num_params: All parameters.
         num_params_non_embedding: Outside vocabulary-sized tables.
         num_params_trainable: With a gradient.
@@ -36,7 +36,7 @@ class SizedModel:
         sized_by_active: A design's sizes and tokens per parameter mean active parameters.
     """
 
-    shape: ModelShape | ClassShape
+    shape: LanguageShape
     num_params: int
     num_params_non_embedding: int
     num_params_trainable: int
@@ -99,6 +99,27 @@ class DecoderFamily:
         shape = self._rule.nearest(num_params, taken)
         training = self._training
         return sized_decoder(shape, training.frozen_parameters, training.precision, self._optimizer)
+
+
+def decoder_family(spec: SweepSpec, optimizer: OptimizerPlan | None) -> DecoderFamily:
+    """The family of a spec that needs nothing but its numbers.
+
+    Raises:
+        PlanError: The spec names a class of the user's own, which has to be looked at.
+    """
+    if isinstance(spec.model, ClassModel):
+        raise PlanError(
+            f"model.class_path: {spec.model.class_path} is code of your own; allow it by "
+            f"--allow-import {spec.model.class_path.partition('.')[0].partition(':')[0]}"
+        )
+    assert isinstance(spec.model, DecoderModel)  # sizes of a library's model come from `study`
+    return DecoderFamily(spec.model, spec.training, optimizer)
+
+
+def num_token_ids(spec: SweepSpec) -> int:
+    """The vocabulary of all sizes."""
+    assert spec.model.vocab_size is not None  # `study` takes it from the configuration where the spec leaves it out
+    return spec.model.vocab_size
 
 
 @functools.lru_cache(maxsize=4096)

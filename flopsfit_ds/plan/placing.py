@@ -8,7 +8,7 @@ from dataclasses import replace
 from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.base.hardware import Cluster
 from flopsfit_ds.memory import ModelProfile
-from flopsfit_ds.model.architecture import ClassShape, ModelShape
+from flopsfit_ds.model.architecture import LanguageShape, ModelShape
 from flopsfit_ds.model.loss_traits import LossTraits
 from flopsfit_ds.plan.design import BatchPlan, DesignedPoint
 from flopsfit_ds.plan.family import SizedModel
@@ -25,7 +25,7 @@ _Place = Callable[[Point, int, int], Placement]
 """Places a point on so many GPUs with a micro-batch of so many sequences."""
 
 
-def placement_rules(spec: SweepSpec, shape: ModelShape | ClassShape, profile: ModelProfile) -> PlacementRules:
+def placement_rules(spec: SweepSpec, shape: LanguageShape, profile: ModelProfile) -> PlacementRules:
     """The spec's rules, for a model.
 
     Where a batch may pass parameters by, ranks would reduce gradients of different ones at ZeRO-1 to 3, and hang or
@@ -36,7 +36,7 @@ def placement_rules(spec: SweepSpec, shape: ModelShape | ClassShape, profile: Mo
             trains alike.
     """
     rules = optimizer_rules(spec.placement, spec.training)
-    if isinstance(shape, ClassShape):  # a user's class checkpoints by itself
+    if not isinstance(shape, ModelShape):  # others checkpoint by themselves
         rules = rules.model_copy(update={"activation_checkpointing": "never"})
     if not profile.uneven_gradients:
         return rules

@@ -10,14 +10,13 @@ from typing import Annotated
 
 from pydantic import Field
 
-from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.base.hardware import Cluster, Machine, resolve_cluster
 from flopsfit_ds.base.storage import json_converter
 from flopsfit_ds.base.text import html_table
 from flopsfit_ds.base.units import format_count, format_flops, format_seconds
 from flopsfit_ds.data.corpus import ABSENT, Corpus, check_corpus
 from flopsfit_ds.data.manifest import find_counted_corpus
-from flopsfit_ds.model.architecture import ClassShape, ModelShape
+from flopsfit_ds.model.architecture import LanguageShape
 from flopsfit_ds.model.flops import FlopsSource, conventional_flops
 from flopsfit_ds.model.loss_traits import LossTraits
 from flopsfit_ds.plan.begun import as_begun
@@ -31,7 +30,7 @@ from flopsfit_ds.plan.design import (
     plan_points,
     seeds_of_points,
 )
-from flopsfit_ds.plan.family import DecoderFamily, Family, SizedModel, count_active
+from flopsfit_ds.plan.family import Family, SizedModel, count_active, decoder_family, num_token_ids
 from flopsfit_ds.plan.layouts import Search
 from flopsfit_ds.plan.packing.sweep import Makespan, expected_makespan, spread_long_runs
 from flopsfit_ds.plan.placement import Placement, shared_search
@@ -49,7 +48,7 @@ from flopsfit_ds.plan.recipe.recipe import (
 from flopsfit_ds.plan.recipe.rules import RulePoint
 from flopsfit_ds.plan.recipe.switches import arithmetic, check_switches
 from flopsfit_ds.plan.recipe.trunks import Branch, share_trunks
-from flopsfit_ds.spec import DecoderModel, SweepSpec
+from flopsfit_ds.spec import SweepSpec
 
 TRAINING_VERSION = 1
 """Part of every run's identity: raised when a change of the training code changes losses."""
@@ -91,7 +90,7 @@ class RunPlan:
 
     run_id: str
     label: str
-    model: Annotated[ModelShape | ClassShape, Field(discriminator="family")]
+    model: Annotated[LanguageShape, Field(discriminator="family")]
     num_params_total: int
     num_params_non_embedding: int
     num_params_trainable: int
@@ -236,15 +235,9 @@ def build_plan(
     cluster = resolve_cluster(arithmetic(spec.training), machine, **spec.hardware.model_dump())
     check_switches(spec, cluster.device_name)
     optimizer = optimizer or known_optimizer(spec.training, cluster.kind)
-    if family is None:
-        if not isinstance(spec.model, DecoderModel):
-            raise PlanError(
-                f"model.class_path: {spec.model.class_path} is code of your own; allow it by "
-                f"--allow-import {spec.model.class_path.partition('.')[0].partition(':')[0]}"
-            )
-        family = DecoderFamily(spec.model, spec.training, optimizer)
+    family = family or decoder_family(spec, optimizer)
     folder = Path(spec.output_root) / spec.name
-    found = corpus or find_counted_corpus(spec.data, Path(spec_folder), spec.model.vocab_size, folder / "data")
+    found = corpus or find_counted_corpus(spec.data, Path(spec_folder), num_token_ids(spec), folder / "data")
     context_length = spec.model.context_length
     check_corpus(found, context_length)
     training = spec.training

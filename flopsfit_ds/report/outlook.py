@@ -12,7 +12,7 @@ from flopsfit_ds.base.units import format_bytes, format_count, format_seconds
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan, build_plan
 from flopsfit_ds.records import RunRecord
 from flopsfit_ds.report.findings import Findings
-from flopsfit_ds.spec import DecoderModel, DesignPoint, PointsDesign
+from flopsfit_ds.spec import ClassModel, DecoderModel, DesignPoint, PointsDesign
 
 _MOST_RUNS = 8  # a proposal that is read in a glance; `flopsfit-ds next` gives more
 
@@ -73,7 +73,8 @@ def _cost(findings: Findings, plan: SweepPlan) -> str:
     shown = "" if speed is None else money(target.compute / speed / 3600, cluster)
     beside = f" At the speed that these runs reached it would take {shown}." if shown else ""
     if not isinstance(plan.spec.model, DecoderModel):
-        why = "The model is a class of your own, so that its layout at this size is planned only by a spec for it."
+        whose = "a class of your own" if isinstance(plan.spec.model, ClassModel) else "one of transformers"
+        why = f"The model is {whose}, so that its layout at this size is planned only by a spec for it."
         return f"{why}{beside}"
     try:
         run = _planned(plan, target.num_params, target.compute)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from flopsfit_ds.model.architecture import ClassShape, ModelShape
+from flopsfit_ds.model.architecture import LanguageShape, ModelShape
 from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan
 
 if TYPE_CHECKING:
@@ -48,30 +48,26 @@ class LanguageModelCase:
     """A language model, trained as `flopsfit_ds.train` trains it.
 
     Attributes:
-        shape: The built-in decoder, or a class of the user's called as `model(tokens) -> logits`.
+        shape: The built-in decoder, a class of the user's called as `model(tokens) -> logits`, or a library's model.
         frozen_parameters: Glob patterns of parameters that are not trained.
         optimizer: What trains the others; None for AdamW.
     """
 
-    shape: ModelShape | ClassShape
+    shape: LanguageShape
     frozen_parameters: tuple[str, ...] = ()
     optimizer: OptimizerPlan | None = None
 
     @property
     def draws_weights_in_constructors(self) -> bool:
-        """True of the built-in decoder, which ZeRO-3 partitions layer by layer; unknown, hence False, of a class."""
+        """True of the built-in decoder, which ZeRO-3 partitions layer by layer; unknown, hence False, of others."""
         return isinstance(self.shape, ModelShape)
 
     def build_model(self, activation_checkpointing: bool) -> torch.nn.Module:
         """The model, with what is frozen."""
-        from flopsfit_ds.base.usercode import import_class
-        from flopsfit_ds.train.model.decoder import Decoder
+        from flopsfit_ds.train.model.language import build_language_model
         from flopsfit_ds.train.session import freeze, give_scalars_a_dimension
 
-        if isinstance(self.shape, ModelShape):
-            model: torch.nn.Module = Decoder(self.shape, activation_checkpointing)
-        else:
-            model = import_class(self.shape.class_path)(**dict(self.shape.arguments))
+        model = build_language_model(self.shape, activation_checkpointing)
         freeze(model, self.frozen_parameters)
         give_scalars_a_dimension(model)
         return model

@@ -61,7 +61,7 @@ class ClassMeasurement:
     problem: str | None
 
 
-def count_parameters(model_class: type[nn.Module], arguments: Mapping[str, Any]) -> int:
+def count_parameters(model_class: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> int:
     """All parameters, each tensor once.
 
     Raises:
@@ -77,7 +77,7 @@ def count_parameters(model_class: type[nn.Module], arguments: Mapping[str, Any])
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _build(looker: Looker, model_class: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
+def _build(looker: Looker, model_class: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
     try:
         return looker.build(model_class, arguments)
     except Exception as error:
@@ -86,7 +86,7 @@ def _build(looker: Looker, model_class: type[nn.Module], arguments: Mapping[str,
 
 
 def profile_class(
-    model_class: type[nn.Module],
+    model_class: Callable[..., nn.Module],
     arguments: Mapping[str, Any],
     *,
     samples: Any,

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from flopsfit_ds.base.units import parse_quantity
 from flopsfit_ds.spec.data import AnyData, StdlibData
 from flopsfit_ds.spec.fit_options import DEFAULT_COUNT, DEFAULTS, LawName, LossName, ParameterCount, Resampling
+from flopsfit_ds.spec.models.hf import HfModel
 from flopsfit_ds.spec.quantities import (
     Bytes,
     Count,
@@ -236,7 +237,7 @@ class SweepSpec(Section):
     """Name of the sweep and of its folder: lower-case letters, digits, underscore, and inside also dot and dash."""
     output_root: str = "outputs"
     """Folder in which the sweep's folder lies, relative to where the command is run."""
-    model: Annotated[DecoderModel | ClassModel, Field(discriminator="family")] = DecoderModel()
+    model: Annotated[DecoderModel | ClassModel | HfModel, Field(discriminator="family")] = DecoderModel()
     data: Annotated[AnyData, Field(discriminator="source")] = StdlibData()
     design: Annotated[IsoflopDesign | LadderDesign | PointsDesign, Field(discriminator="method")]
     training: Training = Training()

@@ -27,7 +27,7 @@ from flopsfit_ds.simulate.case import ClassCase
 from flopsfit_ds.simulate.decide import measure_unknown
 from flopsfit_ds.simulate.profile import LOOKED_AT_SAMPLES
 from flopsfit_ds.spec import SweepSpec, validate_spec
-from flopsfit_ds.study.class_family import ClassFamily
+from flopsfit_ds.study.families.of_class import ClassFamily
 from flopsfit_ds.study.probes.items import check_items
 from flopsfit_ds.study.probes.loss import look_at_loss
 from flopsfit_ds.study.steps import SweepResult, conclude_sweep, run_sweep

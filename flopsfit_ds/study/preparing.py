@@ -8,6 +8,7 @@ from pathlib import Path
 from flopsfit_ds.base.errors import DataError
 from flopsfit_ds.data.corpus import ABSENT
 from flopsfit_ds.data.manifest import Manifest, read_manifest
+from flopsfit_ds.plan.family import num_token_ids
 from flopsfit_ds.plan.sweep_plan import SweepPlan
 
 
@@ -37,7 +38,7 @@ def prepare_data(
         what = "does not exist yet" if corpus.fingerprint == ABSENT else "is read in place: there is nothing to prepare"
         raise DataError(f"data.path: {corpus.files[0]} {what}")
     folder = plan.folder.absolute() / "data"
-    tokens = prepare_tokens(corpus, folder, plan.spec.model.vocab_size, workers=workers, progress=progress)
+    tokens = prepare_tokens(corpus, folder, num_token_ids(plan.spec), workers=workers, progress=progress)
     manifest = read_manifest(Path(tokens.path).with_suffix(".json"))
     assert manifest is not None
     return manifest

@@ -24,7 +24,7 @@ from flopsfit_ds.plan.family import counts_active
 from flopsfit_ds.plan.recipe.switches import compiles
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
-from flopsfit_ds.spec import ClassModel, SweepSpec
+from flopsfit_ds.spec import ClassModel, HfModel, SweepSpec
 from flopsfit_ds.spec.fit_options import DEFAULT_COUNT, ParameterCount
 from flopsfit_ds.spec.optimizers import FactoryOptimizer
 from flopsfit_ds.study.tuning import read_tuning, tuning_spec, with_multiplier
@@ -48,7 +48,7 @@ def build_plan(
     allow_import: Sequence[str] = (),
     machine: Machine | None = None,
 ) -> SweepPlan:
-    """Resolve a spec into a plan: every number of every run. Imports torch only for a class of the user's own.
+    """Resolve a spec into a plan: every number of every run. Imports torch for models other than the built-in decoder.
 
     Where a rule's multiplier is to be tuned, it is taken from the records of `tuning_plan`, if they are complete.
 
@@ -109,13 +109,20 @@ def _plan(spec: SweepSpec, spec_folder: str | Path, allow_import: Sequence[str],
     if isinstance(spec.model, ClassModel):
         check_allowed(spec.model.class_path, allow_import)
         import_class(spec.model.class_path, allow_import)
-        from flopsfit_ds.study.class_family import spec_class_family
+        from flopsfit_ds.study.families.of_class import spec_class_family
         from flopsfit_ds.study.probes.loss import look_at_language_model
 
         family = spec_class_family(spec.model, spec.training, counts_active(spec), optimizer)
         probe = look_at_language_model(spec.model)
         family.warnings += probe.warnings
         loss = probe.traits
+    elif isinstance(spec.model, HfModel):
+        from flopsfit_ds.study.families.of_hf import HfFamily
+
+        family = HfFamily(spec.model, spec.training, Path(spec_folder), counts_active(spec), optimizer)
+        loss = family.traits()
+        settled = spec.model.model_copy(update={"vocab_size": family.vocab_size})
+        spec = spec.model_copy(update={"model": settled})
     return _planning.build_plan(
         spec, spec_folder=spec_folder, family=family, machine=machine, loss=loss, optimizer=optimizer
     )

@@ -43,6 +43,11 @@ CLASS = with_values(
         "context_length": 16,
     },
 )
+HF = with_values(
+    DECODER,
+    model={"family": "hf", "architecture": "llama", "head_dim": 8, "vocab_size": 256, "context_length": 16},
+    design={"method": "points", "points": [{"num_params": 1e5, "num_tokens": 1e5}]},
+)
 FEW_LAYERS = with_values(CLASS, design={"method": "points", "points": [{"num_params": 6000, "num_tokens": 1e5}]})
 LADDER = with_values(
     DECODER, design={"method": "ladder", "num_params": [2e4, 1e5], "tokens_per_parameter": [10.0, 20.0]}
@@ -162,6 +167,29 @@ PLAN: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "arguments": (CLASS, {"model__arguments": {"bias": False}}),
         "vocab_size": (CLASS, {"model__vocab_size": 200}),
         "context_length": (CLASS, {"model__context_length": 32}),
+    },
+    "HfModel": {
+        "architecture": (HF, {"model__architecture": "olmo2"}),
+        "config": (HF, {"model__architecture": None, "model__config": "llama.json"}),
+        "like": (HF, {"model__architecture": None, "model__like": "qwen3-0.6b"}),
+        "fields": (HF, {"model__fields": {"rope_parameters": {"rope_type": "default", "rope_theta": "1e6"}}}),
+        "grow": (HF, {"model__grow": {"intermediate_size": {"ratio": 4}}}),
+        "size_parameter": (
+            with_values(HF, model__fields={"num_hidden_layers": 2, "num_attention_heads": 2}),
+            {"model__fields": {"hidden_size": 32}, "model__size_parameter": "num_hidden_layers"},
+        ),
+        "size_multiple_of": (HF, {"model__size_multiple_of": 48}),
+        "width_per_layer": (HF, {"model__width_per_layer": 8}),
+        "head_dim": (HF, {"model__head_dim": 16}),
+        "vocab_size": (HF, {"model__vocab_size": 300}),
+        "context_length": (HF, {"model__context_length": 32}),
+    },
+    "Growth": {
+        "ratio": (HF, {"model__grow": {"intermediate_size": {"ratio": 4}}}),
+        "multiple_of": (
+            with_values(HF, model__grow={"intermediate_size": {"ratio": 4}}),
+            {"model__grow": {"intermediate_size": {"ratio": 4, "multiple_of": 100}}},
+        ),
     },
     "StdlibData": {"heldout_tokens": (with_values(DECODER, data={}), {"data__heldout_tokens": 1000})},
     "TextData": {
@@ -347,6 +375,7 @@ FIT: dict[str, Any] = {
 }
 TAGS = {("DecoderModel", "family"), ("ClassModel", "family"), ("IsoflopDesign", "method"), ("LadderDesign", "method")}
 TAGS |= {(name, "name") for name in ("AdamW", "Muon", "Adafactor", "Lion", "AdamW8bit", "FactoryOptimizer")}
+TAGS |= {("HfModel", "family")}
 TAGS |= {("PointsDesign", "method"), ("StdlibData", "source"), ("TextData", "source"), ("TokenData", "source")}
 TAGS |= {(name, "source") for name in ("FilesData", "HfData", "MegatronData", "LlmcData")}
 """They choose the class, and each class has entries of its own."""
@@ -381,7 +410,7 @@ def execution_fields() -> set[tuple[str, str]]:
 def test_every_field_has_an_entry():
     covered = {(section, field) for section, fields in PLAN.items() for field in fields}
     covered |= {("Fit", field) for field in FIT} | execution_fields() | TAGS | NOT_FOR_FILES
-    covered |= {("ClassModel", "approximate_flops"), ("SweepSpec", "trackers")}
+    covered |= {("ClassModel", "approximate_flops"), ("HfModel", "approximate_flops"), ("SweepSpec", "trackers")}
     assert all_fields() == covered
 
 
@@ -392,6 +421,8 @@ def folder(tmp_path_factory) -> Path:
     write_bytes_corpus(base / "other.txt", 100_000)
     for name, count in (("ids.bin", 60_000), ("other.bin", 50_000)):
         (np.arange(count, dtype=np.uint16) % 200).tofile(base / name)
+    config = {"model_type": "llama", "intermediate_size": 8192}
+    (base / "llama.json").write_text(json.dumps(config))
     Tokenizer(models.WordLevel({"a": 0}, "a")).save(str(base / "tok.json"))
     for name, words in (("lines.jsonl", "a b"), ("other.jsonl", "c d")):
         write_jsonl(base / name, [{"text": words, "title": words}] * 500)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.spec import SweepSpec
-from flopsfit_ds.spec.sections import DecoderModel
+from flopsfit_ds.spec.sections import ClassModel, DecoderModel
 from flopsfit_ds.spec.training import Training
 
 
@@ -23,9 +23,14 @@ def check_switches(spec: SweepSpec, device_name: str) -> None:
     if training.tf32 and device_name == "cpu":
         raise PlanError("training.tf32: true on a CPU, which has no TF32; leave it out")
     if spec.training.compile == "on" and not isinstance(spec.model, DecoderModel):
+        model = spec.model
+        told = (
+            f"{model.class_path} is a class of your own; compile inside it, and"
+            if isinstance(model, ClassModel)
+            else "this is a model of transformers;"
+        )
         raise PlanError(
-            f"training.compile: on compiles the blocks of the built-in decoder, and {spec.model.class_path} is a class "
-            "of your own; compile inside it, and write training.compile: off"
+            f"training.compile: on compiles the blocks of the built-in decoder, and {told} write training.compile: off"
         )
 
 

@@ -10,13 +10,12 @@ import numpy as np
 import torch
 
 from flopsfit_ds.base.errors import DataError
-from flopsfit_ds.base.usercode import import_class
-from flopsfit_ds.model.architecture import ClassShape, ModelShape
+from flopsfit_ds.model.architecture import HfShape, LanguageShape, ModelShape
 from flopsfit_ds.model.head import fits_at_once
 from flopsfit_ds.train.data.outputs import logits_of
 from flopsfit_ds.train.data.token_file import TokenFile
 from flopsfit_ds.train.model.cross_entropy import plain_losses
-from flopsfit_ds.train.model.decoder import Decoder
+from flopsfit_ds.train.model.language import build_language_model
 
 
 @dataclass(frozen=True)
@@ -24,11 +23,11 @@ class TokenWorkload:
     """A language model on a token file; samples are windows of `context_length` tokens and their successors.
 
     Attributes:
-        shape: The built-in decoder, or a class of the user's called as `model(tokens) -> logits`.
+        shape: The built-in decoder, a class of the user's called as `model(tokens) -> logits`, or a library's model.
         tokens: The ids.
     """
 
-    shape: ModelShape | ClassShape
+    shape: LanguageShape
     tokens: TokenFile
 
     def __post_init__(self) -> None:
@@ -50,17 +49,17 @@ class TokenWorkload:
 
     @property
     def draws_weights_in_constructors(self) -> bool:
-        """True of the built-in decoder; unknown, hence False, of a user's class."""
+        """True of the built-in decoder; unknown, hence False, of all others."""
         return isinstance(self.shape, ModelShape)
 
     @property
     def draws_in_training(self) -> bool:
-        """False of the built-in decoder; unknown, hence True, of a user's class."""
+        """False of the built-in decoder; unknown, hence True, of all others."""
         return not isinstance(self.shape, ModelShape)
 
     @property
     def uses_every_parameter(self) -> bool:
-        """True of the built-in decoder; unknown, hence False, of a user's class."""
+        """True of the built-in decoder; unknown, hence False, of all others."""
         return isinstance(self.shape, ModelShape)
 
     @property
@@ -74,10 +73,8 @@ class TokenWorkload:
         return False
 
     def build_model(self, activation_checkpointing: bool) -> torch.nn.Module:
-        """The decoder, or the user's class with its arguments."""
-        if isinstance(self.shape, ModelShape):
-            return Decoder(self.shape, activation_checkpointing)
-        return import_class(self.shape.class_path)(**dict(self.shape.arguments))
+        """The decoder, the user's class with its arguments, or the library's model."""
+        return build_language_model(self.shape, activation_checkpointing)
 
     def training_batch(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and targets, each [batch, context_length]."""
@@ -106,7 +103,7 @@ class TokenWorkload:
         raise AssertionError
 
     def loss(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
-        """Cross-entropy in nats a token, over all tokens of the batch."""
+        """Cross-entropy in nats a token, over all tokens of the batch, and the loss of a router that has one."""
         return language_model_loss(self.shape, model, batch)
 
     def sample_losses(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
@@ -120,21 +117,27 @@ class TokenWorkload:
         """Nothing to see: both are means of the same losses of tokens, and every window has equally many."""
 
 
-def language_model_loss(shape: ModelShape | ClassShape, model: torch.nn.Module, batch: Any) -> torch.Tensor:
-    """Mean cross-entropy in nats a token; the built-in decoder finds its own where its logits would be many.
+def language_model_loss(shape: LanguageShape, model: torch.nn.Module, batch: Any) -> torch.Tensor:
+    """Mean cross-entropy in nats a token, and what a mixture of experts adds to it to balance its experts.
+
+    The built-in decoder finds its own where its logits would be many.
 
     Args:
-        shape: Of the model, or its class.
+        shape: Of the model.
         model: The module, or an engine around it.
         batch: Inputs and targets, each [batch, context_length].
     """
     inputs, targets = batch
     if _finds_its_loss(shape, targets):
         return model(inputs, targets)
-    return plain_losses(logits_of(model(inputs)), targets).mean()
+    outputs = model(inputs)
+    loss = plain_losses(logits_of(outputs), targets).mean()
+    if isinstance(shape, HfShape) and shape.router_loss_weight:
+        loss = loss + shape.router_loss_weight * outputs.aux_loss
+    return loss
 
 
-def _finds_its_loss(shape: ModelShape | ClassShape, targets: torch.Tensor) -> bool:
+def _finds_its_loss(shape: LanguageShape, targets: torch.Tensor) -> bool:
     return isinstance(shape, ModelShape) and not fits_at_once(targets.numel(), shape.vocab_size)
 
 

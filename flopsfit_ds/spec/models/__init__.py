@@ -1,0 +1,1 @@
+"""Sections of models that are not the package's own."""

@@ -1,0 +1,191 @@
+"""A model of transformers in all sizes, each looked at without weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Container
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from flopsfit_ds.base.errors import PlanError
+from flopsfit_ds.base.units import format_count
+from flopsfit_ds.model.architecture import HfShape
+from flopsfit_ds.model.loss_traits import LossTraits
+from flopsfit_ds.plan.family import SizedModel
+from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan, plan_optimizer
+from flopsfit_ds.simulate.profile import LOOKED_AT_SAMPLES, count_parameters, profile_class
+from flopsfit_ds.spec import HfModel, Training
+from flopsfit_ds.study.families.hf_growth import Growth
+from flopsfit_ds.study.families.measured import nearest_by_active, sized_model, smallest_reaching
+from flopsfit_ds.train.data.tokens import language_model_loss
+from flopsfit_ds.train.model.hf import build_from_config, config_hash, hf_config, library, router_loss_weight
+
+_NEAR = 4
+"""Widths on either side of the one that has the size at the aimed depth."""
+_DEPTH_PENALTY = 0.1
+"""What a depth off the aimed ratio counts beside a size off the one asked for; as for the built-in decoder."""
+
+
+class _Builder:
+    """A model's constructor, called with the fields of its configuration."""
+
+    def __init__(self, architecture: str) -> None:
+        self.__name__ = self._architecture = architecture
+
+    def __call__(self, **fields: Any) -> nn.Module:
+        return build_from_config(hf_config(self._architecture, fields))
+
+
+class HfFamily:
+    """Sizes of an architecture.
+
+    Attributes:
+        warnings: What could not be measured, and what was left out, for the plan.
+        vocab_size: Token ids.
+    """
+
+    def __init__(
+        self,
+        model: HfModel,
+        training: Training,
+        folder: Path,
+        sized_by_active: bool = False,
+        optimizer: OptimizerPlan | None = None,
+    ) -> None:
+        """Read where sizes start, and how they grow.
+
+        Args:
+            model: The spec's section.
+            training: The spec's section.
+            folder: That the spec's paths are relative to.
+            sized_by_active: Whether sizes asked for mean active parameters.
+            optimizer: What trains it; without it, what the section means by itself.
+
+        Raises:
+            SpecError: The architecture or a field of its configuration is not known.
+        """
+        self._growth = Growth(model, folder)
+        self._model, self._training, self._sized_by_active = model, training, sized_by_active
+        self._optimizer = optimizer or plan_optimizer(training.optimizer)
+        self._name = self._growth.start.architecture
+        self._counts: dict[tuple[int, int], int] = {}
+        self._models: dict[tuple[int, int], SizedModel] = {}
+        self.vocab_size = self._growth.vocab_size
+        self.warnings: list[str] = list(self._growth.start.warnings)
+        config = self._growth.start.config
+        asked = model.fields.get("output_router_logits", getattr(config, "output_router_logits", None))
+        if asked is False:
+            self.warnings.append(
+                f"{self._name} holds experts, and its configuration leaves out the loss that keeps them in balance; "
+                "model.fields: {output_router_logits: true} trains with it"
+            )
+
+    def traits(self) -> LossTraits:
+        """What is known of the loss: a mean over tokens, but for a router's, which is one over a micro-batch."""
+        size = self._growth.step
+        config = self._growth.check(self._fields(1, self._growth.aimed_depth(size)), "model")
+        if not router_loss_weight(config):
+            return LossTraits()
+        return LossTraits(depends_on_layout="the router's loss is taken over the tokens of a micro-batch")
+
+    def nearest(self, num_params: float, taken: Container[int]) -> SizedModel:
+        """The size that comes nearest to a number of parameters and whose total is not taken.
+
+        The number means active parameters where the family is sized by them.
+
+        Raises:
+            SpecError: The model cannot be built, or does not grow with its size parameter.
+            PlanError: No size is within a factor of 2, no heads divide one, or FLOPs cannot be counted.
+        """
+        return nearest_by_active(lambda aimed: self._nearest_by_total(aimed, taken), num_params)
+
+    def _nearest_by_total(self, num_params: float, taken: Container[int]) -> SizedModel:
+        growth = self._growth
+        upper = smallest_reaching(
+            lambda step: self._count(step, growth.aimed_depth(step * growth.step)),
+            num_params, growth.step, self._name, self._model.size_parameter,
+        )  # fmt: skip
+        best: tuple[float, int, int] | None = None
+        for step in range(max(1, upper - _NEAR), upper + _NEAR + 1):
+            aimed = growth.aimed_depth(step * growth.step)
+            for depth in self._depths(step, aimed, num_params):
+                if self._count(step, depth) in taken:
+                    continue
+                off = abs(math.log(self._count(step, depth) / num_params))
+                score = off + _DEPTH_PENALTY * abs(math.log(depth / aimed))
+                if off <= math.log(2) and (best is None or score < best[0]):
+                    best = score, step, depth
+        if best is None:
+            size = upper * growth.step
+            raise PlanError(
+                f"no {self._name} has about {format_count(num_params)} parameters: with {self._model.size_parameter}="
+                f"{size} it has {format_count(self._count(upper, growth.aimed_depth(size)))}; change the sizes, "
+                "model.head_dim, model.size_multiple_of or model.vocab_size"
+            )
+        return self._sized(best[1], best[2])
+
+    def _depths(self, step: int, aimed: int, num_params: float) -> list[int]:
+        """Depths of a width within half an octave of the aimed one, next to the one that has the size."""
+        if not self._growth.varies_depth:
+            return [aimed]
+        low, high = max(1, math.floor(aimed / math.sqrt(2))), math.ceil(aimed * math.sqrt(2))
+        first, last = low, high
+        while first < last:
+            middle = (first + last) // 2
+            first, last = (middle + 1, last) if self._count(step, middle) < num_params else (first, middle)
+        return [depth for depth in range(first - 2, first + 3) if low <= depth <= high]
+
+    def _fields(self, step: int, depth: int) -> dict[str, Any]:
+        return self._growth.fields(step * self._growth.step, depth)
+
+    def _where(self, step: int, depth: int) -> str:
+        return f"model: {self._name} of {self._model.size_parameter} {step * self._growth.step} and {depth} layers"
+
+    def _count(self, step: int, depth: int) -> int:
+        if (step, depth) not in self._counts:
+            fields = self._fields(step, depth)
+            self._growth.check(fields, self._where(step, depth))
+            self._counts[step, depth] = count_parameters(_Builder(self._name), fields)
+        return self._counts[step, depth]
+
+    def _sized(self, step: int, depth: int) -> SizedModel:
+        if (step, depth) not in self._models:
+            self._models[step, depth] = self._look(self._fields(step, depth), self._where(step, depth))
+        return self._models[step, depth]
+
+    def _look(self, fields: dict[str, Any], where: str) -> SizedModel:
+        config, context = self._growth.check(fields, where), self._model.context_length
+        shape = HfShape(
+            architecture=self._name,
+            fields=json.dumps(fields, sort_keys=True),
+            config_hash=config_hash(config),
+            library=library(),
+            vocab_size=self.vocab_size,
+            context_length=context,
+            router_loss_weight=router_loss_weight(config),
+        )
+        tokens = torch.arange(LOOKED_AT_SAMPLES * context) % self.vocab_size  # a model may go by their values
+        tokens = tokens.view(LOOKED_AT_SAMPLES, context)
+        measured = profile_class(
+            _Builder(self._name),
+            fields,
+            samples=(tokens, tokens),
+            loss=lambda module, batch: language_model_loss(shape, module, batch),
+            precision=self._training.precision,
+            frozen_parameters=self._training.frozen_parameters,
+            tokens_per_sample=context,
+            optimizer=self._optimizer,
+        )
+        return sized_model(
+            measured.profile.name,
+            shape,
+            measured,
+            tokens_per_sample=context,
+            approximate_flops=self._model.approximate_flops,
+            sized_by_active=self._sized_by_active,
+            warnings=self.warnings,
+        )

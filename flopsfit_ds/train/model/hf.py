@@ -1,0 +1,73 @@
+"""Models of transformers by configuration: built here, never downloaded, never by code that is not the library's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import transformers
+from torch import nn
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig
+
+from flopsfit_ds.base.errors import DataError
+from flopsfit_ds.model.architecture import HfShape
+
+_SAYS_NOTHING_OF_THE_MODEL = ("transformers_version", "_name_or_path", "architectures", "id2label", "label2id")
+
+
+def library() -> str:
+    """Whose code the models are."""
+    return f"transformers {transformers.__version__}"
+
+
+def hf_config(architecture: str, fields: Mapping[str, Any]) -> PreTrainedConfig:
+    """The configuration of an architecture with some of its fields set; it keeps no cache, which training never reads.
+
+    Raises:
+        Exception: Whatever the library refuses a value with.
+    """
+    config = AutoConfig.for_model(architecture, **fields)
+    config.use_cache = False
+    return config
+
+
+def config_hash(config: PreTrainedConfig) -> str:
+    """Hash of all that a configuration says of a model, defaults among it."""
+    values = {name: value for name, value in config.to_dict().items() if name not in _SAYS_NOTHING_OF_THE_MODEL}
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def build_from_config(config: PreTrainedConfig) -> nn.Module:
+    """A causal language model of fp32 parameters, its weights drawn as the library draws them.
+
+    The class is called, not its `from_config`: where DeepSpeed's ZeRO-3 is configured, that builds partitioned modules,
+    whose weights are others than those at every other stage.
+    """
+    config.dtype = None
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    model = model_class(config)
+    model.train()
+    return model
+
+
+def build_hf(shape: HfShape) -> nn.Module:
+    """The model of a shape.
+
+    Raises:
+        DataError: The installed library makes another configuration of its fields than the one that was planned.
+    """
+    config = hf_config(shape.architecture, json.loads(shape.fields))
+    if config_hash(config) != shape.config_hash:
+        raise DataError(
+            f"{shape.architecture}: {library()} makes another model of this configuration than {shape.library}, with "
+            "which it was planned; install that version, or plan the sweep anew"
+        )
+    return build_from_config(config)
+
+
+def router_loss_weight(config: PreTrainedConfig) -> float:
+    """What the balancing loss of a mixture of experts counts: 0 where the configuration does not ask for it."""
+    asked = getattr(config, "output_router_logits", False)
+    return float(getattr(config, "router_aux_loss_coef", 0.0) or 0.0) if asked else 0.0
