@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flopsfit_ds.base.errors import SweepFolderError
+from flopsfit_ds.base.errors import LaunchError, SweepFolderError
 from flopsfit_ds.base.storage import JsonLines
 from flopsfit_ds.engine.disk.attempts import is_storage_failure, newest_outcome, read_attempts
 from flopsfit_ds.engine.disk.folder import whole_records
@@ -17,6 +17,7 @@ from flopsfit_ds.engine.disk.lease import Right
 from flopsfit_ds.engine.disk.recording import Recorder
 from flopsfit_ds.engine.disk.retry import forgiven_attempts
 from flopsfit_ds.engine.executor import Assignment, Executor, Report
+from flopsfit_ds.engine.nodes.control.mailbox import JOIN_PATIENCE_SECONDS
 from flopsfit_ds.engine.progress import Progress
 from flopsfit_ds.engine.schedule.scheduler import Chooser, Waiting
 from flopsfit_ds.engine.schedule.suspects import NUM_RUNS
@@ -87,6 +88,7 @@ class Driver:
         self._courses: dict[str, _Course] = {}
         self._running: dict[str, Assignment] = {}
         self._measured: list[Attempt] = []
+        self._idle_since = time.monotonic()
         self._began, self._began_cpu = time.monotonic(), time.process_time()
 
     def drive(self, to_do: Sequence[tuple[RunPlan, Ways]], done: Sequence[RunPlan]) -> None:
@@ -114,6 +116,7 @@ class Driver:
             if self._signals.stops:
                 self._stop()
             self._start()
+            self._see_that_something_runs()
             for report in self._executor.poll(_TICK_SECONDS):
                 self._hear(report)
         self._sum_up()
@@ -156,6 +159,7 @@ class Driver:
                 course.ways.num_steps,
                 course.ways.points_per_slot,
                 course.verdict.avoid,
+                course.verdict.spare,
             )
             for run_id, course in self._courses.items()
             if run_id not in self._running and not self._waits_for_trunk(course.run)
@@ -190,6 +194,22 @@ class Driver:
             )
             self._progress.on_start(course.run, assignment.slots)
         self._executor.submit(assignments)
+
+    def _see_that_something_runs(self) -> None:
+        """Wait for lost nodes as long as for nodes at the start, if no slots that are left hold a run.
+
+        Raises:
+            LaunchError: That is over.
+        """
+        now = time.monotonic()
+        if self._running:
+            self._idle_since = now
+        elif now - self._idle_since > JOIN_PATIENCE_SECONDS:
+            least = min(layout.num_slots for course in self._courses.values() for layout in course.ways.layouts)
+            raise LaunchError(
+                f"{len(self._courses)} runs need {least} slots or more and {len(self._scheduler.slots)} are there, for "
+                f"{JOIN_PATIENCE_SECONDS:.0f} s now; launched again, the sweep goes on from its checkpoints"
+            )
 
     def _tell_of_slots(self, before: Sequence[Slot], after: Sequence[Slot]) -> None:
         """Note and say which slots have been set aside, and which are in service again."""

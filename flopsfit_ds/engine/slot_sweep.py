@@ -13,17 +13,17 @@ from flopsfit_ds.engine.disk.lease import LeaseSet, Right
 from flopsfit_ds.engine.fork.server import ForkAbandonedError, ForkServer, Program, pickle_task
 from flopsfit_ds.engine.lifecycle import Crew, Lifecycle
 from flopsfit_ds.engine.nodes.agent import NodeAgent
+from flopsfit_ds.engine.nodes.control.store import Control, leading, open_control_store
 from flopsfit_ds.engine.nodes.launch import LaunchedRank
 from flopsfit_ds.engine.nodes.launched_executor import LaunchedExecutor
 from flopsfit_ds.engine.nodes.local_executor import LocalExecutor
 from flopsfit_ds.engine.nodes.patience import Patience
-from flopsfit_ds.engine.nodes.remote import Control, leading, open_control_store
 from flopsfit_ds.engine.nodes.slot_executor import SlotExecutor
 from flopsfit_ds.engine.nodes.workers import NodeWorkers
 from flopsfit_ds.engine.progress import Progress
 from flopsfit_ds.engine.schedule.scheduler import Scheduler
 from flopsfit_ds.engine.signals import Signals, SweepStoppedError
-from flopsfit_ds.engine.slots import NodeSlots, Slot, slots_of_this_node
+from flopsfit_ds.engine.slots import NodeSlots, slots_of_this_node
 from flopsfit_ds.engine.ways import fitting, ways_of
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
@@ -84,16 +84,23 @@ class SlotSweep:
         folder = SweepFolder(plan.folder)
         patience = Patience.of(runs, plan.spec.execution.hang_timeout)
         executor: SlotExecutor
-        if self.control is not None:
-            executor, slots = _reach_nodes(folder, self.control, (node, workers), self.signals, patience)
+        if self.control is not None and self.control.roster is not None:
+            roster = self.control.roster
+            executor = LaunchedExecutor(folder, (node, workers), roster, self.control.host, self.signals, patience)
+            slots, num_slots = executor.slots, roster.num_nodes * len(node.devices)
+            scheduler = Scheduler(slots, plan.spec.placement.points_per_gpu)
+            executor.tell_of_slots(scheduler.change_slots)
+            if len(slots) < num_slots:
+                scheduler.change_slots(slots)
         else:
             executor = LocalExecutor(folder, node, workers, self.signals, patience)
             slots = node.slots("")
+            num_slots = len(slots)
+            scheduler = Scheduler(slots, plan.spec.placement.points_per_gpu)
         code = 1
         try:
             self._wait_for(server)
-            scheduler = Scheduler(slots, plan.spec.placement.points_per_gpu)
-            yield Crew(executor, scheduler, lambda run: fitting(ways_of(run), len(slots)))
+            yield Crew(executor, scheduler, lambda run: fitting(ways_of(run), num_slots))
             code = 0
         except SweepStoppedError as stop:
             code = stop.exit_code
@@ -164,7 +171,7 @@ def lead_on_slots(
     """
     control = None
     if place is not None and place.num_nodes > 1:
-        control = open_control_store(place, SweepFolder(plan.folder), os.environ)
+        control = open_control_store(place, SweepFolder(plan.folder), os.environ, signals)
     ground = SlotSweep(tasks, num_slots, program, signals, control)
     with leading(control):
         return Lifecycle(ground, signals, progress).lead(plan)
@@ -177,21 +184,3 @@ def _losses(lost_steps: Mapping[str, int], labels: Mapping[str, str]) -> str:
     runs = [f"{labels[run_id]} loses {steps} steps" for run_id, steps in lost_steps.items()]
     more = f" and {len(runs) - _MAX_NAMED} more" if len(runs) > _MAX_NAMED else ""
     return f"; ended without a checkpoint: {', '.join(runs[:_MAX_NAMED])}{more}"
-
-
-def _reach_nodes(
-    folder: SweepFolder,
-    control: Control,
-    here: tuple[NodeSlots, NodeWorkers],
-    signals: Signals,
-    patience: Patience,
-) -> tuple[LaunchedExecutor, tuple[Slot, ...]]:
-    """The executor over all nodes of a launch, once all have joined."""
-    there = [(node.wait_for_slots(signals), node) for node in control.others]
-    everyone = [here[0], *(slots for slots, _ in there)]
-    names = [node.hostname for node in everyone]
-    slots: list[Slot] = []
-    for node in everyone:
-        name = node.hostname if names.count(node.hostname) == 1 else f"{node.hostname}/{node.node}"
-        slots += node.slots(f"{name}:")
-    return LaunchedExecutor(folder, here, there, control.host, signals, patience), tuple(slots)

@@ -9,8 +9,8 @@ from typing import Literal
 
 from flopsfit_ds.base.errors import FlopsfitError, LaunchError
 from flopsfit_ds.engine.fork.server import TRAINING, Program, refuse_import_by_worker
+from flopsfit_ds.engine.nodes.control.store import open_control_store
 from flopsfit_ds.engine.nodes.launch import Waiters, launched_rank, wait_for_agent
-from flopsfit_ds.engine.nodes.remote import open_control_store
 from flopsfit_ds.engine.progress import Progress, Silence
 from flopsfit_ds.engine.ray.sweep import lead_on_ray
 from flopsfit_ds.engine.signals import Signals
@@ -71,7 +71,7 @@ def run_sweep(
         code = 1
         try:
             if place is not None and place.node != 0:
-                control = open_control_store(place, SweepFolder(plan.folder), os.environ)
+                control = open_control_store(place, SweepFolder(plan.folder), os.environ, signals)
                 code = SlotSweep(tasks, slots, program, signals).serve(plan, place, control)
                 sys.exit(code)
             records = lead_on_slots(plan, tasks, slots, progress or Silence(), program, signals, place)

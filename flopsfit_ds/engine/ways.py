@@ -71,12 +71,14 @@ class Verdict:
         status: How it ended, if it is over and never measured a loss.
         reason: Why.
         avoid: Names of slots on which it failed since it last got further.
+        spare: Ways to take where the slots that there are hold none of `layouts`.
     """
 
     layouts: tuple[Layout, ...]
     status: Literal["oom", "failed"] | None = None
     reason: str | None = None
     avoid: frozenset[str] = frozenset()
+    spare: tuple[Layout, ...] = ()
 
 
 def ways_of(run: RunPlan) -> Ways:
@@ -129,7 +131,7 @@ def decide(ways: Ways, attempts: Sequence[Attempt], max_attempts: int) -> Verdic
     avoid = frozenset(slot for attempt in stuck for slot in attempt.slots)
     too_large = [attempt.world_size for attempt in attempts if attempt.outcome == "oom"]
     if not too_large:
-        return Verdict(_same_number_first(ways, attempts), avoid=avoid)
+        return Verdict(_same_number_first(ways, attempts), avoid=avoid, spare=ways.layouts)
     options = {}
     for layout in ways.layouts:
         ladder = (layout, *ways.reduced(layout))[too_large.count(layout.num_slots) :]

@@ -43,6 +43,7 @@ FAULTS = (
     "a fork server that does not answer",
     "a job or machine suspended",
     "SIGHUP: the terminal is closed",
+    "a node lost, and back",
     "a node of a Ray cluster lost, another added",
 )
 _PROPERTY = "fault"

@@ -23,8 +23,8 @@ AttemptOutcome = Literal["completed", "diverged", "oom", "failed", "hung", "kill
 _FILE = "attempt.json"
 _MESSAGE_LENGTH = 600
 """Characters of an error that a record keeps; the whole of it is in the attempt's log."""
-_EXIT_UNKNOWN = 255
-"""What multiprocessing says of a process whose fork server is gone."""
+EXIT_UNKNOWN = 255
+"""What multiprocessing says of a process whose fork server is gone; and what is said of one whose node is."""
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.EIO)
 
 
@@ -210,7 +210,7 @@ def _first_failure(
     if killed and killed[0] == next(iter(bad)):
         return "killed", f"rank {killed[0]} was ended by {_signal_name(-bad[killed[0]])}"
     for rank, code in bad.items():
-        if code == _EXIT_UNKNOWN and rank not in errors:
+        if code == EXIT_UNKNOWN and rank not in errors:
             return "killed", f"rank {rank} was lost with the server that forks workers"
         if rank in errors:
             message = f"rank {rank}: {errors[rank]['message'][:_MESSAGE_LENGTH]}"

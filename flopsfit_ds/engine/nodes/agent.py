@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+import secrets
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from typing import Any
 
 from flopsfit_ds.base.errors import FlopsfitError, LaunchError
+from flopsfit_ds.engine.nodes.control.mailbox import (
+    JOIN_PATIENCE_SECONDS,
+    SILENCE_SECONDS,
+    Farewell,
+    Hello,
+    Mailbox,
+    beating,
+)
+from flopsfit_ds.engine.nodes.control.store import Control
 from flopsfit_ds.engine.nodes.launch import LaunchedRank
-from flopsfit_ds.engine.nodes.remote import JOIN_PATIENCE_SECONDS, SILENCE_SECONDS, Control, Mailbox, beating
 from flopsfit_ds.engine.nodes.workers import NodeWorkers
 from flopsfit_ds.engine.signals import Signals
 from flopsfit_ds.engine.slots import NodeSlots
 from flopsfit_ds.records import SweepFolder
 from flopsfit_ds.train.order import WorkerOrder
 
+_log = logging.getLogger(__name__)
 _TICK_SECONDS = 0.05
 """Longest wait before the driver's next order is read: it adds so much to the start of a run."""
 EXIT_DRIVER_LOST = 1  # an error, to whatever launched this rank
@@ -32,15 +43,24 @@ class NodeAgent:
             folder: The sweep's folder, which must be the driver's.
             signals: Passed on to the driver.
         """
-        self._orders = Mailbox(control.store, f"orders/{place.node}", control.seal)
-        self._reports = Mailbox(control.store, f"reports/{place.node}", control.seal)
+        self._farewell = Farewell(control.store, control.seal)
+        self._place = place
+        self._control = control
         self._folder = folder
         self._signals = signals
         self._told_signal = False
+        self._come()
+
+    def _come(self) -> None:
+        """Say hello, by a name that no earlier stay of this node had."""
+        store, seal, node, session = self._control.store, self._control.seal, self._place.node, secrets.token_hex(8)
+        self._orders = Mailbox(store, f"orders/{node}/{session}", seal)
+        self._reports = Mailbox(store, f"reports/{node}/{session}", seal)
+        self._hello = Hello(store, seal, node, session)
 
     def beating(self) -> AbstractContextManager[None]:
         """Meanwhile, show the driver that this node lives."""
-        return beating([self._reports])
+        return beating(lambda: (self._hello, self._reports))
 
     def refuse(self, error: Exception) -> None:
         """Tell the driver why this node cannot take part."""
@@ -58,11 +78,14 @@ class NodeAgent:
             The sweep's exit code.
         """
         self._workers = workers
-        self._reports.send({"slots": asdict(slots)})
+        self._slots = slots
+        self._offer()
         try:
             while True:
                 code = self._obey()
                 if code is not None:
+                    return code
+                if not self._orders.was_heard and (code := self._farewell.heard()) is not None:
                     return code
                 self._report()
                 silent_seconds = self._orders.silent_seconds()
@@ -77,6 +100,9 @@ class NodeAgent:
         finally:
             self._workers.end_all()
 
+    def _offer(self) -> None:
+        self._reports.send({"slots": asdict(self._slots)})
+
     def _obey(self) -> int | None:
         """Carry out all orders at hand; the exit code once there is one."""
         while (order := self._orders.receive()) is not None:
@@ -84,6 +110,12 @@ class NodeAgent:
                 self._workers.end_all()
                 self._reports.send({"left": True})
                 return order["exit_code"]
+            if order["do"] == "join_again":
+                _log.warning("the driver had taken this node for lost: what runs here is ended, and it joins again")
+                self._workers.end_all()
+                self._come()
+                self._offer()
+                continue
             try:
                 self._carry_out(order)
             except Exception as error:

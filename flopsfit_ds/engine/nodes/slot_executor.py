@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from flopsfit_ds.base.text import printable
-from flopsfit_ds.engine.disk.attempts import AttemptOutcome, Exits, close_attempt, open_attempt
+from flopsfit_ds.engine.disk.attempts import EXIT_UNKNOWN, AttemptOutcome, Exits, close_attempt, open_attempt
 from flopsfit_ds.engine.executor import Assignment, Ending, Report
 from flopsfit_ds.engine.nodes.patience import Pace, Patience, split_beat
 from flopsfit_ds.engine.nodes.stores import LOOPBACK, host_store
@@ -129,7 +129,7 @@ class SlotExecutor(ABC):
         import torch.distributed  # noqa: F401 - for seconds; the fork servers are loading meanwhile
 
         self._folder = folder
-        self._nodes = nodes
+        self._nodes = dict(nodes)
         self._store_host = store_host
         self._patience = patience
         self._running: dict[str, _Running] = {}
@@ -211,6 +211,21 @@ class SlotExecutor(ABC):
             if running.kill_at is not None:
                 running.kill_at += gap
 
+    def _lose(self, number: int, reason: str) -> None:
+        """Do without a node: what ran there is over, and its peers elsewhere are ended."""
+        del self._nodes[number]
+        for running in self._running.values():
+            ranks = [rank for rank, slot in enumerate(running.assignment.slots) if slot.node == number]
+            lost = [rank for rank in ranks if rank not in running.exits]
+            running.exits.update(dict.fromkeys(lost, EXIT_UNKNOWN))
+            if lost and running.cause_outcome is None:
+                running.cause_outcome, running.cause = "interrupted", reason
+
+    def _nodes_of(self, running: _Running) -> list[Node]:
+        """Those that take part in an attempt, without such as are lost."""
+        numbers = dict.fromkeys(slot.node for slot in running.assignment.slots)
+        return [self._nodes[number][1] for number in numbers if number in self._nodes]
+
     @abstractmethod
     def _wait(self, timeout_seconds: float) -> None:
         """Let time pass until something may have happened; a subclass knows what to wait on."""
@@ -269,8 +284,8 @@ class SlotExecutor(ABC):
         self._signal(running, signal.SIGUSR1)
 
     def _signal(self, running: _Running, number: int) -> None:
-        for node in dict.fromkeys(slot.node for slot in running.assignment.slots):
-            self._nodes[node][1].signal(running.assignment.run_id, number)
+        for node in self._nodes_of(running):
+            node.signal(running.assignment.run_id, number)
 
     def cancel(self, run_id: str, how: Ending) -> None:
         """See `Executor`."""
@@ -289,8 +304,8 @@ class SlotExecutor(ABC):
         """See `Executor`."""
         running = self._running.pop(run_id)
         assert running.ended, f"{run_id} has not ended"
-        for node in dict.fromkeys(slot.node for slot in running.assignment.slots):
-            self._nodes[node][1].forget(run_id)
+        for node in self._nodes_of(running):
+            node.forget(run_id)
         start_step = _read_step(running, "start_step")
         restarted = running.restarted or _read_text(running, "restarted")
         exits = Exits(running.exits, running.cause, running.cause_outcome, start_step, restarted)

@@ -39,6 +39,7 @@ class Waiting:
         num_steps: Optimiser steps of the whole run.
         points_per_slot: How many such runs may share one slot.
         avoid: Names of slots that it should not get again, as long as others hold it.
+        spare: Ways to take where the slots that there are hold none of `layouts`.
     """
 
     run_id: str
@@ -46,6 +47,7 @@ class Waiting:
     num_steps: int
     points_per_slot: int = 1
     avoid: frozenset[str] = frozenset()
+    spare: tuple[Layout, ...] = ()
 
     def seconds(self, layout: Layout) -> float:
         """How long all of the run should take in a layout, as planned, start not included."""
@@ -153,6 +155,7 @@ class Scheduler:
             clock: Seconds; another one than the machine's for simulations.
         """
         self.slots = self._all_slots = tuple(slots)
+        self._is_changed = False
         self._suspects = Suspects()
         self.predictions = Predictions()
         self._num_lanes = points_per_slot
@@ -188,20 +191,32 @@ class Scheduler:
             )
         return assignments
 
+    def change_slots(self, slots: Sequence[Slot]) -> None:
+        """From now on these are all: a node was lost, or has come. Runs that they do not hold wait."""
+        self.slots = self._all_slots = tuple(slots)
+        self._is_changed = True
+        self._ranks = {}
+
+    def _held(self, waiting: Sequence[Waiting], slots: Sequence[Slot]) -> list[Waiting]:
+        """Those runs that some slots hold, with the layouts in which they do."""
+        before, after = (Counter(slot.node for slot in some) for some in (self._all_slots, slots))
+        in_one_node = range(1, max(after.values(), default=0) + 1)
+        across_nodes = range(max(before.values()) + 1, len(slots) + 1)
+
+        def held(layouts: tuple[Layout, ...]) -> tuple[Layout, ...]:
+            return tuple(each for each in layouts if each.num_slots in (*in_one_node, *across_nodes))
+
+        return [replace(run, layouts=some) for run in waiting if (some := held(run.layouts) or held(run.spare))]
+
     def _set_broken_aside(self, waiting: Sequence[Waiting]) -> Sequence[Waiting]:
         """Decide which slots are in service; the runs, with those layouts that these hold."""
+        if self._is_changed and waiting:
+            waiting = self._held(waiting, self._all_slots)
         broken = self._suspects.broken
         if not waiting or (not broken and self.slots == self._all_slots):
             return waiting
         slots = tuple(slot for slot in self._all_slots if slot not in broken)
-        before, after = (Counter(slot.node for slot in some) for some in (self._all_slots, slots))
-        in_one_node = range(1, max(after.values(), default=0) + 1)
-        across_nodes = range(max(before.values()) + 1, len(slots) + 1)
-        held = [
-            replace(run, layouts=layouts)
-            for run in waiting
-            if (layouts := tuple(each for each in run.layouts if each.num_slots in (*in_one_node, *across_nodes)))
-        ]
+        held = self._held(waiting, slots)
         if len(held) < len(waiting):
             slots, held = self._all_slots, waiting
         if slots != self.slots:
@@ -274,8 +289,12 @@ class Scheduler:
         sizes = [len(times) // self._num_lanes for times in nodes.values()]
         return pack(self._allotments(waiting), sizes, self._num_lanes, list(nodes.values()), incumbent)
 
-    def forecast(self, waiting: Sequence[Waiting]) -> Forecast:
-        """See `Chooser`."""
+    def forecast(self, waiting: Sequence[Waiting]) -> Forecast | None:
+        """See `Chooser`; None where the slots that there are hold no run."""
+        if self._is_changed:
+            waiting = self._held(waiting, self._all_slots)
+        if not waiting:
+            return None
         return Forecast(self._search(waiting, ()).makespan_seconds, self.lower_bound(waiting))
 
     def lower_bound(self, waiting: Sequence[Waiting]) -> float:

@@ -13,8 +13,8 @@ from flopsfit_ds.base.storage import JsonLines
 from flopsfit_ds.engine.disk.lease import LeaseSet
 from flopsfit_ds.engine.fork.server import Program
 from flopsfit_ds.engine.lifecycle import Lifecycle
+from flopsfit_ds.engine.nodes.control.store import leading, meet
 from flopsfit_ds.engine.nodes.launch import LaunchedRank
-from flopsfit_ds.engine.nodes.remote import leading, meet
 from flopsfit_ds.engine.progress import Silence
 from flopsfit_ds.engine.signals import Signals, SweepStoppedError
 from flopsfit_ds.engine.slot_sweep import SlotSweep
@@ -77,7 +77,7 @@ class Bin:
         folder = SweepFolder(self.plan.folder)
         control = None
         if place.num_nodes > 1:
-            control = meet(place, notes / f"{name}.json", sweep_seal(folder.path))
+            control = meet(place, notes / f"{name}.json", sweep_seal(folder.path), signals)
         ground = SlotSweep(self.tasks, self.slots_per_node, self.program, signals, control, _environment())
         if place.node != 0:
             assert control is not None

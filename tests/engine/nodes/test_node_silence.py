@@ -2,57 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
 from flopsfit_ds.base.seal import Seal
-from flopsfit_ds.engine.nodes.remote import Mailbox, beating
-from helpers.engine import impatient_sweep
+from flopsfit_ds.engine.nodes.control.mailbox import Mailbox, beating
 from helpers.engine.drivers import sweep_folder, wait_until
-from helpers.engine.launched_nodes import exit_codes, logs
+from helpers.engine.launched_nodes import exit_codes, logs, start_node
 from helpers.engine.toy import undisturbed_loss
 from helpers.ports import free_port
-
-SCRIPT = Path(impatient_sweep.__file__)
-
-
-def start_node(
-    folder,
-    node,
-    *,
-    task_seconds=0.0,
-    join_seconds=600.0,
-    silence_seconds=60.0,
-    nvidia_smi=None,
-    agent_store=None,
-    device="cpu",
-):
-    """One of two nodes with one rank, which is lost, or takes its driver for lost, after so much silence."""
-    settings = {"task_seconds": task_seconds, "join_seconds": join_seconds, "silence_seconds": silence_seconds}
-    settings["device"] = device
-    variables = {"RANK": node, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1"}
-    variables["MASTER_PORT"] = agent_store or (folder / "port").read_text()
-    variables |= {"TORCHELASTIC_USE_AGENT_STORE": "True"} if agent_store else {}
-    if nvidia_smi is not None:
-        (folder / f"bin{node}").mkdir()
-        (folder / f"bin{node}" / "nvidia-smi").write_text(f"#!/bin/sh\n{nvidia_smi}\n")
-        (folder / f"bin{node}" / "nvidia-smi").chmod(0o755)
-        variables["PATH"] = f"{folder / f'bin{node}'}:{os.environ['PATH']}"
-    log = (folder / f"log.{node}.txt").open("a")
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(folder / "outputs"), json.dumps(settings)],
-        stdout=log,
-        stderr=log,
-        env={**os.environ, **{key: str(value) for key, value in variables.items()}},
-    )
 
 
 @pytest.fixture
@@ -74,7 +35,7 @@ def test_a_node_waits_for_a_driver_that_is_not_there_yet_as_long_as_is_promised(
     began = time.monotonic()
     node = start_node(folder, 1, agent_store=store.port, join_seconds=15.0, silence_seconds=1.0)
     store.set_timeout(timedelta(seconds=120))
-    store.wait(["flopsfit-ds/1/reports/1/0"])
+    store.wait(["flopsfit-ds/1/hello/1/session"])
     assert node.wait(120) == 1, logs(folder)
     assert time.monotonic() - began >= 15
 
@@ -128,7 +89,7 @@ def test_a_busy_main_thread_is_still_heard():
             heard, silent = heard + (now < silent), now
         return heard
 
-    with beating([sender]):
+    with beating(lambda: [sender]):
         assert numbers_heard(3) == 3
         assert receiver.was_heard
     deadline = time.monotonic() + 60

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flopsfit_ds.engine.nodes.remote import SILENCE_SECONDS
+from flopsfit_ds.engine.nodes.control.mailbox import SILENCE_SECONDS
 from helpers.engine.drivers import finish, processes_of, start, sweep_folder, wait_until, wait_until_held
 from helpers.engine.launched_nodes import exit_codes, logs, start_nodes
 from helpers.engine.toy import CHECKPOINT_STEPS, steps_trained_twice, undisturbed_loss

@@ -210,3 +210,22 @@ def test_failures_after_a_step_do_not_speak_against_the_slot():
     scheduler.choose([Waiting("next", (layout(1, 100),), 1)])
     assert len(first) == 3
     assert len(scheduler.slots) == 2
+
+
+def test_runs_that_the_slots_left_do_not_hold_wait_for_a_lost_node_or_take_another_layout():
+    near, far = ([Slot(node, i, None, f"{node}:{i}") for i in range(2)] for node in range(2))
+    scheduler = Scheduler([*near, *far], clock=lambda: 0.0)
+    scheduler.change_slots(near)
+    wide, narrow = Waiting("wide", (layout(4, 100),), 1), Waiting("narrow", (layout(2, 10),), 1)
+    (narrowest,) = scheduler.choose([wide, narrow])
+    assert narrowest.run_id == "narrow"
+    assert scheduler.choose([wide]) == []
+    assert scheduler.forecast([wide]) is None
+    scheduler.note_end(narrowest, (attempt(2, 10),))
+    other = Waiting("other", (layout(4, 100),), 1, spare=(layout(1, 300), layout(4, 100)))
+    (chosen,) = scheduler.choose([wide, other])
+    assert (chosen.run_id, chosen.layout.num_slots) == ("other", 1)
+    scheduler.note_end(chosen, (attempt(1, 10),))
+    scheduler.change_slots([*near, *far])
+    (chosen,) = scheduler.choose([wide])
+    assert chosen.slots == (*near, *far)

@@ -1,4 +1,4 @@
-"""A sweep of one toy on two nodes with short patience: `impatient_sweep.py folder settings`."""
+"""A sweep of toys on two nodes with short patience: `impatient_sweep.py folder settings`."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # started as a script, by it
 
 from flopsfit_ds.base.errors import FlopsfitError
 from flopsfit_ds.engine import run_sweep
-from flopsfit_ds.engine.nodes import agent, remote
+from flopsfit_ds.engine.nodes import agent
+from flopsfit_ds.engine.nodes.control import roster, store
 from flopsfit_ds.plan.sweep_plan import build_plan
 from flopsfit_ds.spec import parse_spec
 from helpers.engine.toy import PROGRAM, SPEC, ToyTask
 
 
 def main(folder: str, settings: dict) -> int:
-    agent.SILENCE_SECONDS = remote.SILENCE_SECONDS = settings["silence_seconds"]
-    agent.JOIN_PATIENCE_SECONDS = remote.JOIN_PATIENCE_SECONDS = settings["join_seconds"]
-    text = SPEC.format(root=folder, points="{num_params: 11k, num_tokens: 40k}", slots=1, num_gpus="[2]")
+    agent.SILENCE_SECONDS = roster.SILENCE_SECONDS = settings["silence_seconds"]
+    agent.JOIN_PATIENCE_SECONDS = store.JOIN_PATIENCE_SECONDS = settings["join_seconds"]
+    points = ", ".join(f"{{num_params: 11k, num_tokens: {40 + 2 * i}k}}" for i in range(settings["points"]))
+    text = SPEC.format(root=folder, points=points, slots=1, num_gpus=settings["num_gpus"])
     overrides = ["hardware.num_nodes=2", f"hardware.device={settings['device']}", "execution.hang_timeout=60"]
     plan = build_plan(parse_spec(text, overrides))
 
     def task_of(run):
         time.sleep(settings["task_seconds"])
-        return ToyTask(run)
+        return ToyTask(run, held_until=settings["held_until"])
 
     try:
         run_sweep(plan, tasks=task_of, program=PROGRAM)

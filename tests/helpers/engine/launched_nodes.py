@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import time
 
 from helpers.engine.drivers import SCRIPT
 from helpers.ports import free_port
+
+IMPATIENT = SCRIPT.with_name("impatient_sweep.py")
 
 
 def start_nodes(folder, num_nodes, ranks_per_node, *arguments, port=None, held=False):
@@ -36,6 +39,41 @@ def start_nodes(folder, num_nodes, ranks_per_node, *arguments, port=None, held=F
                 )
             )
     return processes
+
+
+def start_node(
+    folder,
+    node,
+    *,
+    task_seconds=0.0,
+    join_seconds=600.0,
+    silence_seconds=60.0,
+    nvidia_smi=None,
+    agent_store=None,
+    device="cpu",
+    points=1,
+    num_gpus="[2]",
+    held=False,
+):
+    """One of two nodes with one rank, which is lost, or takes its driver for lost, after so much silence."""
+    settings = {"task_seconds": task_seconds, "join_seconds": join_seconds, "silence_seconds": silence_seconds}
+    settings |= {"device": device, "points": points, "num_gpus": num_gpus}
+    settings["held_until"] = str(folder / "go") if held else None
+    variables = {"RANK": node, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1"}
+    variables["MASTER_PORT"] = agent_store or (folder / "port").read_text()
+    variables |= {"TORCHELASTIC_USE_AGENT_STORE": "True"} if agent_store else {}
+    if nvidia_smi is not None:
+        (folder / f"bin{node}").mkdir()
+        (folder / f"bin{node}" / "nvidia-smi").write_text(f"#!/bin/sh\n{nvidia_smi}\n")
+        (folder / f"bin{node}" / "nvidia-smi").chmod(0o755)
+        variables["PATH"] = f"{folder / f'bin{node}'}:{os.environ['PATH']}"
+    log = (folder / f"log.{node}.txt").open("a")
+    return subprocess.Popen(
+        [sys.executable, str(IMPATIENT), str(folder / "outputs"), json.dumps(settings)],
+        stdout=log,
+        stderr=log,
+        env={**os.environ, **{key: str(value) for key, value in variables.items()}},
+    )
 
 
 def logs(folder):

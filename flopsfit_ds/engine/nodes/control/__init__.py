@@ -1,0 +1,1 @@
+"""How the driver and the other nodes of a launch find each other and talk."""
