@@ -22,7 +22,7 @@ _HOMES = {
     "estimate-memory": "planning.estimate",
     "fit": "fitting.fit",
     "predict": "fitting.fit",
-    "preview": "fitting.fit",
+    "preview": "fitting.preview",
     "laws": "fitting.laws",
     "report": "fitting.report",
     "register": "deciding.register",

@@ -21,8 +21,9 @@ from flopsfit_ds.fit.losses import FloatArray, LossFunction, make_loss
 from flopsfit_ds.fit.points.compute import compute_rule_of
 from flopsfit_ds.fit.points.points import Point, PointArrays
 from flopsfit_ds.fit.result import load_fit_dict
+from flopsfit_ds.fit.run_noise import usual_noise
 from flopsfit_ds.fit.solve.covariance import m_estimator_variance
-from flopsfit_ds.spec.fit_options import DEFAULTS, RUN_NOISE, TARGET_FACTOR
+from flopsfit_ds.spec.fit_options import DEFAULTS, TARGET_FACTOR
 
 WORST_SIZE_ERROR = math.log(3.0)
 """One standard error of ln N*: beyond it N* is not known to within a decade, end to end."""
@@ -154,7 +155,7 @@ class DesignPreview:
 def preview_design(
     points: Sequence[PlannedPoint],
     *,
-    noise: float = RUN_NOISE,
+    noise: float | None = None,
     target_compute: float | None = None,
     prior: PriorLaw | None = None,
     loss: str = DEFAULTS.loss,
@@ -164,7 +165,7 @@ def preview_design(
 
     Args:
         points: The planned runs.
-        noise: Standard deviation of ln L between runs (RUN_NOISE where none is given).
+        noise: Standard deviation of ln L between runs; None means what sweeps of such compute showed (see `run_noise`).
         target_compute: FLOPs of the run to be planned; None means ten times the largest run.
         prior: The law that is about right.
         loss: Loss function of the fit to come.
@@ -173,8 +174,10 @@ def preview_design(
     Raises:
         FitError: A plan that cannot identify the law, with the change that would mend it; noise that is not positive.
     """
+    if noise is None:
+        noise = usual_noise([point.as_point().compute_flops for point in points]) if points else 1.0
     if not (math.isfinite(noise) and noise > 0):
-        raise FitError(f"the noise level must be positive, got {noise}; {RUN_NOISE:g} is usual")
+        raise FitError(f"the noise level must be positive, got {noise}; without one it is what such sweeps showed")
     if target_compute is not None and not (math.isfinite(target_compute) and target_compute > 0):
         raise FitError(f"the target compute must be positive and finite, got {target_compute}")
     score = make_loss(loss, huber_delta)

@@ -74,5 +74,3 @@ class FitOptions:
 
 
 DEFAULTS = FitOptions()
-RUN_NOISE = 0.005
-"""Standard deviation of ln L between runs that a preview assumes where none is given."""

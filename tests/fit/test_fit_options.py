@@ -10,7 +10,8 @@ from typing import get_args
 import pytest
 
 from flopsfit_ds.base.errors import FitError, SpecError
-from flopsfit_ds.cli.fitting.fit import fit_command, preview_command
+from flopsfit_ds.cli.fitting.fit import fit_command
+from flopsfit_ds.cli.fitting.preview import preview_command
 from flopsfit_ds.fit import fit_scaling_law, points_from_records, preview_design
 from flopsfit_ds.fit.laws.registry import LAWS
 from flopsfit_ds.spec import Fit, load_spec

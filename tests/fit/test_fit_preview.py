@@ -13,6 +13,26 @@ from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.base.presets import shipped_specs
 from flopsfit_ds.fit import PlannedPoint, Point, PriorLaw, fit_scaling_law, preview_design
 from flopsfit_ds.fit.preview import load_prior
+from flopsfit_ds.fit.run_noise import usual_noise
+
+QUICKSTART = (
+    (20088, 637952, 99949215744, 2.15057),
+    (13128, 1033216, 99982245888, 2.09593),
+    (24876, 567296, 99989323776, 2.17355),
+    (4836, 2630656, 100007018496, 2.27986),
+    (40500, 336896, 100130881536, 2.37740),
+    (67824, 521216, 249783386112, 2.09235),
+    (40500, 840704, 249870680064, 1.94173),
+    (20088, 1595392, 249953255424, 1.88395),
+    (24876, 1418240, 249973309440, 1.89919),
+    (13128, 2583552, 250005159936, 1.94033),
+    (13128, 6458368, 624963354624, 1.87717),
+    (24876, 3546112, 625023516672, 1.75849),
+    (40500, 2103296, 625133223936, 1.70731),
+    (67824, 1304576, 625194565632, 1.69671),
+    (102060, 889856, 625319608320, 1.77062),
+)
+"""Parameters, tokens, FLOPs and held-out loss of the quickstart's runs, trained on two CPU cores."""
 
 
 def grid(sizes: int = 7, budgets: tuple[float, ...] = (1e18, 3e18, 1e19, 3e19)) -> list[PlannedPoint]:
@@ -116,3 +136,35 @@ def test_a_degenerate_spec_is_refused() -> None:
     code, output = run("preview", "isoflop_8xh100", "design.compute_budgets=[1e19]")
     assert code == 2
     assert "one compute budget" in output
+
+
+def test_what_is_promised_of_the_quickstart_is_what_its_fit_gives() -> None:
+    points = [Point(n, d, loss, flops=flops) for n, d, flops, loss in QUICKSTART]
+    fit = fit_scaling_law(points, bootstrap_samples=200, other_forms=False, diagnostics=False)
+    interval = fit.optima[-1].intervals["num_params"]
+    obtained = math.log(interval.high / interval.low) / (2 * 1.645)
+    planned = [PlannedPoint(p.num_params, p.num_tokens, p.flops) for p in points]
+    promised = preview_design(planned, target_compute=fit.optima[-1].compute).log_num_params_standard_error
+    assert 1 / 1.5 < promised / obtained < 1.5
+
+
+def test_small_runs_and_a_wide_range_of_compute_lie_farther_off_a_law() -> None:
+    near = [1e19, 3e19, 1e20]
+    assert usual_noise([each / 1e8 for each in near]) > 2 * usual_noise(near)
+    assert usual_noise([1e17, *near, 1e22]) > 1.5 * usual_noise(near)
+    assert preview_design(grid()).noise == usual_noise([p.as_point().compute_flops for p in grid()])
+
+
+def test_the_price_counts_every_rate_and_the_tuning() -> None:
+    def priced(*changes: str) -> dict[str, float]:
+        code, output = run("preview", "isoflop_8xh100", "--json", *changes)
+        assert code == 0, output
+        return json.loads(output)["price"]
+
+    once = priced()
+    tuned = priced("training.learning_rate={rule: steplaw, tune: {num_params: [50M, 100M], multipliers: [0.5, 1, 2]}}")
+    assert (once["num_runs"], once["tuning_runs"], tuned["num_runs"], tuned["tuning_runs"]) == (30, 0, 36, 6)
+    assert tuned["gpu_hours"] == pytest.approx(once["gpu_hours"] + tuned["tuning_gpu_hours"])
+    assert once["money"] == pytest.approx(2.5 * once["gpu_hours"])
+    twice = priced("training.learning_rate={rule: steplaw, multipliers: [1, 2]}")
+    assert twice["gpu_hours"] == pytest.approx(2 * once["gpu_hours"], rel=0.01)

@@ -1,4 +1,4 @@
-"""Commands of the fit: fit, predict, preview."""
+"""Commands of the fit: fit, predict."""
 
 from __future__ import annotations
 
@@ -12,24 +12,17 @@ import typer
 
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.base.units import format_count, format_flops
-from flopsfit_ds.cli.fitting.tables import print_rows, print_table
+from flopsfit_ds.cli.fitting.tables import print_table
 from flopsfit_ds.cli.options import (
-    AllowImport,
-    AsJson,
-    Overrides,
-    SpecArgument,
     fit_file,
     given_files,
-    plan_from,
     quantity,
     write_text,
 )
 from flopsfit_ds.cli.prose import say, say_warnings
 from flopsfit_ds.spec.fit_options import (
-    COUNT_FIELDS,
     DEFAULT_COUNT,
     DEFAULTS,
-    RUN_NOISE,
     LossName,
     ParameterCount,
     Resampling,
@@ -40,9 +33,7 @@ if TYPE_CHECKING:
     from flopsfit_ds.fit.forecast.optimum import ServingOptimum
     from flopsfit_ds.fit.forecast.prediction import Prediction
     from flopsfit_ds.fit.points.points import Exclusion, Point
-    from flopsfit_ds.fit.preview import DesignPreview, PlannedPoint
     from flopsfit_ds.fit.result import ScalingFit
-    from flopsfit_ds.plan.sweep_plan import SweepPlan
 
 _DEFAULT = "without it what a sweep folder's spec says, else"
 _WITHIN_DATA = 1.1  # times the largest compute: less than the width of one budget (`isoflop._BUDGET_WIDTH`)
@@ -53,7 +44,6 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command("fit")(fit_command)
     app.command("predict")(predict_command)
-    app.command("preview")(preview_command)
 
 
 def fit_command(
@@ -224,84 +214,6 @@ def predict_command(
     for prediction in found:
         _print_prediction(prediction)
     say_warnings(warnings, "warning of the fit,")
-
-
-def preview_command(
-    spec: SpecArgument,
-    overrides: Overrides = None,
-    noise: Annotated[float, typer.Option(help="Standard deviation of ln(loss) between runs.")] = RUN_NOISE,
-    target_compute: Annotated[
-        str | None, typer.Option(help="FLOPs of the run to be planned; the spec's, or ten times the largest run.")
-    ] = None,
-    prior: Annotated[Path | None, typer.Option(help="An earlier fit.json whose law is about right.")] = None,
-    allow_import: AllowImport = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show what a planned sweep would tell, and refuse one that cannot identify a law.
-
-    Example: flopsfit-ds preview quickstart --target-compute 1e14
-    """
-    from flopsfit_ds.fit import preview_design
-    from flopsfit_ds.fit.preview import load_prior
-
-    plan = plan_from(spec, overrides, allow_import)
-    options = plan.spec.fit
-    preview = preview_design(
-        planned_points(plan),
-        noise=noise,
-        target_compute=options.target_compute
-        if target_compute is None
-        else quantity(target_compute, "--target-compute"),
-        prior=None if prior is None else load_prior(prior),
-        loss=options.loss,
-        huber_delta=options.huber_delta,
-    )
-    if as_json:
-        print(json.dumps(preview.to_json_dict(), allow_nan=False))
-    else:
-        _print_preview(preview)
-
-
-def planned_points(plan: SweepPlan) -> list[PlannedPoint]:
-    """The runs of a plan as a preview sees them: several learning rates at one point and seed count as one run."""
-    from flopsfit_ds.fit import PlannedPoint
-
-    found: dict[tuple[int, int, int], PlannedPoint] = {}
-    for run in plan.runs:
-        place = run.placement
-        hours = place.predicted_seconds * place.strategy.num_gpus / 3600.0
-        size = getattr(run, COUNT_FIELDS[plan.spec.fit.parameters]) or run.num_params_total
-        key = (run.num_params_total, run.num_tokens, run.seed)
-        if key in found:
-            hours += found[key].gpu_hours or 0.0
-        found[key] = PlannedPoint(size, run.num_tokens, run.flops, run.label, hours)
-    return list(found.values())
-
-
-def _print_preview(preview: DesignPreview) -> None:
-    say(
-        f"{len(preview.points)} points, {format_flops(preview.total_flops)} FLOPs in all, noise {preview.noise:.2%}; "
-        f"{preview.compute_rule}"
-    )
-    headings = ("run", "N", "D", "FLOPs", "share", "GPU h", "error of N* without it grows by")
-    rows = [
-        (
-            point.label or "-", format_count(point.num_params), format_count(point.num_tokens),
-            format_flops(point.flops), f"{point.share_of_flops:.1%}",
-            "-" if point.gpu_hours is None else f"{point.gpu_hours:.3g}",
-            f"{point.adds:.1%}" if math.isfinite(point.adds) else "no bound",
-        )
-        for point in preview.points
-    ]  # fmt: skip
-    print_rows(headings, rows)
-    factors = [math.exp(e) for e in (preview.log_num_params_standard_error, preview.log_num_tokens_standard_error)]
-    say(
-        f"at {format_flops(preview.target_compute)} FLOPs: N* {format_count(preview.num_params)} to a factor of "
-        f"{factors[0]:.2f}, D* {format_count(preview.num_tokens)} to {factors[1]:.2f}, loss to "
-        f"{preview.log_loss_standard_error:.2%} (one standard error, if the law has the prior's form)"
-    )
-    errors = preview.parameter_standard_errors
-    say("  standard errors: " + ", ".join(f"{name} {value:.3g}" for name, value in errors.items()))
 
 
 def _drop_highest(points: list[Point], excluded: list[Exclusion], count: int) -> tuple[list[Point], list[Exclusion]]:
