@@ -18,6 +18,7 @@ from flopsfit_ds.base.presets import shipped_specs
 from flopsfit_ds.base.units import parse_quantity
 
 if TYPE_CHECKING:
+    from flopsfit_ds.plan.recorded.chosen import Choices
     from flopsfit_ds.plan.sweep_plan import SweepPlan
     from flopsfit_ds.spec import SweepSpec
 
@@ -138,8 +139,13 @@ def require_sweep(folder: Path) -> None:
         raise SweepFolderError(f"{folder}: no sweep's folder: it has no plan.json")
 
 
-def plan_from(argument: str, overrides: list[str] | None, allow_import: list[str] | None) -> SweepPlan:
-    """Load and plan a spec.
+def plan_from(
+    argument: str,
+    overrides: list[str] | None,
+    allow_import: list[str] | None,
+    choices: Choices | None = None,
+) -> SweepPlan:
+    """Load and plan a spec; see `study.steps.build_plan`.
 
     Raises:
         SpecError: The spec is not valid.
@@ -149,7 +155,7 @@ def plan_from(argument: str, overrides: list[str] | None, allow_import: list[str
     from flopsfit_ds.study.steps import build_plan
 
     spec, folder = _spec_of(argument, overrides)
-    return build_plan(spec, spec_folder=folder, allow_import=tuple(allow_import or ()))
+    return build_plan(spec, spec_folder=folder, allow_import=tuple(allow_import or ()), choices=choices)
 
 
 def tuning_from(argument: str, overrides: list[str] | None, allow_import: list[str] | None) -> SweepPlan | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +40,12 @@ class Source:
     columns: dict[str, str]
     parameters: ParameterCount | None
     gpu_seconds: tuple[float | None, ...]
+
+    def flops_per_second(self) -> float | None:
+        """Median of a device over the runs that were timed; None where none was."""
+        pairs = zip(self.points, self.gpu_seconds, strict=True)
+        known = [point.compute_flops / seconds for point, seconds in pairs if seconds]
+        return statistics.median(known) if known else None
 
 
 def read_sources(

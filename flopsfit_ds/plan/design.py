@@ -9,7 +9,8 @@ from typing import Generic, Protocol, TypeVar
 
 from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.base.units import format_count, format_flops
-from flopsfit_ds.spec import IsoflopDesign, LadderDesign, PointsDesign
+from flopsfit_ds.plan.recorded.chosen import ChosenRun
+from flopsfit_ds.spec import AdaptiveDesign, IsoflopDesign, LadderDesign, PointsDesign
 from flopsfit_ds.spec.training import SeedsAt
 
 TOKEN_TOLERANCE = 0.005
@@ -79,19 +80,24 @@ class BatchPlan:
 
 
 def design_points(
-    design: IsoflopDesign | LadderDesign | PointsDesign, nearest: Nearest[ModelT]
+    design: IsoflopDesign | LadderDesign | PointsDesign | AdaptiveDesign,
+    nearest: Nearest[ModelT],
+    chosen: Sequence[ChosenRun] = (),
 ) -> list[DesignedPoint[ModelT]]:
     """Sizes and tokens of every point.
 
     Args:
         design: The spec's section.
         nearest: The model of the family that comes nearest to a number of parameters, leaving out sizes taken.
+        chosen: Runs that an adaptive design chose after its first batch.
 
     Raises:
         PlanError: The family has no model of a size asked for.
     """
-    if isinstance(design, IsoflopDesign):
-        return [point for budget in design.compute_budgets for point in _isoflop_points(design, budget, nearest)]
+    if isinstance(design, (IsoflopDesign, AdaptiveDesign)):
+        first = [point for budget in design.compute_budgets for point in _isoflop_points(design, budget, nearest)]
+        models = [(nearest(run.num_params, ()), run.compute) for run in chosen if run.purpose == "law"]
+        return first + [DesignedPoint(model, compute / model.flops_per_token, None) for model, compute in models]
     points = []
     if isinstance(design, LadderDesign):
         for size in design.num_params:
@@ -109,7 +115,9 @@ def design_points(
     return points
 
 
-def _isoflop_points(design: IsoflopDesign, budget: float, nearest: Nearest[ModelT]) -> list[DesignedPoint[ModelT]]:
+def _isoflop_points(
+    design: IsoflopDesign | AdaptiveDesign, budget: float, nearest: Nearest[ModelT]
+) -> list[DesignedPoint[ModelT]]:
     growth = (budget / design.compute_budgets[0]) ** design.tokens_per_parameter_exponent
     centre = _expected_optimum(budget, design.tokens_per_parameter * growth, nearest)
     count = design.sizes_per_budget

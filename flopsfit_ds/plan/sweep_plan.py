@@ -19,7 +19,6 @@ from flopsfit_ds.data.manifest import find_counted_corpus
 from flopsfit_ds.model.architecture import LanguageShape
 from flopsfit_ds.model.flops import FlopsSource, conventional_flops
 from flopsfit_ds.model.loss_traits import LossTraits
-from flopsfit_ds.plan.begun import as_begun
 from flopsfit_ds.plan.design import (
     SPEC_WORDS,
     BatchPlan,
@@ -28,7 +27,6 @@ from flopsfit_ds.plan.design import (
     batch_warnings,
     design_points,
     plan_points,
-    seeds_of_points,
 )
 from flopsfit_ds.plan.family import Family, SizedModel, count_active, decoder_family, num_token_ids
 from flopsfit_ds.plan.layouts import Search
@@ -36,18 +34,12 @@ from flopsfit_ds.plan.packing.sweep import Makespan, expected_makespan, spread_l
 from flopsfit_ds.plan.placement import Placement, shared_search
 from flopsfit_ds.plan.placing import held_layout_warning, place_points, placement_rules
 from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan, known_optimizer, optimizer_warnings
-from flopsfit_ds.plan.recipe.recipe import (
-    Recipe,
-    batch_tokens,
-    make_recipe,
-    num_rates,
-    peak_rates,
-    range_warnings,
-    rule_point,
-)
-from flopsfit_ds.plan.recipe.rules import RulePoint
+from flopsfit_ds.plan.recipe.recipe import Recipe, batch_tokens, range_warnings, rule_point
 from flopsfit_ds.plan.recipe.switches import arithmetic, check_switches
+from flopsfit_ds.plan.recipe.trials import Trial, trials_of
 from flopsfit_ds.plan.recipe.trunks import Branch, share_trunks
+from flopsfit_ds.plan.recorded.begun import as_begun
+from flopsfit_ds.plan.recorded.chosen import Choices, read_choices
 from flopsfit_ds.spec import SweepSpec
 
 TRAINING_VERSION = 1
@@ -215,6 +207,7 @@ def build_plan(
     machine: Machine | None = None,
     loss: LossTraits = LossTraits(),  # noqa: B008
     optimizer: OptimizerPlan | None = None,
+    choices: Choices | None = None,
 ) -> SweepPlan:
     """Resolve a spec into a plan. Imports no torch and answers in milliseconds.
 
@@ -226,6 +219,7 @@ def build_plan(
         machine: What `hardware: auto` stands for; without it, this machine.
         loss: What was seen of the loss of a user's class; without it, that of the built-in decoder.
         optimizer: A user's own, looked at; without it, what the spec's section means by itself.
+        choices: Batches that an adaptive design chose; without it, those that the sweep's folder holds.
 
     Raises:
         PlanError: A point fits nowhere, or a budget does not fill one batch.
@@ -243,7 +237,8 @@ def build_plan(
     training = spec.training
     words = _DATASET_WORDS if found.source == "dataset" else SPEC_WORDS
     words = words if training.global_batch is None else _RULE_WORDS
-    points = design_points(spec.design, family.nearest)
+    choices, warnings = (choices, []) if choices is not None else read_choices(folder, spec)
+    points = design_points(spec.design, family.nearest, choices.runs)
     held = loss.depends_on_layout
     planned = plan_points(
         points,
@@ -255,37 +250,29 @@ def build_plan(
     )
     together = list(zip(points, planned, strict=True))
     placements = place_points(spec, cluster, together, loss)
-    seeds = seeds_of_points(points, training.seeds, training.seeds_at)
-    trials = [
-        (number, recipe, seed)
-        for number, pair in enumerate(together)
-        for recipe in _recipes(spec, optimizer, *pair)
-        for seed in seeds[number]
-    ]
+    trials = trials_of(spec, together, optimizer, choices.runs)
 
     def runs_on(corpus: Corpus) -> list[RunPlan]:
-        return [
-            _plan_run(spec, corpus, *together[number], placements[number], recipe, seed, loss)
-            for number, recipe, seed in trials
-        ]
+        return [_plan_run(spec, corpus, *together[each.number], placements[each.number], each, loss) for each in trials]
 
-    candidates, warnings = runs_on(found), []
+    candidates = runs_on(found)
+    warnings += choices.words(spec)
     if corpus is None:
-        found, candidates, warnings = as_begun(spec, found, Path(spec_folder), folder, candidates, runs_on)
+        found, candidates, said = as_begun(spec, found, Path(spec_folder), folder, candidates, runs_on)
+        warnings += said
     if found.fingerprint == ABSENT:
         warnings.append(f"data.path: {found.files[0]} does not exist yet; with it, all run ids will be others")
     if held is not None:
         heldout = found.heldout_tokens // spec.model.context_length if loss.needs_whole_batches else None
         warnings.append(held_layout_warning(placements[0], held, heldout))
     runs: dict[str, RunPlan] = {}
-    for run, (number, _, _) in zip(candidates, trials, strict=True):
+    for run, trial in zip(candidates, trials, strict=True):
         if run.run_id in runs:
             warnings.append(f"{run.label}: stands more than once in the design and is trained once")
         runs.setdefault(run.run_id, run)
-        batch = planned[number]
+        batch = planned[trial.number]
         warnings += batch_warnings(run.label, run.compute_budget_flops, batch, run.unique_tokens, words)
-    labelled = zip((run.label for run in candidates), trials, strict=True)
-    warnings += range_warnings(training, [(label, _point_of(spec, *together[trial[0]])) for label, trial in labelled])
+    warnings += range_warnings(training, [(run.label, each.at) for run, each in zip(candidates, trials, strict=True)])
     warnings += optimizer_warnings(spec.placement, training, optimizer)
     if training.one_trunk:
         shared = share_trunks(tuple(runs.values()))
@@ -305,29 +292,16 @@ def build_plan(
     return plan.without_waiting()
 
 
-def _point_of(spec: SweepSpec, point: DesignedPoint[SizedModel], batches: BatchPlan) -> RulePoint:
-    batch = batches.global_batch_sequences * spec.model.context_length
-    return rule_point(point.model, batches.num_tokens, batch)
-
-
-def _recipes(
-    spec: SweepSpec, optimizer: OptimizerPlan | None, point: DesignedPoint[SizedModel], batches: BatchPlan
-) -> list[Recipe]:
-    seen, training = _point_of(spec, point, batches), spec.training
-    return [make_recipe(training, rate, seen, batches.num_steps, optimizer) for rate in peak_rates(training, seen)]
-
-
 def _plan_run(
     spec: SweepSpec,
     corpus: Corpus,
     point: DesignedPoint[SizedModel],
     batches: BatchPlan,
     placement: Placement,
-    recipe: Recipe,
-    seed: int,
+    trial: Trial,
     loss: LossTraits,
 ) -> RunPlan:
-    model, training = point.model, spec.training
+    model, recipe, seed = point.model, trial.recipe, trial.seed
     identity = {
         "training_version": TRAINING_VERSION,
         "model": asdict(model.shape),
@@ -348,8 +322,8 @@ def _plan_run(
     budget = point.compute_budget_flops
     parts = [format_flops(budget)] if budget else []
     parts += [f"n{format_count(model.num_params)}", f"d{format_count(batches.num_tokens)}"]
-    parts += [f"lr{recipe.learning_rate:.3g}"] if num_rates(training) > 1 else []
-    parts += [f"seed{seed}"] if len(training.seeds) > 1 else []
+    parts += [f"lr{recipe.learning_rate:.3g}"] if trial.names_rate else []
+    parts += [f"seed{seed}"] if len(spec.training.seeds) > 1 else []
     return RunPlan(
         run_id=digest[:12],
         label="-".join(parts),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     )
     from flopsfit_ds.spec.loading import load_spec, parse_spec, spec_json_schema, validate_spec
     from flopsfit_ds.spec.sections import (
+        AdaptiveDesign,
         ClassModel,
         DecoderModel,
         DesignPoint,
@@ -37,6 +38,7 @@ _OF_DATA = (
 _OF_LOADING = ("load_spec", "parse_spec", "spec_json_schema", "validate_spec")
 
 __all__ = [
+    "AdaptiveDesign",
     "ClassModel",
     "DatasetData",
     "DecoderModel",

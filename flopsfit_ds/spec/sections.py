@@ -28,6 +28,8 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9_][a-z0-9._-]{0,63}$")]
 ZeroStage = Literal[0, 1, 2, 3]
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 Scalar = str | int | float | bool | None
+LEAST_FIRST_RUNS = 6
+"""Of a design that chooses its runs by a law: one more than a law of five parameters has."""
 
 
 class DecoderModel(Section):
@@ -80,10 +82,9 @@ class ClassModel(Section):
     """Whether FLOPs may be 6 N D where the class's operations cannot be counted; without it, that is an error."""
 
 
-class IsoflopDesign(Section):
-    """For each compute budget, several sizes around the expected optimum (Chinchilla's approach 2)."""
+class _BudgetsDesign(Section):
+    """Compute budgets, and several sizes around the expected optimum of each."""
 
-    method: Literal["isoflop"] = "isoflop"
     compute_budgets: Annotated[tuple[Quantity, ...], Field(min_length=1)]
     """Training FLOPs of a point."""
     sizes_per_budget: Count = 5
@@ -96,10 +97,42 @@ class IsoflopDesign(Section):
     """How the expected tokens per parameter grow with compute, relative to the first budget: (C / C_first)^exponent."""
 
     @model_validator(mode="after")
-    def _span(self) -> IsoflopDesign:
+    def _span(self) -> _BudgetsDesign:
         if self.sizes_per_budget > 1 and self.size_span <= 1:
             raise ValueError(
                 f"size_span {self.size_span:g} must be greater than 1: it is the largest over the smallest size"
+            )
+        return self
+
+
+class IsoflopDesign(_BudgetsDesign):
+    """For each compute budget, several sizes around the expected optimum (Chinchilla's approach 2)."""
+
+    method: Literal["isoflop"] = "isoflop"
+
+
+class AdaptiveDesign(_BudgetsDesign):
+    """A first batch as `isoflop` has it, then batches chosen by what they tell of the optimum at fit.target_compute."""
+
+    method: Literal["adaptive"]
+    gpu_hours: Quantity
+    """What all batches together may take, the first too: device-hours (on a CPU slot-hours) of training loops."""
+    num_params_error: Quantity | None = None
+    """Standard error of ln N* at the target at which it stops: 0.1 is ten per cent; without it, N* stops nothing."""
+    loss_error: Quantity | None = None
+    """Standard error of ln L* at the target at which it stops: 0.01 is one per cent; without it, L* stops nothing."""
+    batches: Count = 3
+    """Batches after the first, at most; each may spend its even share of what is left."""
+    runs_per_batch: Count = 8
+    """Runs of a chosen batch, at most."""
+
+    @model_validator(mode="after")
+    def _carries_a_law(self) -> AdaptiveDesign:
+        runs = len(set(self.compute_budgets)) * self.sizes_per_budget
+        if len(set(self.compute_budgets)) < 2 or runs < LEAST_FIRST_RUNS:
+            raise ValueError(
+                f"the first batch, {len(set(self.compute_budgets))} budgets of {self.sizes_per_budget} sizes, carries "
+                f"no law to choose by; write two or more compute_budgets and {LEAST_FIRST_RUNS} or more runs in all"
             )
         return self
 
@@ -239,7 +272,7 @@ class SweepSpec(Section):
     """Folder in which the sweep's folder lies, relative to where the command is run."""
     model: Annotated[DecoderModel | ClassModel | HfModel, Field(discriminator="family")] = DecoderModel()
     data: Annotated[AnyData, Field(discriminator="source")] = StdlibData()
-    design: Annotated[IsoflopDesign | LadderDesign | PointsDesign, Field(discriminator="method")]
+    design: Annotated[IsoflopDesign | LadderDesign | PointsDesign | AdaptiveDesign, Field(discriminator="method")]
     training: Training = Training()
     hardware: Hardware = Hardware()
     placement: PlacementRules = PlacementRules()
@@ -263,3 +296,12 @@ class SweepSpec(Section):
             if isinstance(filled.get(section), dict) and tag not in filled[section]:
                 filled[section] = {tag: kind, **filled[section]}
         return filled
+
+    @model_validator(mode="after")
+    def _trunks_are_known_first(self) -> SweepSpec:
+        if isinstance(self.design, AdaptiveDesign) and self.training.one_trunk:
+            raise ValueError(
+                "design.method adaptive with training.one_trunk: a trunk must know its branches before it is trained; "
+                "set training.one_trunk to false"
+            )
+        return self

@@ -26,7 +26,7 @@ from flopsfit_ds.simulate import Simulator
 from flopsfit_ds.simulate.case import ClassCase
 from flopsfit_ds.simulate.decide import measure_unknown
 from flopsfit_ds.simulate.profile import LOOKED_AT_SAMPLES
-from flopsfit_ds.spec import SweepSpec, validate_spec
+from flopsfit_ds.spec import AdaptiveDesign, SweepSpec, validate_spec
 from flopsfit_ds.study.families.of_class import ClassFamily
 from flopsfit_ds.study.probes.items import check_items
 from flopsfit_ds.study.probes.loss import look_at_loss
@@ -145,6 +145,11 @@ def find_optimal(
         global_batch_tokens=global_batch_samples * tokens_per_sample,
     )  # fmt: skip
     optimizer = look_at_own(spec.training.optimizer, None)
+    if isinstance(spec.design, AdaptiveDesign):
+        raise SpecError(
+            "design.method adaptive: find_optimal trains one batch only; run `flopsfit-ds sweep` on a spec.yaml, "
+            "or leave design.method out and choose further runs with `flopsfit-ds next`"
+        )
     family = ClassFamily(
         model_class,
         class_path=f"{model_class.__module__}:{model_class.__qualname__}",

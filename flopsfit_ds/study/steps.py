@@ -22,6 +22,7 @@ from flopsfit_ds.model.loss_traits import LossTraits
 from flopsfit_ds.plan import sweep_plan as _planning
 from flopsfit_ds.plan.family import counts_active
 from flopsfit_ds.plan.recipe.switches import compiles
+from flopsfit_ds.plan.recorded.chosen import Choices
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
 from flopsfit_ds.spec import ClassModel, HfModel, SweepSpec
@@ -47,6 +48,7 @@ def build_plan(
     spec_folder: str | Path = ".",
     allow_import: Sequence[str] = (),
     machine: Machine | None = None,
+    choices: Choices | None = None,
 ) -> SweepPlan:
     """Resolve a spec into a plan: every number of every run. Imports torch for models other than the built-in decoder.
 
@@ -57,6 +59,7 @@ def build_plan(
         spec_folder: Folder that the spec's relative paths start from.
         allow_import: Packages whose classes the spec may name.
         machine: What `hardware: auto` stands for; without it, this machine.
+        choices: Batches of an adaptive design; without it, those that the sweep's folder holds.
 
     Raises:
         SpecError: An unknown device, or a class outside the packages allowed.
@@ -66,18 +69,18 @@ def build_plan(
     options = (spec_folder, allow_import, machine)
     short = tuning_spec(spec)
     if short is None:
-        return _plan(spec, *options)
+        return _plan(spec, *options, choices)
     tuning = _plan(short, *options)
     tuned = read_tuning(tuning, list(SweepFolder(tuning.folder).records()))
     if tuned is None:
-        plan = _plan(spec, *options)
+        plan = _plan(spec, *options, choices)
         flops = format_flops(sum(run.flops for run in tuning.runs))
         said = (
             f"training.learning_rate.tune: {len(tuning.runs)} runs of {flops} FLOPs in all come first, in "
             f"{tuning.folder}; until they have ended all rates and run ids here are those of multiplier 1"
         )
         return replace(plan, warnings=(said, *plan.warnings))
-    plan = _plan(with_multiplier(spec, tuned.multiplier), *options)
+    plan = _plan(with_multiplier(spec, tuned.multiplier), *options, choices)
     said = [each for each in (tuned.words(), tuned.warning()) if each]
     return replace(plan, warnings=(*said, *plan.warnings))
 
@@ -100,7 +103,13 @@ def tuning_plan(
     return None if short is None else _plan(short, spec_folder, allow_import, machine)
 
 
-def _plan(spec: SweepSpec, spec_folder: str | Path, allow_import: Sequence[str], machine: Machine | None) -> SweepPlan:
+def _plan(
+    spec: SweepSpec,
+    spec_folder: str | Path,
+    allow_import: Sequence[str],
+    machine: Machine | None,
+    choices: Choices | None = None,
+) -> SweepPlan:
     family, loss, optimizer = None, LossTraits(), None
     if isinstance(spec.training.optimizer, FactoryOptimizer):
         from flopsfit_ds.train.optimizers.own import look_at_own
@@ -124,7 +133,7 @@ def _plan(spec: SweepSpec, spec_folder: str | Path, allow_import: Sequence[str],
         settled = spec.model.model_copy(update={"vocab_size": family.vocab_size})
         spec = spec.model_copy(update={"model": settled})
     return _planning.build_plan(
-        spec, spec_folder=spec_folder, family=family, machine=machine, loss=loss, optimizer=optimizer
+        spec, spec_folder=spec_folder, family=family, machine=machine, loss=loss, optimizer=optimizer, choices=choices
     )
 
 

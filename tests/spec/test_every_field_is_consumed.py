@@ -49,6 +49,9 @@ HF = with_values(
     design={"method": "points", "points": [{"num_params": 1e5, "num_tokens": 1e5}]},
 )
 FEW_LAYERS = with_values(CLASS, design={"method": "points", "points": [{"num_params": 6000, "num_tokens": 1e5}]})
+ADAPTIVE = with_values(
+    DECODER, design={"method": "adaptive", "compute_budgets": [1e11, 1e13], "sizes_per_budget": 3, "gpu_hours": 1}
+)
 LADDER = with_values(
     DECODER, design={"method": "ladder", "num_params": [2e4, 1e5], "tokens_per_parameter": [10.0, 20.0]}
 )
@@ -237,6 +240,18 @@ PLAN: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "num_params": (LADDER, {"design__num_params": [2e4, 2e5]}),
         "tokens_per_parameter": (LADDER, {"design__tokens_per_parameter": [10.0, 30.0]}),
     },
+    "AdaptiveDesign": {
+        "compute_budgets": (ADAPTIVE, {"design__compute_budgets": [1e11, 3e11, 1e12]}),
+        "sizes_per_budget": (ADAPTIVE, {"design__sizes_per_budget": 4}),
+        "size_span": (ADAPTIVE, {"design__size_span": 4}),
+        "tokens_per_parameter": (ADAPTIVE, {"design__tokens_per_parameter": 60}),
+        "tokens_per_parameter_exponent": (ADAPTIVE, {"design__tokens_per_parameter_exponent": 0.3}),
+        "gpu_hours": (ADAPTIVE, {"design__gpu_hours": 2}),
+        "num_params_error": (ADAPTIVE, {"design__num_params_error": 0.1}),
+        "loss_error": (ADAPTIVE, {"design__loss_error": 0.01}),
+        "batches": (ADAPTIVE, {"design__batches": 2}),
+        "runs_per_batch": (ADAPTIVE, {"design__runs_per_batch": 2}),
+    },
     "PointsDesign": {"points": (POINTS, {"design__points": [{"num_params": 1e5, "num_tokens": 1e6}]})},
     "DesignPoint": {
         "num_params": (POINTS, {"design__points": [{"num_params": 1e5, "num_tokens": 1e6}]}),
@@ -377,6 +392,7 @@ TAGS = {("DecoderModel", "family"), ("ClassModel", "family"), ("IsoflopDesign", 
 TAGS |= {(name, "name") for name in ("AdamW", "Muon", "Adafactor", "Lion", "AdamW8bit", "FactoryOptimizer")}
 TAGS |= {("HfModel", "family")}
 TAGS |= {("PointsDesign", "method"), ("StdlibData", "source"), ("TextData", "source"), ("TokenData", "source")}
+TAGS |= {("AdaptiveDesign", "method")}
 TAGS |= {(name, "source") for name in ("FilesData", "HfData", "MegatronData", "LlmcData")}
 """They choose the class, and each class has entries of its own."""
 NOT_FOR_FILES = {("DatasetData", name) for name in ("source", "fingerprint", "num_samples", "heldout_tokens")}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,15 +59,13 @@ def next_command(
 
 
 def _speed(source: Source) -> float:
-    """Median FLOP/s of a GPU over the runs that were timed."""
-    pairs = zip(source.points, source.gpu_seconds, strict=True)
-    known = [point.compute_flops / seconds for point, seconds in pairs if seconds]
-    if not known:
+    speed = source.flops_per_second()
+    if speed is None:
         raise FitError(
             f"{source.name} does not say how long its runs took: give --flops-per-second, what one GPU does in "
             "training, such as 4e14 for an H100 at 40%"
         )
-    return statistics.median(known)
+    return speed
 
 
 def _told(errors: Errors) -> str:

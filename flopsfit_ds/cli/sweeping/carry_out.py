@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -12,33 +13,48 @@ from typing import TYPE_CHECKING
 
 from flopsfit_ds import __version__
 from flopsfit_ds.base.errors import RecordError, RunError
+from flopsfit_ds.base.hardware import launched_world
 from flopsfit_ds.base.storage import read_json, write_json
 from flopsfit_ds.cli.options import ExecutorChoice, print_json
 from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
+from flopsfit_ds.spec import AdaptiveDesign
 
 if TYPE_CHECKING:
+    from flopsfit_ds.study.adaptive import PlanAgain
     from flopsfit_ds.study.console import Console
     from flopsfit_ds.study.tracking import Tracking
 
 
-def carry_out(plan: SweepPlan, executor: ExecutorChoice, slots: int | None, *, as_json: bool = False) -> None:
+def carry_out(
+    plan: SweepPlan,
+    executor: ExecutorChoice,
+    slots: int | None,
+    *,
+    plan_again: PlanAgain | None = None,
+    as_json: bool = False,
+) -> None:
     """Train what has no record, fit, report, and print the conclusion.
 
     Args:
         plan: What to train.
         executor: By whom.
         slots: Devices of this machine.
+        plan_again: Of a design that chooses its runs: plans anew; without it, no further runs are chosen.
         as_json: Print the conclusion as JSON; what happens meanwhile goes to standard error.
 
     Raises:
+        LaunchError: The executor does not carry out such a design.
         RunError: Runs failed.
     """
     from flopsfit_ds.study.console import Console
 
     console = Console(stderr=as_json)
     with _tracking(plan, console) as tracking:
-        records = _train(plan, console, executor, slots, tracking.start)
+        if plan_again is not None and isinstance(plan.spec.design, AdaptiveDesign):
+            plan, records = _train_adaptively(plan, plan_again, console, executor, slots)
+        else:
+            records = _train(plan, console, executor, slots, tracking.start)
         if as_json:
             from flopsfit_ds.cli.fitting.report import summary_json
             from flopsfit_ds.study.steps import conclude_sweep
@@ -73,6 +89,25 @@ def _tracking(plan: SweepPlan, console: Console) -> Tracking:
     from flopsfit_ds.study.tracking import Tracking
 
     return Tracking(plan, console.warn)
+
+
+def _train_adaptively(
+    plan: SweepPlan, plan_again: PlanAgain, console: Console, executor: ExecutorChoice, slots: int | None
+) -> tuple[SweepPlan, tuple[RunRecord, ...]]:
+    from flopsfit_ds.study.adaptive import carry_on, refuse_executor
+
+    def train(batch: SweepPlan) -> tuple[RunRecord, ...]:
+        with _tracking(batch, console) as tracking:  # which knows the runs of its plan only
+            return _train(batch, console, executor, slots, tracking.start)
+
+    refuse_executor(executor, launched_world(os.environ) is not None)
+    return carry_on(
+        plan,
+        plan_again,
+        train,
+        lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
+        slots,
+    )
 
 
 def _train(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import Annotated
 
@@ -60,7 +61,8 @@ def register(app: typer.Typer) -> None:
             tuning = tuning_from(spec, overrides, allow_import)
             if tuning is not None:
                 carry_out_tuning(tuning, executor, slots, as_json=as_json)
-            carry_out(plan_from(spec, overrides, allow_import), executor, slots, as_json=as_json)
+            plan_again = functools.partial(plan_from, spec, overrides, allow_import)
+            carry_out(plan_again(), executor, slots, plan_again=plan_again, as_json=as_json)
 
     @app.command()
     def retry(  # pyright: ignore[reportUnusedFunction]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -47,6 +47,11 @@ class Candidates:
     place: Place
     gpu_seconds: FloatArray
     purpose: np.ndarray
+
+    def where(self, kept: np.ndarray) -> Candidates:
+        """Those of a mask."""
+        place = Place(*(column[kept] for column in _columns(self.place)))
+        return Candidates(place, self.gpu_seconds[kept], self.purpose[kept])
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,7 @@ def choose_next(
     gpus: int = 1,
     candidates: Candidates | None = None,
     most_runs: int = MOST_RUNS,
+    can_train: Callable[[Place], np.ndarray] | None = None,
 ) -> NextRuns:
     """The runs that tell most of the optimum at the target for a budget of GPU-seconds.
 
@@ -144,6 +150,7 @@ def choose_next(
         gpus: GPUs side by side.
         candidates: Runs to choose from; about the optima of the law, of rising compute, without it.
         most_runs: Of one batch.
+        can_train: Which places can be trained at all, (runs,) of booleans; without it, all.
 
     Raises:
         FitError: The runs carry no law, no candidate fits in the budget, or an option is off.
@@ -151,17 +158,16 @@ def choose_next(
     for name, value in (("GPU time", gpu_seconds), ("FLOP/s", flops_per_second), ("GPUs", gpus)):
         if not 0 < value < math.inf:
             raise FitError(f"{name} must be positive and finite, got {value:g}")
-    model = fit_scaling_law(points, bootstrap_samples=0, diagnostics=False).prediction
-    target = target_compute or TARGET_FACTOR * model.largest_compute
     affordable = gpu_seconds * flops_per_second
-    reference = math.log(min(target, max(model.largest_compute, affordable)))
-    belief = Belief.of(model, points, reference, math.log(target))
+    belief, target = _belief(points, target_compute, affordable)
     pool = candidates or usual_candidates(belief, points, affordable, flops_per_second)
+    if can_train is not None:
+        pool = pool.where(can_train(pool.place) | (pool.purpose == "tuning"))
     centre, goal = belief.of_target(math.log(target))
     ways = [_pick(belief, pool, goal, gpu_seconds / gpus, gpus, most_runs, price) for price in _PRICES]
     picked, posterior = min(ways, key=lambda way: float(np.log(way[1][-1]).sum()))
     if not picked:
-        least = float(pool.gpu_seconds.min())
+        least = float(pool.gpu_seconds.min(initial=math.inf))
         raise FitError(
             f"no run fits into {gpu_seconds / 3600:.3g} GPU-hours on {gpus} GPUs: the cheapest takes {least / 3600:.3g}"
         )
@@ -196,6 +202,25 @@ def choose_next(
         gpus=gpus,
         num_candidates=len(pool.gpu_seconds),
     )
+
+
+def errors_now(points: Sequence[Point], target_compute: float | None = None) -> Errors:
+    """The errors at the target with the runs that there are, as `choose_next` has them before its batch.
+
+    Raises:
+        FitError: The runs carry no law.
+    """
+    belief, target = _belief(points, target_compute, 0.0)
+    _, goal = belief.of_target(math.log(target))
+    return _errors((goal**2).sum(axis=1))
+
+
+def _belief(points: Sequence[Point], target_compute: float | None, affordable: float) -> tuple[Belief, float]:
+    """What is believed, and the target; runs count in full from the largest that can be paid for upwards."""
+    model = fit_scaling_law(points, bootstrap_samples=0, diagnostics=False).prediction
+    target = target_compute or TARGET_FACTOR * model.largest_compute
+    reference = math.log(min(target, max(model.largest_compute, affordable)))
+    return Belief.of(model, points, reference, math.log(target)), target
 
 
 def usual_candidates(
