@@ -36,10 +36,10 @@ from flopsfit_ds.plan.placing import held_layout_warning, place_points, placemen
 from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan, known_optimizer, optimizer_warnings
 from flopsfit_ds.plan.recipe.recipe import Recipe, batch_tokens, range_warnings, rule_point
 from flopsfit_ds.plan.recipe.switches import arithmetic, check_switches
-from flopsfit_ds.plan.recipe.trials import Trial, trials_of
 from flopsfit_ds.plan.recipe.trunks import Branch, share_trunks
 from flopsfit_ds.plan.recorded.begun import as_begun
 from flopsfit_ds.plan.recorded.chosen import Choices, read_choices
+from flopsfit_ds.plan.trials import Trial, trials_of
 from flopsfit_ds.spec import SweepSpec
 
 TRAINING_VERSION = 1
