@@ -12,32 +12,24 @@ from flopsfit_ds.spec import validate_spec
 from flopsfit_ds.study.steps import conclude_sweep
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {"adamw": {"name": "adamw"}, "muon": {"name": "muon"}}
-RATES = [4e-3, 8e-3]
-"""Each point is trained at both: a comparison at one rate would be one of rates. The best of a point counts."""
 
 
 def spec_of(name: str) -> dict[str, Any]:
-    """Three budgets, three sizes each, on the source of Python's own library."""
+    """Three sizes at three lengths, on the source of Python's own library; Muon's steps are as large as AdamW's."""
     return {
         "name": f"by-{name}",
         "model": {"vocab_size": 256, "context_length": 128, "head_dim": 16, "width_per_layer": 16},
         "data": {"source": "python-stdlib", "heldout_tokens": 32768},
-        "design": {
-            "method": "isoflop",
-            "compute_budgets": [1e11, 2e11, 4e11],
-            "sizes_per_budget": 3,
-            "size_span": 6,
-            "tokens_per_parameter": 15,
-        },
+        "design": {"method": "ladder", "num_params": ["15k", "30k", "60k"], "tokens_per_parameter": [8, 24, 72]},
         "training": {
             "global_batch_tokens": 1024,
-            "learning_rates": RATES,
+            "learning_rates": [6e-3],
             "precision": "fp32",
             "optimizer": OPTIMIZERS[name],
         },
         "hardware": {"device": "cpu", "gpus_per_node": 2},
         "placement": {"zero_stages": [0], "num_gpus": [1]},
-        "fit": {"bootstrap_samples": 100},
+        "fit": {"law": "chinchilla-tied", "bootstrap_samples": 100},
     }
 
 
@@ -59,7 +51,7 @@ def study() -> list[Path]:
 
 if __name__ == "__main__":
     by_adamw, by_muon = (read_sources([folder]) for folder in study())
-    found = compare_runs(by_muon, by_adamw)
+    found = compare_runs(by_muon, by_adamw, law="chinchilla-tied")
     for at in found.multipliers:
         span = f"{at.interval.low:.2f} to {at.interval.high:.2f}"
         print(f"{at.compute:.2g} FLOPs of AdamW are as good as {at.value:.2f} times that of Muon ({span})")

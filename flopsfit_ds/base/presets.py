@@ -45,12 +45,14 @@ def deepspeed_preset(zero_stage: int, offload: Offload) -> dict[str, Any]:
     return copy.deepcopy(_read("zero3_offload.json" if offload == "optimizer" else f"zero{zero_stage}.json"))
 
 
-def zero_section(zero_stage: int, offload: Offload, num_params: int, num_params_trainable: int) -> dict[str, Any]:
+def zero_section(
+    zero_stage: int, offload: Offload, num_params: int, num_params_trainable: int, deepspeed: str = ""
+) -> dict[str, Any]:
     """The preset's `zero_optimization` section with its buckets bounded by the model's size.
 
     Buckets of the model's own size would cost as much as ZeRO saves: a sixteenth of it is plenty to keep collectives
     large. A persistence threshold above a thousandth would leave small models unpartitioned at stage 3. Sizes are in
-    elements.
+    elements. Keys of the user's own (JSON text) come last.
     """
     section: dict[str, Any] = deepspeed_preset(zero_stage, offload)["zero_optimization"]
     bounds = {
@@ -62,7 +64,8 @@ def zero_section(zero_stage: int, offload: Offload, num_params: int, num_params_
         "stage3_max_live_parameters": _aligned(num_params // _BUCKETS_PER_MODEL),
         "stage3_max_reuse_distance": _aligned(num_params // _BUCKETS_PER_MODEL),
     }
-    return section | {key: min(section[key], bound) for key, bound in bounds.items() if key in section}
+    section |= {key: min(section[key], bound) for key, bound in bounds.items() if key in section}
+    return section | (json.loads(deepspeed).get("zero_optimization", {}) if deepspeed else {})
 
 
 def _aligned(num_elements: int) -> int:

@@ -46,6 +46,8 @@ class ZeroBuckets:
 
 
 @functools.lru_cache(maxsize=4096)
-def training_buckets(zero_stage: int, offload: Offload, num_params: int, num_params_trainable: int) -> ZeroBuckets:
-    """The settings that runs are trained with."""
-    return ZeroBuckets.from_section(zero_section(zero_stage, offload, num_params, num_params_trainable))
+def training_buckets(
+    zero_stage: int, offload: Offload, num_params: int, num_params_trainable: int, deepspeed: str = ""
+) -> ZeroBuckets:
+    """The settings that runs are trained with; `deepspeed` holds keys of the user's own, as JSON."""
+    return ZeroBuckets.from_section(zero_section(zero_stage, offload, num_params, num_params_trainable, deepspeed))

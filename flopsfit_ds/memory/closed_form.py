@@ -101,7 +101,8 @@ def peak_components(
     """
     stage, world = strategy.zero_stage, strategy.num_gpus
     if buckets is None:
-        buckets = training_buckets(stage, strategy.offload, profile.num_params, profile.num_params_trainable)
+        params = profile.num_params, profile.num_params_trainable
+        buckets = training_buckets(stage, strategy.offload, *params, strategy.deepspeed)
     trainable = profile.num_params_trainable
     share = math.ceil(trainable / world)
     offloaded = strategy.offload == "optimizer"
@@ -112,9 +113,9 @@ def peak_components(
         parameters = 4 * profile.num_params
         moments = _replicated_moments(profile, strategy, share, accumulation, buckets)
     worst = max(moments, key=lambda moment: moment.total)
-    gathers = 0
+    gathers = _narrow_buckets(strategy, worst.buckets)
     if stage == 3 and profile.states is not None and profile.states.orthogonal_params:
-        gathers = min(_MUON_GATHERS_BYTES, 4 * 4 * buckets.reduce_bucket_size)
+        gathers += min(_MUON_GATHERS_BYTES, 4 * 4 * buckets.reduce_bucket_size)
     components = MemoryComponents(
         parameters=parameters + profile.buffer_bytes,
         gathered_parameters=worst.gathered,
@@ -133,6 +134,13 @@ def peak_components(
 def _has_master_weights(stage: int, offloaded: bool) -> bool:
     """Whether a device holds fp32 weights beside its fp32 parameters; ZeRO-3 does without (`train/mends/zero3.py`)."""
     return stage in (1, 2) or (stage == 3 and not offloaded and wants_stock_zero3())
+
+
+def _narrow_buckets(strategy: Strategy, wide: int) -> int:
+    """Buckets beside those in fp32, where linear layers communicate in bf16: one of each, and what is cast into it."""
+    if strategy.communication == "fp32" or strategy.zero_stage == 0:
+        return 0
+    return wide // 2 if strategy.zero_stage == 3 else wide
 
 
 def _state_bytes(profile: ModelProfile, strategy: Strategy, share: int) -> int:

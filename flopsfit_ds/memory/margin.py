@@ -60,7 +60,9 @@ def delayed_free_bytes(
     """
     if strategy.num_gpus == 1:
         return 0
-    buckets = training_buckets(strategy.zero_stage, strategy.offload, num_params, num_params_trainable)
+    buckets = training_buckets(
+        strategy.zero_stage, strategy.offload, num_params, num_params_trainable, strategy.deepspeed
+    )
     if strategy.zero_stage == 3:
         # a gather stops with the tensor that fills the bucket
         gathered = _IN_FLIGHT * (buckets.prefetch_bucket_size + block_largest_params)

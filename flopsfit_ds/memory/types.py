@@ -21,6 +21,8 @@ class Strategy:
         activation_checkpointing: Blocks are recomputed in the backward pass.
         offload: What lives in host memory.
         precision: `bf16` is autocast over fp32 parameters.
+        communication: What crosses between GPUs of linear layers.
+        deepspeed: Keys of DeepSpeed's over those that a plan writes, as JSON; empty for none.
     """
 
     zero_stage: Literal[0, 1, 2, 3]
@@ -29,6 +31,13 @@ class Strategy:
     activation_checkpointing: bool
     offload: Offload
     precision: Literal["fp32", "bf16"]
+    communication: Literal["fp32", "bf16"] = "fp32"
+    deepspeed: str = ""
+
+    def identity(self) -> dict[str, str]:
+        """What of it can change a loss by more than the order of sums; nothing of what was not asked for."""
+        asked = {} if self.communication == "fp32" else {"communication": self.communication}
+        return asked | ({"deepspeed": self.deepspeed} if self.deepspeed else {})
 
     @property
     def label(self) -> str:

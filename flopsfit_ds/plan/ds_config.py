@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from flopsfit_ds.base.presets import Offload, deepspeed_preset, zero_section
 from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan
 from flopsfit_ds.plan.sweep_plan import RunPlan
+
+_NARROW_MODULES = (
+    "torch.nn.Linear", "torch.nn.Conv1d", "torch.nn.Conv2d", "torch.nn.Conv3d",
+    "flopsfit_ds.train.model.decoder.Projection", "flopsfit_ds.train.model.decoder.Head",
+)  # fmt: skip
+"""DeepSpeed's own list of what it sends in bf16 (`torch_autocast.py`), which it compares by class, and ours with it."""
 
 
 def deepspeed_config(
@@ -32,6 +39,8 @@ def deepspeed_config(
         gradient_clipping=run.recipe.gradient_clipping,
         precision=run.recipe.precision,
         optimizer=run.recipe.optimizer,
+        communication=run.placement.strategy.communication,
+        deepspeed=run.placement.strategy.deepspeed,
     )
 
 
@@ -48,16 +57,19 @@ def training_config(
     precision: str,
     leaf_modules: tuple[str, ...] = (),
     optimizer: OptimizerPlan | None = None,
+    communication: str = "fp32",
+    deepspeed: str = "",
 ) -> dict[str, Any]:
     """The configuration of any training of this package; the memory simulation builds its engine from it too.
 
     bf16 is `torch_autocast` over fp32 parameters, the only bf16 mode that trains alike at every stage; its list of
-    modules that communicate in bf16 is empty, so that gradients are summed in fp32 at every stage. `leaf_modules` are
+    modules that communicate in bf16 is empty, so that gradients are summed in fp32 at every stage, unless
+    `communication` says otherwise. `deepspeed` holds keys of the user's own, as JSON. `leaf_modules` are
     gathered whole at ZeRO-3, which gives zeros to those of their parameters that a rank's batch passed by. Muon there
     wants whole gradients on every rank, not scattered ones.
     """
     config = deepspeed_preset(zero_stage, offload)
-    config["zero_optimization"] = zero_section(zero_stage, offload, num_params, num_params_trainable)
+    config["zero_optimization"] = zero_section(zero_stage, offload, num_params, num_params_trainable, deepspeed)
     if zero_stage == 3 and leaf_modules:
         config["zero_optimization"]["leaf_module"] = {"names": list(leaf_modules)}
     if zero_stage == 3 and optimizer is not None and optimizer.name == "muon":
@@ -67,5 +79,9 @@ def training_config(
     config["gradient_accumulation_steps"] = gradient_accumulation_steps
     config["gradient_clipping"] = gradient_clipping
     if precision == "bf16":
-        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
-    return config
+        narrow = list(_NARROW_MODULES) if communication == "bf16" else []
+        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": narrow}
+        if communication == "bf16":
+            config["communication_data_type"] = "bf16"  # at ZeRO-0; beyond, each parameter's own
+    own = {key: value for key, value in json.loads(deepspeed or "{}").items() if key != "zero_optimization"}
+    return config | own

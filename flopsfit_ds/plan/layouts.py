@@ -232,7 +232,17 @@ class Search:
     def _layout(
         self, zero_stage: int, offload: Offload, num_gpus: int, checkpointing: bool, micro_batch: int
     ) -> Layout:
-        strategy = Strategy(zero_stage, num_gpus, micro_batch, checkpointing, offload, self.precision)  # pyright: ignore[reportArgumentType]
+        rules = self.rules
+        strategy = Strategy(
+            zero_stage,  # pyright: ignore[reportArgumentType]
+            num_gpus,
+            micro_batch,
+            checkpointing,
+            offload,
+            self.precision,
+            rules.communication,
+            rules.deepspeed,
+        )
         known = self._known.get(strategy)
         if known is None:
             known = self._known[strategy] = self._work_out(strategy)

@@ -45,7 +45,9 @@ def _bandwidth(cluster: Cluster, num_gpus: int) -> float:
 
 
 def _bytes_sent(profile: ModelProfile, strategy: Strategy, accumulation: int) -> float:
-    """Bytes that one GPU sends in a step (Rajbhandari et al., 2020, section 7), all of it in fp32.
+    """Bytes that one GPU sends in a step (Rajbhandari et al., 2020, section 7).
+
+    It is in fp32, or what linear layers have of it in bf16; what ZeRO-1 and 2 gather after a step is fp32 anyway.
 
     ZeRO-3 gathers parameters for the forward and for the backward pass, and with checkpointing once more for the
     recomputation of a block, after which it lets them go.
@@ -54,14 +56,16 @@ def _bytes_sent(profile: ModelProfile, strategy: Strategy, accumulation: int) ->
         return 0.0
     share = (strategy.num_gpus - 1) / strategy.num_gpus
     trainable, total = profile.num_params_trainable, profile.num_params
+    narrow = profile.num_params_cast / total if strategy.communication == "bf16" else 0.0
+    item = 4 - 2 * narrow
     if strategy.zero_stage == 0:
-        return share * 2 * 4 * trainable
+        return share * 2 * item * trainable
     if strategy.zero_stage == 1:
-        return share * (2 * 4 * trainable + 4 * trainable)
+        return share * (2 * item * trainable + 4 * trainable)
     if strategy.zero_stage == 2:
-        return share * (accumulation * 4 * trainable + 4 * trainable)
+        return share * (accumulation * item * trainable + 4 * trainable)
     gathers = 3 if strategy.activation_checkpointing else 2
-    return share * accumulation * 4 * (gathers * total + trainable)
+    return share * accumulation * item * (gathers * total + trainable)
 
 
 def _offload_seconds(profile: ModelProfile, strategy: Strategy, accumulation: int, cluster: Cluster) -> float:

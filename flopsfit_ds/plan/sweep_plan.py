@@ -312,6 +312,7 @@ def _plan_run(
         "seed": seed,
         "data": corpus.identity,
         **loss.identity(),
+        **placement.strategy.identity(),
     }
     if loss.depends_on_layout:
         strategy = placement.strategy

@@ -92,6 +92,8 @@ class Simulator:
             precision=strategy.precision,
             leaf_modules=leaf_modules,
             optimizer=case.optimizer,
+            communication=strategy.communication,
+            deepspeed=strategy.deepspeed,
         )
         looked_at = self._ranks(
             case,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonSchema
 
 from flopsfit_ds.base.units import parse_bytes, parse_count, parse_quantity, parse_seconds
 from flopsfit_ds.spec.fit_options import DEFAULTS, LEAST_RESAMPLES
@@ -103,3 +105,20 @@ Seconds = Annotated[
     float, AfterValidator(_positive), BeforeValidator(parse_seconds), number_schema([90, "15m", "2h"], **_ABOVE_ZERO)
 ]
 Seed = Annotated[int, AfterValidator(_seed), BeforeValidator(parse_count), number_schema([0, 1], **_FROM_ZERO)]
+
+
+def _as_text(value: Any) -> str:
+    """A mapping as JSON text, which has one form and can be hashed."""
+    if value == "":
+        return ""
+    if not isinstance(value, Mapping):
+        raise ValueError("this takes a mapping of keys, such as {zero_optimization: {reduce_bucket_size: 5e7}}")
+    return json.dumps(value, sort_keys=True) if value else ""
+
+
+JsonMapping = Annotated[
+    str,
+    BeforeValidator(_as_text),
+    PlainSerializer(lambda text: json.loads(text) if text else {}, return_type=dict[str, Any]),
+    WithJsonSchema({"type": "object", "examples": [{"zero_optimization": {"reduce_bucket_size": 50000000}}]}),
+]

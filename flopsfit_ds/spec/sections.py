@@ -13,6 +13,7 @@ from flopsfit_ds.spec.models.hf import HfModel
 from flopsfit_ds.spec.quantities import (
     Bytes,
     Count,
+    JsonMapping,
     NonNegative,
     OpenFraction,
     Probability,
@@ -214,6 +215,12 @@ class PlacementRules(Section):
     """Whether a point may be trained on another of its feasible numbers of GPUs where that shortens the sweep."""
     points_per_gpu: Count = 1
     """How many one-GPU points may share a GPU, where memory allows it."""
+    communication: Literal["fp32", "bf16"] = "fp32"
+    """What linear layers' weights and gradients cross between GPUs in, where `precision` is bf16. `bf16` halves the
+    traffic, rounds gradients before they are summed, and is part of a run's identity."""
+    deepspeed: JsonMapping = ""
+    """Keys of DeepSpeed's own configuration, over those that the plan writes: how it sends and stores, not what it
+    trains. Part of a run's identity, since sums in another order round otherwise."""
 
 
 class Fit(Section):

@@ -28,6 +28,7 @@ from flopsfit_ds.simulate.decide import measure_unknown
 from flopsfit_ds.simulate.profile import LOOKED_AT_SAMPLES
 from flopsfit_ds.spec import AdaptiveDesign, SweepSpec, validate_spec
 from flopsfit_ds.study.families.of_class import ClassFamily
+from flopsfit_ds.study.probes.deepspeed_keys import check_deepspeed_keys
 from flopsfit_ds.study.probes.items import check_items
 from flopsfit_ds.study.probes.loss import look_at_loss
 from flopsfit_ds.study.steps import SweepResult, conclude_sweep, run_sweep
@@ -144,6 +145,7 @@ def find_optimal(
         design={"compute_budgets": list(compute_budgets), **(design or {})},
         global_batch_tokens=global_batch_samples * tokens_per_sample,
     )  # fmt: skip
+    check_deepspeed_keys(spec.placement.deepspeed)
     optimizer = look_at_own(spec.training.optimizer, None)
     if isinstance(spec.design, AdaptiveDesign):
         raise SpecError(

@@ -111,6 +111,10 @@ def _plan(
     choices: Choices | None = None,
 ) -> SweepPlan:
     family, loss, optimizer = None, LossTraits(), None
+    if spec.placement.deepspeed:
+        from flopsfit_ds.study.probes.deepspeed_keys import check_deepspeed_keys
+
+        check_deepspeed_keys(spec.placement.deepspeed)
     if isinstance(spec.training.optimizer, FactoryOptimizer):
         from flopsfit_ds.train.optimizers.own import look_at_own
 

@@ -375,6 +375,8 @@ PLAN: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "memory_margin": (FREE, {"placement__memory_margin": 0.3}),
         "points_per_gpu": (DECODER, {"placement__points_per_gpu": 4}),
         "moldable": (FREE, {"placement__moldable": False}),
+        "communication": (FREE, {"placement__communication": "bf16"}),
+        "deepspeed": (FREE, {"placement__deepspeed": {"zero_optimization": {"overlap_comm": False}}}),
     },
 }  # fmt: skip
 FIT: dict[str, Any] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import typer
@@ -31,6 +32,8 @@ _LEAST_TOLD_FIRST = (
     "where",
 )
 _GAP = 2  # columns of the terminal
+_NOTABLE = 1.01
+"""Times longer: less is below what predictions can tell."""
 
 
 def register(app: typer.Typer) -> None:
@@ -111,6 +114,26 @@ def _trunk_words(sweep: SweepPlan) -> str:
     )
 
 
+def _communication_words(sweep: SweepPlan) -> str:
+    """What the other type of communication would take; empty where nothing crosses between GPUs, or little changes."""
+    from flopsfit_ds.plan.step_time import step_seconds
+
+    hours = {"fp32": 0.0, "bf16": 0.0}
+    for run in (run for run in sweep.runs if run.placement.strategy.num_gpus > 1):
+        place, flops = run.placement, run.flops / (run.num_steps * run.global_batch_sequences)
+        for kind in hours:
+            strategy = replace(place.strategy, communication=kind)
+            accumulation = place.gradient_accumulation_steps
+            seconds = step_seconds(place.profile, strategy, accumulation, flops, sweep.cluster) * run.num_steps
+            hours[kind] += seconds * strategy.num_gpus / 3600
+    if sweep.spec.training.precision != "bf16" or hours["fp32"] <= hours["bf16"] * _NOTABLE:
+        return ""
+    return (
+        f"placement.communication: on several GPUs runs take {hours['fp32']:.3g} GPU-hours in fp32 and "
+        f"{hours['bf16']:.3g} in bf16; this plan is in {sweep.spec.placement.communication}"
+    )
+
+
 def print_plan(sweep: SweepPlan) -> None:
     """A table of all runs, what they cost, and what the user should know."""
     from rich.markup import escape
@@ -149,8 +172,9 @@ def print_plan(sweep: SweepPlan) -> None:
                 f"  {run.run_id}  {run.placement.reason}", style="dim", highlight=False, markup=False, soft_wrap=True
             )
     gpu_seconds = sum(run.placement.predicted_seconds * run.placement.strategy.num_gpus for run in sweep.runs)
-    if said := _trunk_words(sweep):
-        console.print(said, highlight=False, markup=False, soft_wrap=True)
+    for said in (_trunk_words(sweep), _communication_words(sweep)):
+        if said:
+            console.print(said, highlight=False, markup=False, soft_wrap=True)
     total = f"total {format_flops(sum(run.flops for run in sweep.runs))} FLOPs, {gpu_seconds / 3600:.3g} GPU-hours"
     makespan = sweep.makespan()
     total += f"; the last run ends after {format_seconds(makespan.seconds)}, no schedule is shorter than "

@@ -12,7 +12,8 @@ def check_switches(spec: SweepSpec, device_name: str) -> None:
     """See that what is switched on can be.
 
     Raises:
-        PlanError: A class of the user's is to be compiled, or TF32 is asked of bf16 or of a CPU.
+        PlanError: What contradicts: a class of the user's or offloaded steps to be compiled, TF32 for bf16 or on a CPU,
+            communication in bf16 without autocast.
     """
     training = spec.training
     if training.tf32 and training.precision != "fp32":
@@ -22,6 +23,16 @@ def check_switches(spec: SweepSpec, device_name: str) -> None:
         )
     if training.tf32 and device_name == "cpu":
         raise PlanError("training.tf32: true on a CPU, which has no TF32; leave it out")
+    if spec.placement.communication == "bf16" and training.precision != "bf16":
+        raise PlanError(
+            f"placement.communication: bf16 beside precision: {training.precision}; write precision: bf16, or leave "
+            "communication out"
+        )
+    if spec.placement.offload == "always" and spec.training.compile == "on":
+        raise PlanError(
+            "training.compile: on beside placement.offload: always: offloaded steps wait for the host, where compiled "
+            "blocks gain nothing; write compile: off"
+        )
     if spec.training.compile == "on" and not isinstance(spec.model, DecoderModel):
         model = spec.model
         told = (
