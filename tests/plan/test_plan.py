@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from flopsfit_ds.base.errors import SpecError
+from flopsfit_ds.base.errors import PlanError, SpecError
 from flopsfit_ds.base.hardware import Machine
 from flopsfit_ds.base.units import GIB
 from flopsfit_ds.plan import sweep_plan as plan_module
@@ -199,7 +199,7 @@ def test_nothing_in_a_run_is_left_open(corpus_folder):
     ("patterns", "said"), [(["nothing.*"], "'nothing.*' matches no parameter"), (["*"], "nothing is left to train")]
 )
 def test_frozen_parameters_that_do_not_exist_or_leave_nothing_are_refused(patterns, said, corpus_folder):
-    with pytest.raises(plan_module.PlanError) as caught:
+    with pytest.raises(PlanError) as caught:
         plan_of(with_values(MICRO, training__frozen_parameters=patterns), corpus_folder)
     assert said in str(caught.value)
 
@@ -212,7 +212,7 @@ def test_few_steps_are_a_warning(tmp_path):
 
 def test_a_class_of_the_users_own_needs_permission(corpus_folder):
     model = {"family": "class", "class_path": "os.path:Nothing", "size_parameter": "width"}
-    with pytest.raises(plan_module.PlanError, match="--allow-import os"):
+    with pytest.raises(PlanError, match="--allow-import os"):
         plan_of(with_values(MICRO, model=model), corpus_folder)
 
 
@@ -257,7 +257,7 @@ def test_slurm_gets_the_wide_layouts_too():
 
 def test_all_points_that_fit_nowhere_are_listed():
     node = with_values(LADDER, hardware={"device": "H100-SXM", "gpus_per_node": 8}, placement={"offload": "never"})
-    with pytest.raises(plan_module.PlanError) as caught:
+    with pytest.raises(PlanError) as caught:
         plan_of(node)
     text = str(caught.value)
     assert text.startswith("2 of 6 points cannot be placed: ")
