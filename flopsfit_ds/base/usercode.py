@@ -7,9 +7,12 @@ import functools
 import hashlib
 import importlib
 import inspect
+import io
+import pickle
 import sys
 import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing import spawn
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType
 from typing import Any
@@ -73,6 +76,90 @@ def _lies_in(module: str, packages: Sequence[str]) -> bool:
     return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
+CANNOT_BE_PICKLED = (pickle.PicklingError, TypeError, AttributeError, ValueError, NotImplementedError, RecursionError)
+"""What pickling raises of objects that it cannot take."""
+_DEPTH = 6  # objects within objects that are looked through for the one that cannot be sent
+
+
+class _Nowhere(io.RawIOBase):
+    """Takes everything, and keeps nothing: a dataset may be large."""
+
+    def write(self, data: Any) -> int:
+        return len(data)
+
+
+def pickled(value: Any) -> bytes:
+    """A value as another process of the same run is sent it: by name what that can import, the rest by value.
+
+    Classes and functions of a notebook, or inside a function, are no part of a module that a worker could import.
+
+    Raises:
+        Exception: One of `CANNOT_BE_PICKLED`.
+    """
+    if main_script() is not None:
+        with contextlib.suppress(*CANNOT_BE_PICKLED):
+            return pickle.dumps(value)
+    import cloudpickle
+
+    return cloudpickle.dumps(value)
+
+
+def what_stays(name: str, value: Any) -> str | None:
+    """Of a value that cannot be sent to another process the part that cannot, in words; None where all can."""
+    if _can_go(value):
+        return None
+    for _ in range(_DEPTH):
+        inner = next(((each, part) for each, part in _parts(name, value) if not _can_go(part)), None)
+        if inner is None:
+            break
+        name, value = inner
+    kind = type(value)
+    return f"{name} is a {kind.__module__}.{kind.__qualname__}".replace(" a builtins.", " a ").replace("__main__.", "")
+
+
+def main_script() -> str | None:
+    """The user's script, which workers import; None in a notebook, of `python -m` and of `python -c`."""
+    return spawn.get_preparation_data("worker").get("init_main_from_path")
+
+
+def _can_go(value: Any) -> bool:
+    import cloudpickle
+
+    with contextlib.suppress(*CANNOT_BE_PICKLED):
+        if main_script() is not None:
+            pickle.Pickler(_Nowhere()).dump(value)
+            return True
+    try:
+        cloudpickle.Pickler(_Nowhere()).dump(value)
+    except CANNOT_BE_PICKLED:
+        return False
+    return True
+
+
+def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """What an object holds: attributes, entries, what a function encloses or names."""
+    if isinstance(value, Mapping):
+        yield from ((f"{name}[{key!r}]", part) for key, part in value.items())
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        yield from ((f"{name}[{number}]", part) for number, part in enumerate(value))
+    elif isinstance(value, FunctionType):
+        inside = inspect.getclosurevars(value)
+        named_by_it = {**inside.globals, **inside.nonlocals}
+        yield from ((f"{key}, which {name} names,", part) for key, part in named_by_it.items())
+    elif isinstance(value, type):
+        yield from ((f"{name}.{key}", part) for key, part in vars(value).items() if not key.startswith("__"))
+    else:
+        yield from ((f"{name}.{key}", part) for key, part in getattr(value, "__dict__", {}).items())
+        yield f"the class of {name}", type(value)
+
+
+def named(code: Any) -> Any:
+    """A class or function; a partial call with the name of what it calls."""
+    if not isinstance(code, functools.partial):
+        return code
+    return functools.update_wrapper(functools.partial(code.func, *code.args, **code.keywords), named(code.func))
+
+
 def source_hash(*codes: Any) -> str:
     """Hash of all that is the user's own in classes, functions and callable objects, and in what these refer to.
 
@@ -130,7 +217,14 @@ def _name_and_source(code: Any) -> tuple[str, ...]:
     try:
         return (inspect.getsource(code),)
     except (OSError, TypeError):
-        return (name,)
+        pass
+    if isinstance(code, FunctionType):  # without its source, as in an interpreter: by what it does
+        return name, code.__code__.co_code.hex(), repr([each for each in code.__code__.co_consts if _is_plain(each)])
+    return (name,)
+
+
+def _is_plain(constant: Any) -> bool:
+    return not isinstance(constant, CodeType)
 
 
 def _is_users(code: Any) -> bool:

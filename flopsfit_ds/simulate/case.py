@@ -104,7 +104,7 @@ class ClassCase:
         optimizer: What trains the parameters; None for AdamW.
     """
 
-    model_class: type[torch.nn.Module]
+    model_class: Callable[..., torch.nn.Module]
     arguments: tuple[tuple[str, Any], ...]
     samples: Any
     loss_fn: Callable[[Any, Any], torch.Tensor]

@@ -29,6 +29,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from flopsfit_ds.base.errors import FlopsfitError
+from flopsfit_ds.base.usercode import CANNOT_BE_PICKLED, main_script, pickled
 
 _LENGTH = struct.Struct("<Q")
 _TIMEOUT_SECONDS = 900.0
@@ -94,8 +95,8 @@ class SimulationServer:
         with self._lock:
             number = next(self._numbers)
             try:
-                payload = pickle.dumps((number, pickle.dumps((_main_path(), pickle.dumps((function, argument))))))
-            except (pickle.PicklingError, AttributeError, TypeError) as error:
+                payload = pickle.dumps((number, pickle.dumps((main_script(), pickled((function, argument))))))
+            except CANNOT_BE_PICKLED as error:
                 raise SimulationError(f"the model cannot be handed to the simulation: {error}") from None
             if self._ended is not None:
                 future.set_exception(SimulationError(self._ended))
@@ -287,10 +288,6 @@ def _answer(payload: bytes) -> bytes:
         return pickle.dumps((True, getattr(sys.modules[module], function)(argument)))
     except BaseException as error:  # whatever stops a model is reported, also an exit of its own
         return pickle.dumps((False, _told(error)))
-
-
-def _main_path() -> str | None:
-    return spawn.get_preparation_data("simulation").get("init_main_from_path")
 
 
 def _import_main(path: str) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from torch.utils import _pytree
 from torch.utils.data import default_collate
 
 from flopsfit_ds.base.errors import DataError, FitError, SpecError
-from flopsfit_ds.base.usercode import source_hash
+from flopsfit_ds.base.usercode import named, source_hash, what_stays
 from flopsfit_ds.data.corpus import Corpus
 from flopsfit_ds.engine import SweepStoppedError
 from flopsfit_ds.model.loss_traits import LossTraits
@@ -27,6 +29,7 @@ from flopsfit_ds.simulate.case import ClassCase
 from flopsfit_ds.simulate.decide import measure_unknown
 from flopsfit_ds.simulate.profile import LOOKED_AT_SAMPLES
 from flopsfit_ds.spec import AdaptiveDesign, SweepSpec, validate_spec
+from flopsfit_ds.study.datasets import Adapter
 from flopsfit_ds.study.families.of_class import ClassFamily
 from flopsfit_ds.study.probes.deepspeed_keys import check_deepspeed_keys
 from flopsfit_ds.study.probes.items import check_items
@@ -42,7 +45,7 @@ _FINGERPRINTED_SAMPLES = 32  # each is a call of the user's dataset; part of run
 
 
 def find_optimal(
-    model_class: type[nn.Module],
+    model_class: Callable[..., nn.Module],
     *,
     size_parameter: str,
     dataset: Any,
@@ -51,6 +54,8 @@ def find_optimal(
     sample_loss_fn: Callable[[Any, Any], torch.Tensor] | None = None,
     model_arguments: Mapping[str, Any] | None = None,
     eval_dataset: Any | None = None,
+    target: str | None = None,
+    num_samples: int | None = None,
     heldout_fraction: float = 0.05,
     size_multiple_of: int = 1,
     tokens_per_sample: int | None = None,
@@ -70,14 +75,16 @@ def find_optimal(
 ) -> SweepResult | SweepPlan:
     """Find the compute-optimal size of a model class: plan isoFLOP points, train them all, fit the law, report.
 
-    Runs under any launcher, or none. Call it under `if __name__ == "__main__":`, since workers import the script;
-    class, dataset and loss function must be importable (or picklable).
+    Runs under any launcher, or none, and in a notebook. In a script call it under `if __name__ == "__main__":`, since
+    workers import it. What they cannot import (classes of a notebook, or inside a function) is sent to them by value.
 
     Args:
-        model_class: A module class; planning builds it on the meta device, and one small model of it with weights, on
-            which it sees what the loss depends on.
+        model_class: A module class, or a function that builds a model; planning builds it on the meta device, and one
+            small model of it with weights, on which it sees what the loss depends on.
         size_parameter: The constructor's integer argument that grows it.
-        dataset: Map-style; every item is a pair (inputs, targets). A dictionary of inputs is passed as keywords.
+        dataset: A map-style dataset, an array, a `DataLoader` (whose dataset is used) or an iterable with a length
+            (read once, into a file). An item is a pair (inputs, targets), where a dictionary of inputs is passed as
+            keywords; a dictionary, of which one entry is the target; or a tensor, which is its own target.
         loss_fn: `loss_fn(model(inputs), targets)`, a scalar: the mean over the batch, or over its targets that are not
             -100. Where it fails on what the model returns, it is handed the `.logits` of that.
         compute_budgets: Training FLOPs a point.
@@ -86,6 +93,9 @@ def find_optimal(
             losses): planning refuses such a function without it, and with it holds GPUs and micro-batch equal.
         model_arguments: The constructor's other arguments: numbers, strings, booleans, None.
         eval_dataset: What the loss of a point is measured on; without it, a fixed share of `dataset` is held out.
+        target: Entry of items that are dictionaries which is the target; without it `labels`, `label`, `targets`,
+            `target` or `y`.
+        num_samples: Samples of an iterable that has no length.
         heldout_fraction: That share.
         size_multiple_of: Granularity of the size parameter.
         tokens_per_sample: Predictions a sample counts as; without it, the length of a one-dimensional integer target,
@@ -111,26 +121,38 @@ def find_optimal(
 
     Raises:
         SpecError: The class takes no such parameter or cannot be built, or a key is unknown.
-        DataError: The dataset is empty, or an item that was looked at raises, is no pair, or is unlike the others.
+        DataError: The dataset is empty or ends early, an item that was looked at raises, is of no known form, or is
+            unlike the others, or an object cannot be sent to workers.
         PlanError: The loss is no scalar, FLOPs cannot be counted, or no plan meets the budgets.
         SystemExit: Ctrl-C or another signal stopped it, with the exit code of the command; at a prompt, and in a
             notebook, it is KeyboardInterrupt. The same call goes on from the checkpoints.
     """
+    if eval_dataset is not None and eval_dataset is dataset:
+        raise DataError(
+            "eval_dataset is dataset: the loss would be measured on what is trained; leave eval_dataset out, and a "
+            "share of dataset is held out"
+        )
+    model_class = named(model_class)
+    adapter = Adapter(model_class, target, Path(output_root) / name)
+    adapted = adapter.adapt("dataset", dataset, num_samples)
+    dataset, notes = adapted.dataset, [*adapted.notes]
+    if eval_dataset is not None:
+        adapted = adapter.adapt("eval_dataset", eval_dataset)
+        eval_dataset = adapted.dataset
+        notes += adapted.notes
+    if train:
+        _see_that_all_travels(
+            model_class=model_class, dataset=dataset, eval_dataset=eval_dataset, loss_fn=loss_fn,
+            sample_loss_fn=sample_loss_fn,
+        )  # fmt: skip
     samples, tokens_per_sample = _first_samples(dataset, tokens_per_sample)
     if eval_dataset is None:
         heldout_samples = num_heldout = max(1, round(heldout_fraction * len(dataset)))
     else:
         heldout_samples, num_heldout = len(eval_dataset), 0
-        if heldout_samples == 0:
-            raise DataError("eval_dataset is empty")
-        if eval_dataset is dataset:
-            raise DataError(
-                "eval_dataset is dataset: the loss would be measured on what is trained; leave eval_dataset out, and a "
-                "share of dataset is held out"
-            )
     if len(dataset) - num_heldout < 1:
         raise DataError(f"dataset: {len(dataset)} samples leave none to train on after {num_heldout} are held out")
-    notes = [check_items("dataset", dataset, dataset[0])]
+    notes.append(check_items("dataset", dataset, dataset[0]))
     if eval_dataset is not None:
         notes.append(check_items("eval_dataset", eval_dataset, dataset[0]))
     probe = look_at_loss(
@@ -222,7 +244,7 @@ def _carried_out(
 class _Workloads:
     """What all runs of a study share."""
 
-    model_class: type[nn.Module]
+    model_class: Callable[..., nn.Module]
     dataset: Any
     heldout: Any | None
     num_heldout: int
@@ -233,7 +255,7 @@ class _Workloads:
 
 
 def _case(
-    model_class: type[nn.Module],
+    model_class: Callable[..., nn.Module],
     samples: Any,
     loss_fn: Callable[[Any, Any], torch.Tensor],
     fingerprint: str,
@@ -272,7 +294,7 @@ def _task(plan: SweepPlan, shared: _Workloads, run: RunPlan) -> WorkerTask:
 
 
 def _spec(
-    model_class: type[nn.Module],
+    model_class: Callable[..., nn.Module],
     size_parameter: str,
     size_multiple_of: int,
     tokens_per_sample: int,
@@ -287,20 +309,16 @@ def _spec(
     **sections: Any,
 ) -> SweepSpec:
     """The spec that says the same as the arguments of `find_optimal`."""
-    if "<locals>" in model_class.__qualname__:
-        raise SpecError(
-            f"{model_class.__qualname__} is defined inside a function; workers can only import a class of a module"
-        )
     for name, value in model_arguments.items():
         if not isinstance(value, (str, int, float, bool, type(None))):
             raise SpecError(
-                f"model_arguments: {name} is {value!r}; a plan holds numbers, strings, booleans and None only: let the "
-                "class take a name, or derive a class that sets it"
+                f"model_arguments: {name} is {value!r}; a plan holds numbers, strings, booleans and None only: hand "
+                "over a function that takes the size and builds the model with it"
             )
     values = {key: value for key, value in sections.items() if value is not None}
     values["model"] = {
         "family": "class",
-        "class_path": f"{model_class.__module__}:{model_class.__name__}",
+        "class_path": f"{_identifier(model_class.__module__)}:{_identifier(model_class.__name__)}",
         "size_parameter": size_parameter,
         "size_multiple_of": size_multiple_of,
         "context_length": tokens_per_sample,
@@ -317,26 +335,32 @@ def _spec(
 
 
 def _first_samples(dataset: Any, tokens_per_sample: int | None) -> tuple[Any, int]:
-    """A batch of the first sample, as often as a class is looked at with, and how many predictions a sample is.
-
-    Raises:
-        DataError: No map-style dataset, an empty one, or items that are no pairs.
-    """
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-        raise DataError(f"dataset: {type(dataset).__name__} is not map-style; it needs __len__ and __getitem__")
-    if len(dataset) == 0:
-        raise DataError("dataset is empty")
-    try:
-        item = dataset[0]
-    except Exception as error:  # whatever the user's code raises
-        raise DataError(f"dataset: item 0 raises {type(error).__name__}: {error}") from error
-    if not isinstance(item, (tuple, list)) or len(item) != 2:
-        raise DataError(f"dataset: an item is a pair (inputs, targets); the first is a {type(item).__name__}")
-    inputs, targets = default_collate([tuple(item)] * LOOKED_AT_SAMPLES)
+    """A batch of the first sample, as often as a class is looked at with, and how many predictions a sample is."""
+    inputs, targets = default_collate([tuple(dataset[0])] * LOOKED_AT_SAMPLES)
     if tokens_per_sample is None:
         is_sequence = isinstance(targets, torch.Tensor) and targets.ndim == 2 and not targets.is_floating_point()
         return (inputs, targets), int(targets.shape[1]) if is_sequence else 1
     return (inputs, targets), tokens_per_sample
+
+
+def _see_that_all_travels(**objects: Any) -> None:
+    """See that workers can be sent what they need.
+
+    Raises:
+        DataError: An object, which is named, cannot be sent.
+    """
+    for name, value in objects.items():
+        stays = what_stays(name, value)
+        if stays is not None:
+            raise DataError(
+                f"{name}: it cannot be sent to workers: {stays}; make it in the worker, where it is first used, and "
+                "leave it out of what is pickled (__getstate__)"
+            )
+
+
+def _identifier(name: str) -> str:
+    """A name as a spec writes it: a function without one is `<lambda>`."""
+    return re.sub(r"[^\w.]", "_", name)
 
 
 def _fingerprint(dataset: Any, eval_dataset: Any | None, *losses: Callable[..., Any] | None) -> str:

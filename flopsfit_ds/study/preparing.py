@@ -10,6 +10,7 @@ from flopsfit_ds.data.corpus import ABSENT
 from flopsfit_ds.data.manifest import Manifest, read_manifest
 from flopsfit_ds.plan.family import num_token_ids
 from flopsfit_ds.plan.sweep_plan import SweepPlan
+from flopsfit_ds.records import SweepFolder
 
 
 def prepare_data(
@@ -37,6 +38,7 @@ def prepare_data(
     if corpus.reading is None:
         what = "does not exist yet" if corpus.fingerprint == ABSENT else "is read in place: there is nothing to prepare"
         raise DataError(f"data.path: {corpus.files[0]} {what}")
+    SweepFolder(plan.folder).prepare()
     folder = plan.folder.absolute() / "data"
     tokens = prepare_tokens(corpus, folder, num_token_ids(plan.spec), workers=workers, progress=progress)
     manifest = read_manifest(Path(tokens.path).with_suffix(".json"))

@@ -225,6 +225,10 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path):
 
 
 def test_a_task_that_cannot_be_sent_is_told_so(tmp_path):
-    body = SCRIPT.replace("TASK", "lambda run: (run, lambda: 1)") + '\n    if __name__ == "__main__":\n        main()\n'
+    body = (
+        SCRIPT.replace("TASK", "lambda run: (run, __import__('threading').Lock())")
+        + '\n    if __name__ == "__main__":\n        main()\n'
+    )
     answer = run_script(tmp_path, body)
-    assert "error: a run's task cannot be sent to its workers" in answer.stdout, answer.stdout + answer.stderr
+    words = "error: a run's task cannot be sent to its workers: it[1] is a _thread.lock"
+    assert words in answer.stdout, answer.stdout + answer.stderr

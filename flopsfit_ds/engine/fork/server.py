@@ -7,7 +7,6 @@ import json
 import logging
 import multiprocessing
 import os
-import pickle
 import shutil
 import signal
 import sys
@@ -18,11 +17,12 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver, process, spawn
+from multiprocessing import forkserver, process
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from flopsfit_ds.base.errors import LaunchError
+from flopsfit_ds.base.usercode import CANNOT_BE_PICKLED, main_script, pickled, what_stays
 from flopsfit_ds.engine.fork import preload
 from flopsfit_ds.engine.fork.child import Launch, probe_main, worker_main
 from flopsfit_ds.engine.fork.processes import ProcessIdentity, identify
@@ -123,7 +123,7 @@ class ForkServer:
         _keep_socket_paths_short()
         self._context = multiprocessing.get_context("forkserver")
         loaded = [*modules, *(name for name in ("flopsfit_ds.cli.main",) if name in sys.modules)]
-        self._settings = {"modules": loaded, "main_path": _main_path(), "sys_path": sys.path, "argv": sys.argv}
+        self._settings = {"modules": loaded, "main_path": main_script(), "sys_path": sys.path, "argv": sys.argv}
         self._context.set_forkserver_preload(["flopsfit_ds.engine.fork.in_server"])
         self._ensure_running()
 
@@ -243,7 +243,7 @@ class ForkServer:
 
 
 def pickle_task(task: Any) -> bytes:
-    """A task as it is sent to workers: to each of them, and by value.
+    """A task as it is sent to workers: to each of them.
 
     The pickler of multiprocessing would send tensors as open files that only one process can take over.
 
@@ -251,15 +251,9 @@ def pickle_task(task: Any) -> bytes:
         LaunchError: It holds something that cannot be sent.
     """
     try:
-        return pickle.dumps(task)
-    except (pickle.PicklingError, TypeError, AttributeError) as error:
-        for name in ("cloudpickle", "ray.cloudpickle"):  # in a job, submitit or Ray brought a script's classes by value
-            if name in sys.modules:
-                return sys.modules[name].dumps(task)
-        raise LaunchError(
-            f"a run's task cannot be sent to its workers: {error}; define model classes, data sets and loss functions "
-            "at the top level of a module or script, and keep no open file or lock in them"
-        ) from None
+        return pickled(task)
+    except CANNOT_BE_PICKLED as error:
+        raise LaunchError(f"a run's task cannot be sent to its workers: {what_stays('it', task)} ({error})") from None
 
 
 def refuse_import_by_worker() -> None:
@@ -286,7 +280,3 @@ def _keep_socket_paths_short() -> None:
             process.current_process()._config["tempdir"] = short  # pyright: ignore[reportAttributeAccessIssue]
             return
     raise LaunchError(f"TMPDIR={tempfile.gettempdir()} is too long for a socket's path; set a shorter one")
-
-
-def _main_path() -> str | None:
-    return spawn.get_preparation_data("server").get("init_main_from_path")

@@ -31,7 +31,7 @@ class ClassFamily:
 
     def __init__(
         self,
-        model_class: type[nn.Module],
+        model_class: Callable[..., nn.Module],
         *,
         class_path: str,
         size_parameter: str,
@@ -152,7 +152,7 @@ class ClassFamily:
         )
 
 
-def _check_parameter(model_class: type[nn.Module], size_parameter: str, arguments: Mapping[str, Any]) -> None:
+def _check_parameter(model_class: Callable[..., nn.Module], size_parameter: str, arguments: Mapping[str, Any]) -> None:
     parameters = inspect.signature(model_class).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for name in (size_parameter, *arguments):

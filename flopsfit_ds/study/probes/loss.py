@@ -55,7 +55,7 @@ class Probe:
 
 
 def look_at_loss(
-    model_class: type[nn.Module],
+    model_class: Callable[..., nn.Module],
     arguments: Mapping[str, Any],
     size_parameter: str,
     size_multiple_of: int,
@@ -116,7 +116,7 @@ def look_at_language_model(model: ClassModel) -> Probe:
     )  # fmt: skip
 
 
-def _not_seen(model_class: type[nn.Module], error: Exception | None) -> Probe:
+def _not_seen(model_class: Callable[..., nn.Module], error: Exception | None) -> Probe:
     """What fails for want of a device is said; what fails in the user's own code would fail in every run."""
     if error is None or isinstance(error, SpecError):
         return Probe(LossTraits())  # the family says why the class cannot be built

@@ -41,7 +41,7 @@ class DatasetWorkload:
         traits: What was seen of the loss on a small model.
     """
 
-    model_class: type[torch.nn.Module]
+    model_class: Callable[..., torch.nn.Module]
     arguments: tuple[tuple[str, Any], ...]
     dataset: Any
     heldout: Any | None
