@@ -11,7 +11,10 @@ from flopsfit_ds.report.figures.palette import Tone, budget_tones
 from flopsfit_ds.report.figures.svg import Drawing
 
 _POINTS_A_CURVE = 160
-"""As many as can be told apart on a figure ten inches wide, with room for a hundred runs below a megabyte."""
+"""As many as can be told apart on a figure ten inches wide."""
+_POINTS = 16_000
+_FEWEST = 16
+"""Of all curves together, and of one at least: a page of 100 runs stays below a megabyte, one of 1,000 below 5."""
 _EARLY = 0.02
 """Share of a run whose losses may leave the figure: the fall from the first steps would flatten all the rest."""
 
@@ -31,8 +34,9 @@ def curves_figure(curves: Sequence[LossCurve], over: str = "tokens", smooth: flo
     drawing, (ax,) = new_drawing("curves", f"Training loss against {AXES[over]}", 1, tuple(tones.values()))
     shown: list[float] = []
     reach: list[float] = []
+    most = max(_FEWEST, min(_POINTS_A_CURVE, _POINTS // len(curves)))
     for curve, key in zip(curves, keys, strict=True):
-        xs, ys = thinned(curve.along(over), curve.smoothed(smooth), _POINTS_A_CURVE)
+        xs, ys = thinned(curve.along(over), curve.smoothed(smooth), most)
         shown += [y for x, y in zip(xs, ys, strict=True) if x >= _EARLY * xs[-1]]
         reach += [xs[0], xs[-1]]
         tone = tones.get(key, next(iter(tones.values())))
