@@ -229,6 +229,12 @@ def _impossible(content: Any) -> str | None:
     return None
 
 
+_known: dict[Path, tuple[tuple[int, int, int], RunRecord]] = {}
+"""What this process has read: a start looks at each record four times, of which there may be thousands."""
+_SETTLED_SECONDS = 2.0
+"""A file that has lain for so long gets another time stamp when it changes, however coarse the file system's are."""
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Where one run's files lie."""
@@ -264,21 +270,28 @@ class RunFolder:
         return self.path / f"attempt-{number}"
 
     def read_record(self) -> RunRecord | None:
-        """The record, or None where the run has not ended.
+        """The record, or None where the run has not ended; a file that has not changed is not read again.
 
         Raises:
             RecordError: The record is damaged.
         """
         try:
+            status = self.record.stat()
+            seen = (status.st_ino, status.st_size, status.st_mtime_ns)
+            if (known := _known.get(self.record)) is not None and known[0] == seen:
+                return known[1]
             content = read_json(self.record)
         except FileNotFoundError:
             return None
         if problem := _impossible(content):
             raise RecordError(f"{self.record}: {problem}")
         try:
-            return json_converter(RunRecord).validate_python(content)
+            record = json_converter(RunRecord).validate_python(content)
         except ValidationError as error:
             raise RecordError(f"{self.record}: not a record of this version: {error.errors()[0]['msg']}") from None
+        if time.time() - status.st_mtime > _SETTLED_SECONDS:
+            _known[self.record] = (seen, record)
+        return record
 
     def write_record(self, record: RunRecord) -> None:
         """Write the record: the run has ended."""

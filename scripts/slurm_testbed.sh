@@ -140,6 +140,16 @@ start_slurm() {
   sacctmgr -i -Q add user "$(id -un)" account=testbed >/dev/null 2>&1 || true
 }
 
+steps_and_jobs() { # pids of this testbed's: of no other SLURM's, and not of a shell that SLURM_CONF was exported in
+  local process
+  for process in /proc/[0-9]*; do
+    grep -zqxF "SLURM_CONF=$SLURM_CONF" "$process/environ" 2>/dev/null || continue
+    if grep -qx 'slurm.*' "$process/comm" || grep -zq '^SLURM_JOB_ID=' "$process/environ"; then
+      echo "${process#/proc/}"
+    fi
+  done
+}
+
 stop_all() {
   local pids=()
   for file in slurmd.n1.pid slurmd.n2.pid slurmctld.pid slurmdbd.pid mysql/pid munge/pid; do
@@ -152,6 +162,8 @@ stop_all() {
       sleep 0.2
     done
   done
+  # a slurmd waits for steps that a job cancelled a moment ago has not ended, and these for the job's own processes
+  for pid in "${pids[@]}" $(steps_and_jobs); do kill -9 "$pid" 2>/dev/null || true; done
   rm -rf "$folder"
 }
 

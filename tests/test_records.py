@@ -251,3 +251,22 @@ def test_a_record_of_another_version_or_with_impossible_values_is_refused_by_nam
     with pytest.raises(RecordError, match=said) as refused:
         folder.read_record()
     assert str(folder.record) in str(refused.value)
+
+
+def test_a_record_is_read_once_and_again_when_it_has_changed(tmp_path, monkeypatch):
+    folder = SweepFolder(tmp_path).run("r")
+    folder.path.mkdir(parents=True)
+    reads = []
+    monkeypatch.setattr("flopsfit_ds.records.read_json", lambda path: reads.append(path) or read_json(path))
+    folder.write_record(RECORD)
+    assert folder.read_record() == folder.read_record() == RECORD
+    assert len(reads) == 2, "a file that has just been written may change within one tick of its clock"
+    os.utime(folder.record, (1e9, 1e9))
+    assert folder.read_record() == folder.read_record() == RECORD
+    assert len(reads) == 3
+    content = folder.record.read_bytes()
+    folder.record.write_bytes(content.replace(b"1.25", b"1.35"))
+    with pytest.raises(RecordError, match="altered"):
+        folder.read_record()
+    folder.record.unlink()
+    assert folder.read_record() is None

@@ -109,12 +109,9 @@ def update_json(path: Path, value: Any, *, durable: bool = True) -> bool:
     Returns:
         Whether the file was written.
     """
-    try:
-        known = json.dumps(read_json(path), sort_keys=True)
-    except (FileNotFoundError, RecordError):
-        known = None
-    if known is not None and known == json.dumps(value, sort_keys=True, allow_nan=False):
-        return False
+    with suppress(FileNotFoundError, RecordError):
+        if read_json(path) == value:
+            return False
     write_json(path, value, durable=durable)
     return True
 

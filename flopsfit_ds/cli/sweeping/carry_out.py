@@ -8,13 +8,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from flopsfit_ds import __version__
 from flopsfit_ds.base.errors import RecordError, RunError
 from flopsfit_ds.base.hardware import launched_world
-from flopsfit_ds.base.storage import read_json, write_json
+from flopsfit_ds.base.storage import json_converter, read_json, write_json
 from flopsfit_ds.cli.options import ExecutorChoice, print_json
 from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
@@ -144,9 +143,11 @@ def _conclusion(plan: SweepPlan, records: Sequence[RunRecord], console: Console)
         console.is_terminal,
         plan.spec.model_dump(mode="json"),
         plan.warnings,
-        [asdict(record) for record in records],
     ]
-    digest = hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
+    told = hashlib.sha256(json.dumps(basis, sort_keys=True).encode())
+    for record in records:
+        told.update(json_converter(RunRecord).dump_json(record))
+    digest = told.hexdigest()
     try:
         known = read_json(remembered)
     except (FileNotFoundError, RecordError):
