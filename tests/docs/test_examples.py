@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import subprocess
 import sys
@@ -38,6 +39,16 @@ def test_a_family_of_fixed_depth_meets_the_budgets_in_width_only():
     runs = example("fixed_depth_family")["plan"]().runs
     assert {run.model.num_layers for run in runs} == {4}
     assert len({run.model.hidden_size for run in runs}) == 6
+    assert all(run.flops == pytest.approx(run.compute_budget_flops, rel=0.005) for run in runs)
+
+
+def test_a_law_of_llama_by_a_spec_keeps_groups_of_three_heads_at_all_sizes():
+    path = EXAMPLES / "hf_llama.yaml"
+    runs = build_plan(load_spec(path), spec_folder=path.parent).runs
+    assert len(runs) == 12
+    fields = [json.loads(run.model.fields) for run in runs]
+    assert all(each["num_attention_heads"] == 3 * each["num_key_value_heads"] for each in fields)
+    assert all(each["hidden_size"] == 8 * each["num_attention_heads"] for each in fields)
     assert all(run.flops == pytest.approx(run.compute_budget_flops, rel=0.005) for run in runs)
 
 

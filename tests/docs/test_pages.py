@@ -70,16 +70,20 @@ def in_the_clone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 
+def with_files(block: Block) -> str:
+    """The block with the files that it shows."""
+    return re.sub(r'^--8<-- "(.+)"$', lambda found: (ROOT / found[1]).read_text(), block.body, flags=re.M)
+
+
 @pytest.mark.parametrize("block", list(blocks("python")), ids=str)
 @pytest.mark.usefixtures("in_the_clone")
 def test_python_runs(block: Block):
-    source = re.sub(r'^--8<-- "(.+)"$', lambda found: (ROOT / found[1]).read_text(), block.body, flags=re.M)
-    exec(compile(source, str(block), "exec"), {"__name__": "docs"})
+    exec(compile(with_files(block), str(block), "exec"), {"__name__": "docs"})
 
 
 @pytest.mark.parametrize("block", list(blocks("yaml")), ids=str)
 def test_yaml_is_a_valid_spec(block: Block):
-    assert parse_spec(block.body).design
+    assert parse_spec(with_files(block)).design
 
 
 @pytest.mark.parametrize("block", list(blocks("bash")), ids=str)

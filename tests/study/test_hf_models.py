@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+import torch
 from transformers import LlamaConfig
 
 from flopsfit_ds.base.errors import FlopsfitError
+from flopsfit_ds.cli.main import run as command_line
 from flopsfit_ds.model.architecture import HfShape
+from flopsfit_ds.model.published import PUBLISHED
+from flopsfit_ds.spec import HfModel
+from flopsfit_ds.study.families.hf_growth import Growth
 from flopsfit_ds.study.steps import build_plan
+from flopsfit_ds.train.model.hf import build_from_config
 from flopsfit_ds.train.model.language import build_language_model
 from helpers.study.hf_models import TOYS, config_of, toy_plan, toy_spec
 from helpers.sweeps import MACHINE, spec_of, with_values, write_bytes_corpus
@@ -24,14 +31,14 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("name", TOYS)
 def test_parameters_and_flops_are_those_of_the_built_model(name, folder):
-    toy, run = TOYS[name], toy_plan(name, folder).runs[0]
-    config = config_of(run)
-    assert run.num_params_total == pytest.approx(toy.num_params, rel=0.5)
-    built = build_language_model(run.model, False)
-    assert sum(parameter.numel() for parameter in built.parameters()) == run.num_params_total
-    assert run.num_params_active == run.num_params_total - toy.idle(config)
-    assert run.flops == pytest.approx(3 * toy.forward(config) * run.num_tokens, rel=0.01)
-    assert run.flops_source == "counted"
+    toy, planned = TOYS[name], toy_plan(name, folder).runs[0]
+    config = config_of(planned)
+    assert planned.num_params_active == pytest.approx(toy.num_params, rel=0.5)
+    built = build_language_model(planned.model, False)
+    assert sum(parameter.numel() for parameter in built.parameters()) == planned.num_params_total
+    assert planned.num_params_active == planned.num_params_total - toy.idle(config)
+    assert planned.flops == pytest.approx(3 * toy.forward(config) * planned.num_tokens, rel=0.01)
+    assert planned.flops_source == "counted"
 
 
 def test_sizes_keep_the_ratios_of_where_they_start(folder):
@@ -66,6 +73,21 @@ def test_a_configuration_in_a_file_is_the_same_model(folder):
     assert plan.runs[0].model.config_hash == run.model.config_hash
     assert plan.runs[0].num_params_total == run.num_params_total
     assert any("no ep_size" in warning for warning in plan.warnings)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_model_at_its_own_width_is_itself(name):
+    """All parameters of the published weights; the sizes between grow by these same ratios."""
+    published = PUBLISHED[name]
+    growth = Growth(HfModel(family="hf", like=name), Path())
+    width, depth = growth.start.get("hidden_size"), growth.start.get("num_hidden_layers")
+    assert width % growth.step == 0
+    assert growth.aimed_depth(width) == depth
+    config = growth.check(growth.fields(width, depth), name)
+    with torch.device("meta"):
+        built = build_from_config(config)
+    assert sum(parameter.numel() for parameter in built.parameters()) == published.num_params
+    assert growth.start.warnings == ()
 
 
 def test_a_run_is_known_by_its_whole_configuration(folder):
@@ -107,3 +129,17 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_refused(folder):
     Tokenizer(models.WordLevel({f"w{number}": number for number in range(300)}, "w0")).save(str(folder / "large.json"))
     with pytest.raises(FlopsfitError, match="256"):
         toy_plan("llama", folder, data__tokenizer="large.json")
+
+
+def test_the_memory_of_a_published_model_or_a_file_at_its_own_size(folder, capsys):
+    (folder / "one.json").write_text(json.dumps({"model_type": "llama", **PUBLISHED["smollm2-135m"].fields}))
+    flags = ["--seq", "64", "--gpus", "8", "--quick", "--json"]
+    points = []
+    for source in (["--like", "smollm2-135m"], ["--hf-config", str(folder / "one.json")]):
+        assert command_line(["estimate-memory", *source, *flags]) == 0
+        points += json.loads(capsys.readouterr().out)["points"]
+    assert points[0]["num_params"] == points[1]["num_params"] == PUBLISHED["smollm2-135m"].num_params
+    assert points[0]["chosen"]["peak_allocated_bytes"] > 2 * PUBLISHED["smollm2-135m"].num_params
+    assert points[0]["strategies"] == points[1]["strategies"]
+    assert command_line(["estimate-memory", "--like", "smollm2-135m", "--layers", "3"]) == 2
+    assert "a shape is said in one way" in capsys.readouterr().err

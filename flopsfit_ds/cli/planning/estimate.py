@@ -11,6 +11,8 @@ from flopsfit_ds.cli.options import AllowImport, AsJson, Overrides
 
 _OF_A_SPEC = {"run", "allow_import"}
 _OF_A_SHAPE = {
+    "hf_config",
+    "like",
     "layers",
     "hidden",
     "heads",
@@ -23,6 +25,7 @@ _OF_A_SHAPE = {
     "gpus",
     "accumulation",
 }
+_OF_THE_DECODER = {"layers", "hidden", "heads", "kv_heads", "intermediate", "vocab"}
 _OF_A_SHAPE |= {"checkpointing", "precision", "device"}
 
 
@@ -43,6 +46,11 @@ def register(app: typer.Typer) -> None:
         quick: Annotated[bool, typer.Option("--quick", help="Closed forms only: at once, without torch.")] = False,
         as_json: AsJson = False,
         allow_import: AllowImport = None,
+        hf_config: Annotated[
+            str | None,
+            typer.Option(help="A config.json of transformers: that model at its own size."),
+        ] = None,
+        like: Annotated[str | None, typer.Option(help="A published model at its own size, such as qwen3-0.6b.")] = None,
         layers: Annotated[int | None, typer.Option(min=1, help="Blocks.")] = None,
         hidden: Annotated[int | None, typer.Option(min=1, help="Width.")] = None,
         heads: Annotated[int | None, typer.Option(min=1, help="Query heads.")] = None,
@@ -68,16 +76,19 @@ def register(app: typer.Typer) -> None:
         """
         from pydantic_core import to_json
 
-        from flopsfit_ds.cli.planning.memory import Flags, answering, point_of_flags, points_of_spec
+        from flopsfit_ds.cli.planning.memory import Flags, answering, point_of_flags, point_of_hf, points_of_spec
         from flopsfit_ds.cli.planning.memory_tables import as_json_values, print_answers
 
         _refuse_what_would_be_ignored(context, spec)
+        flags = Flags(vocab, seq, micro_batch, accumulation, zero, gpus, checkpointing, precision, device)
         if spec is not None:
             points, warnings = points_of_spec(spec, overrides, allow_import, run)
+        elif hf_config is not None or like is not None:
+            point, warnings = point_of_hf(hf_config, like, flags)
+            points = [point]
         elif layers is None or hidden is None or heads is None:
-            raise SpecError("estimate-memory needs a spec, or a shape: --layers, --hidden and --heads")
+            raise SpecError("estimate-memory needs a spec, --hf-config, --like, or --layers, --hidden and --heads")
         else:
-            flags = Flags(vocab, seq, micro_batch, accumulation, zero, gpus, checkpointing, precision, device)
             points, warnings = [point_of_flags(layers, hidden, heads, kv_heads, intermediate, flags)], []
         with answering(quick, as_json, len(points)) as answer:
             answers = (answer(point) for point in points)  # each is shown as soon as it is known
@@ -95,13 +106,23 @@ def _refuse_what_would_be_ignored(context: typer.Context, spec: str | None) -> N
     """
     sources = {name: context.get_parameter_source(name) for name in context.params}
     given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    sources_of_a_model = given & {"hf_config", "like"}
+    if spec is None and sources_of_a_model and (len(sources_of_a_model) > 1 or given & _OF_THE_DECODER):
+        told = ", ".join(
+            "--" + name.replace("_", "-") for name in sorted(given & (_OF_THE_DECODER | sources_of_a_model))
+        )
+        raise SpecError(f"{told}: a shape is said in one way; keep --hf-config, --like, or the flags of the decoder")
     misplaced = sorted(given & (_OF_A_SPEC if spec is None else _OF_A_SHAPE))
     if not misplaced:
         return
-    flags = ", ".join("--" + name.replace("_", "-") for name in misplaced)
+    flags = _flags(misplaced)
     if spec is None:
         raise SpecError(f"{flags}: only with a spec; name one")
     raise SpecError(
         f"{flags}: only for a shape without a spec; a spec is changed by overrides, such as model.context_length=4096 "
         "placement.zero_stages=[3] placement.num_gpus=[4] hardware.device=L4"
     )
+
+
+def _flags(names: list[str]) -> str:
+    return ", ".join("--" + name.replace("_", "-") for name in names)

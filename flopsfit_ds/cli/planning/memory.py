@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flopsfit_ds.base.errors import PlanError, SpecError
@@ -14,6 +15,7 @@ from flopsfit_ds.base.units import format_count
 from flopsfit_ds.cli.options import plan_from
 from flopsfit_ds.cli.planning.memory_tables import Answer, Point, layout_of
 from flopsfit_ds.memory import ERROR_OF_DECODERS, MemoryEstimate, ModelProfile, estimate_memory, profile_decoder
+from flopsfit_ds.model.architecture import LanguageShape
 from flopsfit_ds.plan.layouts import Layout, Search
 from flopsfit_ds.plan.placement import choose_layout, shared_search
 from flopsfit_ds.simulate.cache import LIBRARIES
@@ -93,14 +95,58 @@ def point_of_flags(
     """
     from flopsfit_ds.model.architecture import ModelShape
     from flopsfit_ds.model.flops import training_flops_per_token
-    from flopsfit_ds.plan.layouts import rank_layouts
 
     if hidden % heads or heads % (kv_heads or heads):
         raise SpecError(f"--hidden {hidden} must be a multiple of --heads {heads}, and that of --kv-heads {kv_heads}")
-    if flags.precision not in ("fp32", "bf16"):
-        raise SpecError(f"--precision: found {flags.precision!r}; allowed: fp32, bf16")
+    _check_precision(flags.precision)
     width = intermediate or -(-hidden * 8 // 24) * 8
     shape = ModelShape(layers, hidden, heads, kv_heads or heads, width, flags.vocab, flags.seq)
+    profile = profile_decoder(shape, flags.precision)  # pyright: ignore[reportArgumentType]
+    label = f"{layers} layers x {hidden}, {format_count(profile.num_params)}"
+    return _point(label, shape, profile, training_flops_per_token(shape), flags)
+
+
+def point_of_hf(config: str | None, like: str | None, flags: Flags) -> tuple[Point, list[str]]:
+    """A model of transformers at its own size, and what was left out of its configuration.
+
+    Args:
+        config: A `config.json`, or the folder that holds it.
+        like: A published model, where no file is given.
+        flags: What is said beside it.
+
+    Raises:
+        SpecError: It is no causal language model, or the device is not valid.
+        PlanError: The rules leave nothing to compare, or its FLOPs cannot be counted.
+    """
+    from flopsfit_ds.spec import HfModel
+    from flopsfit_ds.spec.training import Training
+    from flopsfit_ds.study.families.of_hf import HfFamily
+
+    _check_precision(flags.precision)
+    if flags.checkpointing:
+        raise SpecError("--checkpointing recomputes the blocks of the built-in decoder; leave it out")
+    model = HfModel(family="hf", config=config, like=like, context_length=flags.seq)
+    family = HfFamily(model, Training(precision=flags.precision), Path())  # pyright: ignore[reportArgumentType]
+    sized = family.own_size()
+    active = sized.num_params_active
+    told = f", {format_count(active)} active" if active and active != sized.num_params else ""
+    label = f"{like or config}: {sized.profile.name}, {format_count(sized.num_params)}{told}"
+    return _point(label, sized.shape, sized.profile, sized.flops_per_token, flags), family.warnings
+
+
+def _check_precision(precision: str) -> None:
+    if precision not in ("fp32", "bf16"):
+        raise SpecError(f"--precision: found {precision!r}; allowed: fp32, bf16")
+
+
+def _point(label: str, shape: LanguageShape, profile: ModelProfile, flops_per_token: float, flags: Flags) -> Point:
+    """Layouts of a model without a sweep.
+
+    Raises:
+        PlanError: The rules leave nothing to compare.
+    """
+    from flopsfit_ds.plan.layouts import rank_layouts
+
     per_node = min(flags.gpus or 8, 8)
     cluster = resolve_cluster(
         flags.precision, device=flags.device, gpus_per_node=per_node, num_nodes=-(-(flags.gpus or 8) // per_node)
@@ -112,9 +158,8 @@ def point_of_flags(
         max_micro_batch_size_per_gpu=flags.micro_batch,
         offload="allowed" if flags.zero in (None, 3) else "never",
     )
-    profile = profile_decoder(shape, flags.precision)  # pyright: ignore[reportArgumentType]
     batch = flags.micro_batch * flags.accumulation * cluster.num_gpus
-    search = Search(profile, training_flops_per_token(shape) * flags.seq, batch, profile.precision, cluster, rules)
+    search = Search(profile, flops_per_token * flags.seq, batch, profile.precision, cluster, rules)
     survey = search.survey()
     if not survey:
         raise PlanError(f"--gpus {flags.gpus}: beyond one node of {per_node} GPUs only whole nodes are planned")
@@ -123,7 +168,6 @@ def point_of_flags(
     reason = f"{best.strategy.label}: " + (
         "the fewest GPU-seconds of those that fit" if fitting else f"nothing fits; this needs {search.need(best)}"
     )
-    label = f"{layers} layers x {hidden}, {format_count(profile.num_params)}"
     return Point(label, (), shape, (), profile, search, best, reason)
 
 

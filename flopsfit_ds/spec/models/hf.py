@@ -50,7 +50,7 @@ class HfModel(Section):
     config: str | None = None
     """A `config.json`, relative to the spec."""
     like: str | None = None
-    """A published model that `flopsfit-ds specs` lists, such as `qwen3-0.6b`."""
+    """A published model, such as `qwen3-0.6b`; an unknown one is answered with all names."""
     fields: Annotated[dict[str, Any], BeforeValidator(_numbers_of_texts)] = Field(default={})
     """Fields of the configuration that are the same at all sizes, by transformers' names."""
     grow: dict[Annotated[str, Field(pattern=_FIELD)], Growth] = Field(default={})

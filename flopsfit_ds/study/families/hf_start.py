@@ -30,6 +30,8 @@ _OURS = {
 """Fields that the spec says in its own words."""
 _OLD_NAMES = ("rope_theta", "rope_scaling")
 """Of `rope_parameters`, in configurations of transformers before 5."""
+_READ_WITHOUT_A_FIELD = ("head_dim",)
+"""What models look for though their configuration declares no such field: Qwen3's mixture of experts."""
 _NOT_OF_THE_SHAPE = (
     "architectures", "auto_map", "quantization_config", "transformers_version", "_name_or_path", "id2label",
     "label2id", "bos_token_id", "eos_token_id", "pad_token_id", "transformers.js_config",
@@ -114,7 +116,7 @@ def read_start(model: HfModel, folder: Path) -> Start:
             f"{_nearest(architecture, list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))}"
         )
     plain = make_config(architecture, {}, where)
-    known = _known(plain) | set(plain.attribute_map) | set(_OLD_NAMES)
+    known = _known(plain) | set(plain.attribute_map) | {*_OLD_NAMES, *_READ_WITHOUT_A_FIELD}
     left_out = sorted(set(given) - known - set(_NOT_OF_THE_SHAPE) - set(_OURS))
     values = {
         plain.attribute_map.get(name, name): value

@@ -92,6 +92,17 @@ class HfFamily:
             return LossTraits()
         return LossTraits(depends_on_layout="the router's loss is taken over the tokens of a micro-batch")
 
+    def own_size(self) -> SizedModel:
+        """The model at the width and depth of the configuration that it starts from.
+
+        Raises:
+            SpecError: The model cannot be built.
+            PlanError: FLOPs cannot be counted.
+        """
+        start = self._growth.start
+        width, depth = int(start.get("hidden_size")), int(start.get("num_hidden_layers"))
+        return self._look(self._growth.fields(width, depth), f"model: {self._name}")
+
     def nearest(self, num_params: float, taken: Container[int]) -> SizedModel:
         """The size that comes nearest to a number of parameters and whose total is not taken.
 
