@@ -6,13 +6,11 @@ on network file systems. Records are self-contained: whatever reads them (a fit,
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -139,6 +137,23 @@ class Attempt:
 
 
 @dataclass(frozen=True)
+class HeldoutLoss:
+    """The loss on a further held-out set.
+
+    Attributes:
+        loss: Nats a token; None where it is no number.
+        loss_standard_error: Its standard error over the set's sequences.
+        loss_tokens: Tokens it was measured on.
+        bits_per_byte: The same in bits a byte of text; None where bytes are not known.
+    """
+
+    loss: float | None
+    loss_standard_error: float | None
+    loss_tokens: int | None
+    bits_per_byte: float | None
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """All that is known of one run.
 
@@ -168,6 +183,8 @@ class RunRecord:
         layout_held: Why GPUs, micro-batch and accumulation are part of its identity; None where they change no loss.
         data: What is assumed of the data, or was found out about it; nothing in records of earlier versions.
         trunk: The run that it branched off, by plan; None where none.
+        bits_per_byte: The loss in bits a byte of text; None where bytes are not known, as of a file of ids.
+        heldout: Losses on the spec's further held-out sets, by name.
     """
 
     run_id: str
@@ -195,6 +212,24 @@ class RunRecord:
     version: int = RECORD_VERSION
     layout_held: str | None = None
     trunk: str | None = None
+    bits_per_byte: float | None = None
+    heldout: dict[str, HeldoutLoss] = field(default_factory=dict)
+
+    def judged_by(self, name: str | None) -> RunRecord:
+        """The record with the loss on a held-out set in the place of its loss; as it is where no name is given."""
+        if name is None:
+            return self
+        found, reason = self.heldout.get(name, HeldoutLoss(None, None, None, None)), self.reason
+        if found.loss is None and self.status == "completed":
+            reason = f"completed without a loss on the held-out set {name}"
+        return replace(
+            self,
+            loss=found.loss,
+            loss_standard_error=found.loss_standard_error,
+            loss_tokens=found.loss_tokens,
+            bits_per_byte=found.bits_per_byte,
+            reason=reason,
+        )
 
 
 _COUNTED = ("num_params_total", "num_params_trainable", "num_tokens", "flops", "seconds")
@@ -375,21 +410,3 @@ class SweepFolder:
     def log_event(self, kind: str, **details: Any) -> None:
         """Append to `events.jsonl`."""
         self.events.append({"time": time.time(), "event": kind, **details})
-
-
-def records_csv(records: list[RunRecord]) -> str:
-    """The table of `results.csv`: a row a run, planned beside observed."""
-    columns = ["run_id", "label", "status", "reason", "loss", "loss_standard_error", "compute_budget_flops", "seed"]
-    columns += ["learning_rate", "unique_tokens", "precision"]
-    planned = [f.name for f in fields(Planned)]
-    observed = [f.name for f in fields(Observed) if f.name != "missing"]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        [*columns, *(f"planned_{n}" for n in planned), *(f"observed_{n}" for n in observed), "num_attempts"]
-    )
-    for record in records:
-        seen = asdict(record.observed) if record.observed else {}
-        row = [getattr(record, name) for name in columns] + [getattr(record.planned, name) for name in planned]
-        writer.writerow([*row, *(seen.get(name) for name in observed), len(record.attempts)])
-    return text.getvalue()

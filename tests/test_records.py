@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from flopsfit_ds.base.errors import RecordError, SweepFolderError
 from flopsfit_ds.base.storage import JsonLines, atomic_write, read_json, write_json
-from flopsfit_ds.records import RunFolder, SweepFolder, records_csv
+from flopsfit_ds.engine.disk.results import records_csv
+from flopsfit_ds.records import RunFolder, SweepFolder
 from helpers.run_records import ATTEMPT, OBSERVED, RECORD
 
 ANY_RECORD = st.builds(

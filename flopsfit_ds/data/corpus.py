@@ -47,6 +47,7 @@ class Corpus:
         offset: Bytes before the first id of a `tokens` file.
         notes: What is assumed of the data, or was found out about it, for plan and record.
         reading: How its documents are read; None of a file of ids that is read in place, and of an object.
+        heldout_sets: Further corpora by name, of which the held-out tokens are measured and none is trained on.
     """
 
     source: Literal["python-stdlib", "text", "tokens", "dataset", "jsonl", "parquet", "hf", "llm.c"]
@@ -61,6 +62,7 @@ class Corpus:
     offset: int = 0
     notes: tuple[str, ...] = ()
     reading: Reading | None = None
+    heldout_sets: tuple[tuple[str, Corpus], ...] = ()
 
     @property
     def training_tokens(self) -> int | None:
@@ -71,7 +73,8 @@ class Corpus:
     def identity(self) -> list[Any]:
         """All of the data that can change a loss."""
         skipped = [self.offset] if self.format == "llm.c" else []  # others' headers were never trained on
-        return [self.source, self.fingerprint, self.heldout_tokens, self.dtype, *skipped]
+        sets = [[name, *corpus.identity] for name, corpus in self.heldout_sets]  # none where there are none, as ever
+        return [self.source, self.fingerprint, self.heldout_tokens, self.dtype, *skipped, *sets]
 
 
 @dataclass(frozen=True)
@@ -316,6 +319,14 @@ def check_corpus(corpus: Corpus, context_length: int) -> None:
             f"data.heldout_tokens: {corpus.heldout_tokens} tokens do not hold one sequence of {context_length} tokens "
             f"and its last target; write {needed} or more"
         )
+    for name, other in corpus.heldout_sets:
+        held = other.heldout_tokens if other.num_tokens is None else min(other.num_tokens, other.heldout_tokens)
+        if held < needed or (other.num_tokens is not None and other.num_tokens < other.heldout_tokens):
+            raise DataError(
+                f"heldout.{name}: {other.heldout_tokens} tokens are to be measured, and it has "
+                f"{'as many' if other.num_tokens is None else other.num_tokens}; one sequence needs {needed}: write "
+                "heldout_tokens between the two"
+            )
     if corpus.training_tokens is not None and corpus.training_tokens < needed:
         raise DataError(
             f"data: {corpus.num_tokens} tokens less {corpus.heldout_tokens} held out leave "

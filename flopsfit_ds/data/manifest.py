@@ -20,7 +20,8 @@ from flopsfit_ds.base.errors import DataError, RecordError
 from flopsfit_ds.base.storage import json_converter, read_json, write_json
 from flopsfit_ds.base.units import format_bytes
 from flopsfit_ds.data.contents import HASHED_WHOLE_BYTES
-from flopsfit_ds.data.corpus import Corpus, find_corpus
+from flopsfit_ds.data.corpus import ABSENT, Corpus, find_corpus
+from flopsfit_ds.spec import SweepSpec
 from flopsfit_ds.spec.data import AnyData
 
 _SAMPLES = 1024  # places: a second where finding one takes a millisecond. Chosen
@@ -72,18 +73,57 @@ def written_path(corpus: Corpus, folder: Path, vocab_size: int) -> Path:
     return folder / f"tokens-{corpus.fingerprint}-{written_dtype(corpus, vocab_size)}.bin"
 
 
-def find_counted_corpus(data: AnyData, base: Path, vocab_size: int, folder: Path) -> Corpus:
-    """A corpus as `find_corpus` finds it, and how many ids it is, where a sweep's folder holds it as ids already.
+def find_spec_corpus(spec: SweepSpec, base: Path, vocab_size: int, folder: Path) -> Corpus:
+    """What a spec trains on, with its held-out sets, and how many ids it is where the sweep's folder holds it as ids.
 
     Args:
-        data: The spec's section.
-        base: The spec's folder.
+        spec: The spec.
+        base: Its folder.
         vocab_size: Of the model.
         folder: Where the sweep keeps its data.
 
     Raises:
-        DataError: As `find_corpus`.
+        DataError: As `find_corpus`, or a held-out set is trained on or tokenised in another way.
     """
+    corpus = _counted(spec.data, base, vocab_size, folder)
+    sets = []
+    for name, data in spec.heldout.items():
+        try:
+            other = _counted(data, base, vocab_size, folder)
+        except DataError as error:
+            raise DataError(f"heldout.{name}: {error}") from None
+        _check_set(name, other, corpus)
+        sets.append((name, other))
+    if not sets:
+        return corpus
+    notes = [f"held-out set {name}: {note}" for name, other in sets for note in other.notes]
+    return replace(corpus, heldout_sets=tuple(sets), notes=(*corpus.notes, *notes))
+
+
+def _check_set(name: str, other: Corpus, corpus: Corpus) -> None:
+    """See that a held-out set is of the same ids as what is trained on, and no part of that.
+
+    Raises:
+        DataError: It is not.
+    """
+    texts = [each for each in (other, corpus) if each.reading is not None and each.reading.holds != "ids"]
+    if len(texts) == 2 and _tokenizer_of(other) != _tokenizer_of(corpus):
+        words = [f"through {each.tokenizer}" if each.tokenizer else "bytes" for each in texts]
+        raise DataError(
+            f"heldout.{name}: its ids are {words[0]}, and those of data are {words[1]}; use the same for both"
+        )
+    shared = {os.path.realpath(each) for each in other.files} & {os.path.realpath(each) for each in corpus.files}
+    if shared:
+        raise DataError(f"heldout.{name}: {min(shared)} is trained on, too; name files that data does not name")
+    if other.fingerprint == corpus.fingerprint != ABSENT:
+        raise DataError(f"heldout.{name}: its content is that of data, which is trained on; name other files")
+
+
+def _tokenizer_of(corpus: Corpus) -> bytes | None:
+    return None if corpus.tokenizer is None else Path(corpus.tokenizer).read_bytes()
+
+
+def _counted(data: AnyData, base: Path, vocab_size: int, folder: Path) -> Corpus:
     corpus = find_corpus(data, base, vocab_size)
     if corpus.num_tokens is not None or corpus.reading is None:
         return corpus

@@ -123,7 +123,8 @@ def _of_sweep(path: Path, parameters: str | None) -> Source:
     records = ended.records
     if not records:
         raise DataError(_none_ended(path, ended))
-    chosen = points_from_records(records, parameter_count=counts[0])
+    judged = [record.judged_by(None if plan is None else plan.spec.fit.heldout) for record in records]
+    chosen = points_from_records(judged, parameter_count=counts[0])
     spent = {
         record.run_id: record.observed.seconds * record.observed.world_size
         for record in records

@@ -15,7 +15,7 @@ from flopsfit_ds.base.storage import json_converter
 from flopsfit_ds.base.text import html_table
 from flopsfit_ds.base.units import format_count, format_flops, format_seconds
 from flopsfit_ds.data.corpus import ABSENT, Corpus, check_corpus
-from flopsfit_ds.data.manifest import find_counted_corpus
+from flopsfit_ds.data.manifest import find_spec_corpus
 from flopsfit_ds.model.architecture import LanguageShape
 from flopsfit_ds.model.flops import FlopsSource, conventional_flops
 from flopsfit_ds.model.loss_traits import LossTraits
@@ -231,7 +231,7 @@ def build_plan(
     optimizer = optimizer or known_optimizer(spec.training, cluster.kind)
     family = family or decoder_family(spec, optimizer)
     folder = Path(spec.output_root) / spec.name
-    found = corpus or find_counted_corpus(spec.data, Path(spec_folder), num_token_ids(spec), folder / "data")
+    found = corpus or find_spec_corpus(spec, Path(spec_folder), num_token_ids(spec), folder / "data")
     context_length = spec.model.context_length
     check_corpus(found, context_length)
     training = spec.training

@@ -113,4 +113,5 @@ class LlmcData(Section):
     """Tokens at the end kept out of training; the loss of a point is measured on all of them."""
 
 
-AnyData = StdlibData | TextData | TokenData | FilesData | HfData | MegatronData | LlmcData | DatasetData
+FileSource = StdlibData | TextData | TokenData | FilesData | HfData | MegatronData | LlmcData
+AnyData = FileSource | DatasetData

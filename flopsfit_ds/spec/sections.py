@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from flopsfit_ds.base.units import parse_quantity
-from flopsfit_ds.spec.data import AnyData, StdlibData
+from flopsfit_ds.spec.data import AnyData, FileSource, StdlibData
 from flopsfit_ds.spec.fit_options import DEFAULT_COUNT, DEFAULTS, LawName, LossName, ParameterCount, Resampling
 from flopsfit_ds.spec.models.hf import HfModel
 from flopsfit_ds.spec.quantities import (
@@ -243,12 +243,14 @@ class Fit(Section):
     """Probability of the intervals."""
     target_compute: Quantity | None = DEFAULTS.target_compute
     """FLOPs of the run to be predicted; without it, ten times the largest budget."""
+    heldout: str | None = None
+    """Name of the held-out set whose loss is fitted; without it, the loss on the end of `data`."""
     loss_floor: Quantity | None = DEFAULTS.loss_floor
     """The floor E where it is known, such as the entropy of the text; without it, fitted."""
 
     def for_points(self) -> dict[str, Any]:
-        """The keywords of `fit_scaling_law`: all but what N counts, which only records can answer."""
-        return self.model_dump(exclude={"parameters"})
+        """The keywords of `fit_scaling_law`: all but what N counts and which loss it is, which records answer."""
+        return self.model_dump(exclude={"parameters", "heldout"})
 
 
 class Execution(Section):
@@ -279,6 +281,8 @@ class SweepSpec(Section):
     """Folder in which the sweep's folder lies, relative to where the command is run."""
     model: Annotated[DecoderModel | ClassModel | HfModel, Field(discriminator="family")] = DecoderModel()
     data: Annotated[AnyData, Field(discriminator="source")] = StdlibData()
+    heldout: dict[Name, Annotated[FileSource, Field(discriminator="source")]] = Field(default={})
+    """Further held-out sets by name, each a source whose last `heldout_tokens` are measured, and none trained on."""
     design: Annotated[IsoflopDesign | LadderDesign | PointsDesign | AdaptiveDesign, Field(discriminator="method")]
     training: Training = Training()
     hardware: Hardware = Hardware()
@@ -287,6 +291,13 @@ class SweepSpec(Section):
     execution: Execution = Execution()
     trackers: tuple[TrackerName, ...] = ()
     """Experiment trackers that are told of all runs and get the report; one that fails costs the sweep nothing."""
+
+    @model_validator(mode="after")
+    def _known_heldout(self) -> SweepSpec:
+        if self.fit.heldout is not None and self.fit.heldout not in self.heldout:
+            named = ", ".join(self.heldout) or "none"
+            raise ValueError(f"fit.heldout: {self.fit.heldout!r} is no set of heldout; there is {named}")
+        return self
 
     @model_validator(mode="before")
     @classmethod

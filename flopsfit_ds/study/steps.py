@@ -179,8 +179,9 @@ def run_sweep(
         raise DataError(
             f"data.path: {plan.corpus.files[0]}: no such file; a sweep can be planned without it, not trained"
         )
-    if plan.corpus.source == "tokens":
-        check_source(plan.corpus, plan.folder.absolute() / "data")
+    for corpus in (plan.corpus, *(each for _, each in plan.corpus.heldout_sets)):
+        if corpus.source == "tokens":
+            check_source(corpus, plan.folder.absolute() / "data")
     return engine.run_sweep(
         plan, tasks=tasks or functools.partial(_token_task, plan), executor=executor, slots=slots, progress=progress
     )
@@ -190,11 +191,13 @@ def _token_task(plan: SweepPlan, run: RunPlan) -> WorkerTask:
     """What a run of a spec's sweep trains; the corpus is tokenised when the first run asks for it."""
     from flopsfit_ds.train.data.token_file import prepare_tokens
     from flopsfit_ds.train.data.tokens import TokenWorkload
-    from flopsfit_ds.train.order import WorkerTask
+    from flopsfit_ds.train.order import HeldoutSet, WorkerTask
 
     vocab_size = run.model.vocab_size
     assert vocab_size is not None
-    tokens = prepare_tokens(plan.corpus, plan.folder.absolute() / "data", vocab_size)
+    folder = plan.folder.absolute() / "data"
+    tokens = prepare_tokens(plan.corpus, folder, vocab_size)
+    sets = [(name, prepare_tokens(corpus, folder, vocab_size)) for name, corpus in plan.corpus.heldout_sets]
     unique = tokens.num_tokens - tokens.heldout_tokens
     if run.unique_tokens is None and run.num_tokens > unique > 0:
         _log.warning(
@@ -210,6 +213,11 @@ def _token_task(plan: SweepPlan, run: RunPlan) -> WorkerTask:
         trust_shared_folder=plan.spec.execution.trust_shared_folder,
         hang_timeout_seconds=plan.spec.execution.hang_timeout,
         compiled=compiles(plan.spec, plan.cluster.device_name),
+        bytes_per_token=tokens.bytes_per_token,
+        heldout_sets=tuple(
+            HeldoutSet(name, TokenWorkload(run.model, each, only_measured=True), each.bytes_per_token)
+            for name, each in sets
+        ),
     )
 
 
@@ -226,7 +234,8 @@ def fit_records(records: Iterable[RunRecord], spec: SweepSpec, unusable: Sequenc
     """
     from flopsfit_ds.fit import fit_scaling_law, points_from_records
 
-    chosen = points_from_records(records, parameter_count=spec.fit.parameters)
+    judged = [record.judged_by(spec.fit.heldout) for record in records]
+    chosen = points_from_records(judged, parameter_count=spec.fit.parameters)
     excluded = (*chosen.excluded, *unusable)
     return fit_scaling_law(chosen.points, excluded=excluded, **spec.fit.for_points())
 
@@ -331,6 +340,7 @@ def conclude_sweep(plan: SweepPlan, records: Sequence[RunRecord], unusable: Sequ
 
     folder = SweepFolder(plan.folder)
     fit = try_fit(records, plan.spec, unusable)
+    records = [record.judged_by(plan.spec.fit.heldout) for record in records]
     if isinstance(fit, FitError):
         folder.fit.unlink(missing_ok=True)
     else:

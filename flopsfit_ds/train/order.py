@@ -144,6 +144,21 @@ class Workload(Protocol):
 
 
 @dataclass(frozen=True)
+class HeldoutSet:
+    """A further set whose loss is measured when a run ends.
+
+    Attributes:
+        name: Of the spec.
+        workload: Whose held-out samples they are.
+        bytes_per_token: Bytes of text a token; None where they are not known.
+    """
+
+    name: str
+    workload: Workload
+    bytes_per_token: float | None
+
+
+@dataclass(frozen=True)
 class WorkerTask:
     """What a run trains; the same for all its ranks and attempts.
 
@@ -155,6 +170,8 @@ class WorkerTask:
         sweep_folder: Whose key signs the run's checkpoints; None for a run without a sweep.
         trust_shared_folder: Whether checkpoints are loaded whoever could have written them.
         compiled: Whether the blocks of the built-in decoder are compiled.
+        bytes_per_token: Bytes of text a held-out token; None where they are not known.
+        heldout_sets: Measured when the run ends, beside the workload's own.
         hang_timeout_seconds: Silence after which the engine ends a run; a collective waits longer than that.
     """
 
@@ -166,6 +183,8 @@ class WorkerTask:
     trust_shared_folder: bool = False
     hang_timeout_seconds: float = 600.0
     compiled: bool = False
+    bytes_per_token: float | None = None
+    heldout_sets: tuple[HeldoutSet, ...] = ()
 
 
 Tasks = Callable[[RunPlan], WorkerTask]

@@ -23,7 +23,7 @@ from flopsfit_ds.base.storage import write_json
 from flopsfit_ds.model.flops import model_flops_utilisation
 from flopsfit_ds.records import Observed, RunFolder
 from flopsfit_ds.train.checkpoint.resume import ResumePoint, agree_on_resume_point, trust_of
-from flopsfit_ds.train.evaluate import check_evaluation, heldout_loss
+from flopsfit_ds.train.evaluate import HeldoutLoss, check_evaluation, heldout_loss
 from flopsfit_ds.train.loop import DivergedError, PreemptedError, Progress, train
 from flopsfit_ds.train.model.compiled import keep_compiled_code_in
 from flopsfit_ds.train.order import (
@@ -147,6 +147,7 @@ def _train_and_measure(
     stop: list[int],
 ) -> int:
     loss = None
+    sets: dict[str, dict[str, float | None]] = {}
     try:
         progress = train(
             session, order, task, start,
@@ -158,6 +159,9 @@ def _train_and_measure(
         status, reason = "completed", None
         if not math.isfinite(loss.mean):
             status, reason = "diverged", f"the held-out loss is {loss.mean}"
+        for further in task.heldout_sets:
+            found = heldout_loss(session, further.workload, order.micro_batch_size_per_gpu, heartbeat.pulse)
+            sets[further.name] = _told(found, further.bytes_per_token)
     except DivergedError as diverged:
         status, reason, progress = "diverged", str(diverged), diverged.progress
     observed = _observe(session, order, task, progress)
@@ -168,9 +172,8 @@ def _train_and_measure(
             {
                 "status": status,
                 "reason": reason,
-                "loss": finite.mean if finite else None,
-                "loss_standard_error": finite.standard_error if finite else None,
-                "loss_tokens": finite.num_predictions if finite else None,
+                **_told(finite, task.bytes_per_token),
+                "heldout": sets if finite else {},
                 "start_step": progress.start_step,
                 "restarted": progress.restarted,
                 "unique_tokens": task.workload.num_training_samples * task.plan.context_length,
@@ -182,6 +185,18 @@ def _train_and_measure(
     if order.world_size > 1:
         dist.barrier()
     return EXIT_OUTCOME_WRITTEN
+
+
+def _told(loss: HeldoutLoss | None, bytes_per_token: float | None) -> dict[str, float | None]:
+    """A loss as an outcome holds it; one that is no number is none."""
+    if loss is None or not math.isfinite(loss.mean):
+        return {"loss": None, "loss_standard_error": None, "loss_tokens": None, "bits_per_byte": None}
+    return {
+        "loss": loss.mean,
+        "loss_standard_error": loss.standard_error,
+        "loss_tokens": loss.num_predictions,
+        "bits_per_byte": None if bytes_per_token is None else loss.mean / math.log(2) / bytes_per_token,
+    }
 
 
 def _observe(session: Session, order: WorkerOrder, task: WorkerTask, progress: Progress) -> Observed:

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flopsfit_ds.engine.disk.results import records_csv
 from flopsfit_ds.fit import Point, fit_scaling_law, points_from_records
 from flopsfit_ds.fit.points.dependence import cluster_labels
-from flopsfit_ds.records import Observed, Planned, RunRecord, Status, SweepFolder, records_csv
+from flopsfit_ds.records import Observed, Planned, RunRecord, Status, SweepFolder
 from helpers.fit.planted_sweeps import sweep
 
 

@@ -21,6 +21,7 @@ from tokenizers import Tokenizer, models
 import flopsfit_ds
 from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.plan.ds_config import deepspeed_config
+from flopsfit_ds.records import HeldoutLoss
 from flopsfit_ds.spec import SweepSpec
 from flopsfit_ds.spec import sections as spec_sections
 from flopsfit_ds.study.steps import _token_task, build_plan, fit_records
@@ -389,6 +390,7 @@ FIT: dict[str, Any] = {
     "level": 0.5,
     "target_compute": 1e20,
     "loss_floor": 1.0,
+    "heldout": "prose",
 }
 TAGS = {("DecoderModel", "family"), ("ClassModel", "family"), ("IsoflopDesign", "method"), ("LadderDesign", "method")}
 TAGS |= {(name, "name") for name in ("AdamW", "Muon", "Adafactor", "Lion", "AdamW8bit", "FactoryOptimizer")}
@@ -508,10 +510,11 @@ def records_of_a_law() -> list[Any]:
             observed = dataclasses.replace(
                 OBSERVED, num_params_total=size, num_params_trainable=size, num_tokens=tokens, flops=budget
             )
+            prose = HeldoutLoss(loss + 0.1 * (size / 1e6) ** -0.1, 0.005, 1000, None)
             records.append(
                 dataclasses.replace(
                     RECORD, run_id=f"{len(records):012x}", loss=loss, loss_standard_error=0.005, unique_tokens=10**13,
-                    compute_budget_flops=budget, planned=planned, observed=observed,
+                    compute_budget_flops=budget, planned=planned, observed=observed, heldout={"prose": prose},
                 )
             )  # fmt: skip
     return records
@@ -522,7 +525,8 @@ def fitted():
     known: dict[str, str] = {}
 
     def fit(**options: Any) -> str:
-        values = with_values(MICRO, fit={"bootstrap_samples": 40, "bootstrap": "points", **options})
+        prose = {"prose": {"source": "text", "paths": ["prose.txt"]}}
+        values = with_values(MICRO, heldout=prose, fit={"bootstrap_samples": 40, "bootstrap": "points", **options})
         key = json.dumps(values["fit"], sort_keys=True)
         if key not in known:
             result = fit_records(records_of_a_law(), spec_of(values)).to_json_dict()

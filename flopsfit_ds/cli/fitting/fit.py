@@ -126,9 +126,8 @@ def fit_command(
     with given_files(data) as files:
         plan = plan_beside(files[0])
         source = read_sources(files, {k: v for k, v in named.items() if v is not None}, parameters)
-    options = (Fit() if plan is None else plan.spec.fit).model_dump()
+    options = (Fit() if plan is None else plan.spec.fit).for_points()
     options |= {name: value for name, value in given.items() if value is not None}
-    del options["parameters"]
     points, excluded = _drop_highest(list(source.points), list(source.excluded), drop_highest_losses)
     served = None if inference_tokens is None else quantity(inference_tokens, "--inference-tokens")
     fit = _fit_or_show_valleys(points, excluded, as_json, options)

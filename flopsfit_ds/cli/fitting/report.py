@@ -76,10 +76,11 @@ def _report_sweep(folder: Path, output: Path | None, figures: Path | None, as_js
     if output is None:
         result = conclude_sweep(plan, records, ended.unusable)
     else:
-        result = SweepResult(records, try_fit(records, plan.spec, ended.unusable), output)
+        judged = tuple(record.judged_by(plan.spec.fit.heldout) for record in records)
+        result = SweepResult(judged, try_fit(records, plan.spec, ended.unusable), output)
         _write_page(output, plan.name, result, sweep, plan)
     if figures is not None:
-        write_for_papers(figures, records, result.fit, folder=sweep, parameter_count=plan.spec.fit.parameters)
+        write_for_papers(figures, result.records, result.fit, folder=sweep, parameter_count=plan.spec.fit.parameters)
     if isinstance(result.fit, FitError):  # which lists none
         for gone in ended.unusable:
             _log.warning("left out %s: %s", gone.name, gone.reason)

@@ -161,7 +161,7 @@ def _conclusion(plan: SweepPlan, records: Sequence[RunRecord], console: Console)
     result = conclude_sweep(plan, records)
     text = io.StringIO()
     page = type(console)(file=text, width=console.width, force_terminal=console.is_terminal)
-    print_summary(page, result.fit, records, result.report, parameter_count=plan.spec.fit.parameters)
+    print_summary(page, result.fit, result.records, result.report, parameter_count=plan.spec.fit.parameters)
     write_json(remembered, {"basis": digest, "files": _hashes(folder), "summary": text.getvalue()})
     return text.getvalue()
 

@@ -18,10 +18,11 @@ from flopsfit_ds.base.trust import Trust
 from flopsfit_ds.engine.disk.attempts import leftover_processes, newest_outcome, read_attempts, settle_open_attempts
 from flopsfit_ds.engine.disk.lease import Right
 from flopsfit_ds.engine.disk.recording import Recorder
+from flopsfit_ds.engine.disk.results import records_csv
 from flopsfit_ds.engine.fork.processes import end_leftovers
 from flopsfit_ds.engine.progress import Progress
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
-from flopsfit_ds.records import OWN_FOLDER, RunRecord, SweepFolder, records_csv
+from flopsfit_ds.records import OWN_FOLDER, RunRecord, SweepFolder
 from flopsfit_ds.simulate.decide import review_placements
 
 _log = logging.getLogger(__name__)

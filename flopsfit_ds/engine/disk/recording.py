@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
-from flopsfit_ds.records import Attempt, Observed, Planned, RunRecord, Status
+from flopsfit_ds.records import Attempt, HeldoutLoss, Observed, Planned, RunRecord, Status
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ class Recorder:
             layout_held=run.layout_held or None,
             data=self.plan.corpus.notes,
             trunk=run.branch.trunk if run.branch is not None else None,
+            bits_per_byte=outcome.get("bits_per_byte"),
+            heldout={name: HeldoutLoss(**loss) for name, loss in outcome.get("heldout", {}).items()},
         )
 
 

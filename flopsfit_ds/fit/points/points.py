@@ -122,7 +122,7 @@ def points_from_records(
         if record.status != "completed":
             reason = f"status {record.status}" + (f": {record.reason}" if record.reason else "")
         elif record.loss is None or record.observed is None:
-            reason = "completed without a held-out loss"
+            reason = record.reason or "completed without a held-out loss"
         if reason is not None or record.loss is None or record.observed is None:
             excluded.append(Exclusion(number, record.label or record.run_id, reason or "no loss"))
             continue

@@ -33,6 +33,8 @@ def facts(folder: SweepFolder | None, findings: Findings, plan: SweepPlan | None
     if plan is not None:
         found.append(("data", f"{plan.corpus.source}, fingerprint {plan.corpus.fingerprint}"))
         found += [("data", note) for note in plan.corpus.notes]
+        if plan.spec.fit.heldout is not None:
+            found.append(("loss", f"that on the held-out set {plan.spec.fit.heldout}"))
     return [*found, *_fit_facts(findings), *(() if folder is None else _hashes(folder))]
 
 

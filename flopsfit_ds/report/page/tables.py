@@ -86,8 +86,16 @@ def _varying(records: Sequence[RunRecord]) -> list[tuple[str, Callable[[RunRecor
         ("learning rate", lambda r: f"{r.learning_rate:.3g}"),
         ("seed", lambda r: str(r.seed)),
         ("precision", lambda r: r.precision),
+        ("bits a byte", lambda r: "" if r.bits_per_byte is None else f"{r.bits_per_byte:.4f}"),
     ]
+    for each in sorted({name for record in records for name in record.heldout}):
+        columns.append((f"loss on {each}", lambda r, name=each: _set_loss(r, name)))
     return [(name, value) for name, value in columns if len({value(record) for record in records}) > 1]
+
+
+def _set_loss(record: RunRecord, name: str) -> str:
+    loss = record.heldout[name].loss if name in record.heldout else None
+    return "" if loss is None else loss_text(loss)
 
 
 def _run_row(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from flopsfit_ds.data.manifest import (
     written_dtype,
     written_path,
 )
+from flopsfit_ds.train.data.prepare.parts import read_ends
 from flopsfit_ds.train.data.prepare.pool import Progress, write_corpus
 
 _CHUNK_IDS = 1 << 24  # 64 MiB of four bytes each at a time
@@ -40,6 +41,7 @@ class TokenFile:
         num_tokens: All of them.
         heldout_tokens: At the end, kept out of training.
         offset: Bytes before the first id.
+        bytes_per_token: Of text, among the held-out tokens; None where documents are known as ids only.
     """
 
     path: str
@@ -47,6 +49,7 @@ class TokenFile:
     num_tokens: int
     heldout_tokens: int
     offset: int = 0
+    bytes_per_token: float | None = None
 
     def open(self) -> np.ndarray:
         """The ids, memory-mapped, [num_tokens]."""
@@ -96,6 +99,7 @@ def prepare_tokens(
         manifest = describe(path, corpus, dtype, num_tokens, joined.sha256, joined.num_documents)
         write_manifest(path.with_suffix(".json"), manifest)
     tokens = TokenFile(str(path), dtype, manifest.num_tokens, corpus.heldout_tokens)
+    tokens = replace(tokens, bytes_per_token=_bytes_per_token(tokens, manifest))
     _check_ids(tokens, vocab_size)
     return tokens
 
@@ -115,6 +119,21 @@ def _trusted(path: Path, corpus: Corpus, dtype: str) -> Manifest | None:
         return manifest
     _log.warning("%s is not trusted: %s; it is written anew from the corpus", path, reason)
     return None
+
+
+def _bytes_per_token(tokens: TokenFile, manifest: Manifest) -> float | None:
+    """Bytes of text of a held-out token; of a document that is held out in part, the share of its tokens."""
+    if manifest.num_documents is None:
+        return None
+    try:
+        ends = read_ends(Path(tokens.path))
+    except OSError:
+        return None
+    start = tokens.num_tokens - tokens.heldout_tokens
+    if len(ends) != manifest.num_documents or not start + tokens.heldout_tokens > 0 or start < 0 or ends[-1, 1] < 0:
+        return None
+    ids, texts = (np.concatenate([[0], column]) for column in ends.T)
+    return float(texts[-1] - np.interp(start, ids, texts)) / tokens.heldout_tokens
 
 
 def _check_ids(tokens: TokenFile, vocab_size: int) -> None:

@@ -25,13 +25,15 @@ class TokenWorkload:
     Attributes:
         shape: The built-in decoder, a class of the user's called as `model(tokens) -> logits`, or a library's model.
         tokens: The ids.
+        only_measured: Whether none of them is trained on.
     """
 
     shape: LanguageShape
     tokens: TokenFile
+    only_measured: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_training_samples < 1 or self.num_heldout_samples < 1:
+        if (self.num_training_samples < 1 and not self.only_measured) or self.num_heldout_samples < 1:
             raise DataError(
                 f"{self.tokens.path}: {self.tokens.num_tokens} tokens, {self.tokens.heldout_tokens} of them held out, "
                 f"do not give a sequence of {self.shape.context_length} tokens to train on and one to measure"

@@ -18,6 +18,7 @@ from flopsfit_ds.base.errors import DataError
 from flopsfit_ds.data.sources import jsonl
 from flopsfit_ds.spec import validate_spec
 from flopsfit_ds.study.steps import build_plan, run_sweep
+from flopsfit_ds.train.data.prepare.parts import read_ends
 from flopsfit_ds.train.data.token_file import TokenFile, prepare_tokens
 from helpers.documents import texts, write_dataset, write_jsonl, write_llmc, write_megatron, write_parquet, write_saved
 from helpers.sweeps import MACHINE, MICRO, with_values
@@ -84,7 +85,7 @@ def flat(lists: Iterable[list[int]] | Iterable[bytes]) -> list[int]:
 
 
 def ends_of(tokens: TokenFile) -> list[int]:
-    return np.fromfile(Path(tokens.path).with_suffix(".ends"), "<i8").tolist()
+    return read_ends(Path(tokens.path))[:, 0].tolist()
 
 
 @pytest.mark.parametrize(

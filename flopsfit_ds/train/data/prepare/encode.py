@@ -29,10 +29,12 @@ class Encoded:
     Attributes:
         ids: One document after the other.
         lengths: Ids of each document; None where documents are not known.
+        num_bytes: Bytes of each document's text; None where it is known as ids only.
     """
 
     ids: np.ndarray
     lengths: np.ndarray | None
+    num_bytes: np.ndarray | None = None
 
 
 class Encoder:
@@ -77,20 +79,22 @@ class Encoder:
         if self._tokenizer is None:
             contents = [text.encode() if isinstance(text, str) else text for text in batch]
             ids = np.frombuffer(b"".join(contents), np.uint8).astype(self._dtype, copy=False)
-            return Encoded(ids, np.array([len(content) for content in contents]))
+            lengths = np.array([len(content) for content in contents])
+            return Encoded(ids, lengths, lengths)
         marked = sum(text.startswith(_BYTE_ORDER_MARK) for text in batch if isinstance(text, str))
         if marked:
             _log.warning("data.paths: %d texts begin with a byte-order mark, which is tokenised as text", marked)
         lists = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(batch)]
         lengths = np.array([len(ids) for ids in lists])
-        return Encoded(np.fromiter(chain.from_iterable(lists), self._dtype, int(lengths.sum())), lengths)
+        num_bytes = np.array([len(text.encode()) if isinstance(text, str) else len(text) for text in batch])
+        return Encoded(np.fromiter(chain.from_iterable(lists), self._dtype, int(lengths.sum())), lengths, num_bytes)
 
     def _marked(self, found: Encoded) -> Encoded:
         """With the end of each document marked."""
         if not len(self._mark) or found.lengths is None:
             return found
         ends = np.cumsum(found.lengths)
-        return Encoded(np.insert(found.ids, ends, self._mark[0]), found.lengths + 1)
+        return Encoded(np.insert(found.ids, ends, self._mark[0]), found.lengths + 1, found.num_bytes)
 
     def _check(self, ids: np.ndarray, piece: Piece) -> None:
         if len(ids) and (ids.min() < 0 or ids.max() >= self._vocab_size):

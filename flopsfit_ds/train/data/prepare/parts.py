@@ -52,6 +52,8 @@ class Joined:
 def write_part(encoder: Encoder, piece: Piece, place: Path, pulse: Callable[[], None]) -> Part:
     """Write the ids of a piece to `place`.bin, where its documents end to `place`.ends, and what both are beside them.
 
+    An end is two int64: ids up to it, and bytes of text up to it, -1 where documents are known as ids only.
+
     Args:
         encoder: Of the corpus.
         piece: To be read.
@@ -64,6 +66,7 @@ def write_part(encoder: Encoder, piece: Piece, place: Path, pulse: Callable[[], 
     """
     ids_path, ends_path = place.with_suffix(".bin"), place.with_suffix(".ends")
     written, checksum, documents, known = 0, 0, [], True
+    text_bytes = 0
     try:
         with ids_path.open("wb") as stream:
             for found in encoder.read(piece):
@@ -75,8 +78,13 @@ def write_part(encoder: Encoder, piece: Piece, place: Path, pulse: Callable[[], 
                 if found.lengths is None:
                     known = False
                 else:
-                    documents.append(start + np.cumsum(found.lengths, dtype="<i8"))
-        ends = np.concatenate(documents) if documents else np.array([], "<i8")
+                    ends = start + np.cumsum(found.lengths, dtype="<i8")
+                    if found.num_bytes is None:
+                        documents.append(np.column_stack([ends, np.full_like(ends, -1)]))
+                    else:
+                        documents.append(np.column_stack([ends, text_bytes + np.cumsum(found.num_bytes, dtype="<i8")]))
+                        text_bytes = int(documents[-1][-1, 1])
+        ends = np.concatenate(documents) if documents else np.empty((0, 2), "<i8")
         ends_path.write_bytes(ends.tobytes())
     except OSError as error:
         raise cannot_write(ids_path, error) from None
@@ -120,14 +128,19 @@ def join(places: Sequence[Path], parts: Sequence[Part], path: Path, id_bytes: in
     try:
         ends_path.unlink(missing_ok=True)
         with temporary.open("wb") as stream, open(os.devnull, "wb") if not known else ends_path.open("wb") as ends:  # noqa: PTH123
-            start = 0
+            start = np.zeros(2, "<i8")
             for place, part in zip(places, parts, strict=True):
                 with place.with_suffix(".bin").open("rb") as source:
                     while block := source.read(_BLOCK_BYTES):
                         digest.update(block)
                         stream.write(block)
-                ends.write((np.fromfile(place.with_suffix(".ends"), "<i8") + start).tobytes())
-                start += part.num_bytes // id_bytes
+                found = read_ends(place)
+                unknown = found[:, 1] < 0
+                found += start
+                found[unknown, 1] = -1
+                ends.write(found.tobytes())
+                start[0] += part.num_bytes // id_bytes
+                start[1] = found[-1, 1] if len(found) and not unknown[-1] else start[1]
             for written in (stream, ends):
                 written.flush()
                 if written is stream or known:
@@ -139,6 +152,11 @@ def join(places: Sequence[Path], parts: Sequence[Part], path: Path, id_bytes: in
     finally:
         temporary.unlink(missing_ok=True)
     return Joined(digest.hexdigest(), sum(part.num_documents or 0 for part in parts) if known else None)
+
+
+def read_ends(path: Path) -> np.ndarray:
+    """Where the documents of a part, or of a file of ids, end: ids and bytes of text up to each, [documents, 2]."""
+    return np.fromfile(path.with_suffix(".ends"), "<i8").reshape(-1, 2)
 
 
 def remove(folder: Path) -> None:
