@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flopsfit_ds.base.errors import DataError, FitError
+from flopsfit_ds.cli.fitting.several import print_left_out, show_accuracy, show_losses
 from flopsfit_ds.cli.options import AsJson, quantity
 from flopsfit_ds.spec.fit_options import DEFAULTS
 
@@ -35,6 +36,13 @@ def laws_command(
     bits: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Bits of the weights in training: effective parameters.")
     ] = None,
+    losses: Annotated[
+        str | None, typer.Option(metavar="COLUMN,COLUMN", help="Several losses of the same runs: a law for each.")
+    ] = None,
+    accuracy: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Accuracy of a task, 0 to 1: a sigmoid of the loss.")
+    ] = None,
+    chance: Annotated[float | None, typer.Option(help="Its accuracy of guessing, such as 0.25.")] = None,
     num_params: Annotated[str | None, typer.Option(help="Predict the loss at this size, such as 70B.")] = None,
     num_tokens: Annotated[str | None, typer.Option(help="Tokens of the run to predict.")] = None,
     value: Annotated[str | None, typer.Option(help="Its family, total parameters or bits.")] = None,
@@ -45,30 +53,59 @@ def laws_command(
     loss_column: Annotated[str | None, typer.Option(help=_COLUMN)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare forms of law that use a further column: families, mixtures of experts, or bits of the weights.
+    """Laws that use further columns: families, experts, bits, several losses, or a task's accuracy.
 
     Example: flopsfit-ds laws experts.csv --total-params params_total --num-params 1B --num-tokens 20B --value 8B
     """
-    from flopsfit_ds.fit import fit_column
-    from flopsfit_ds.fit.further.tables import read_with_column
-
-    asked = {"family": family, "total-params": total_params, "bits": bits}
+    asked = {"family": family, "total-params": total_params, "bits": bits, "losses": losses, "accuracy": accuracy}
     given = [(kind, column) for kind, column in asked.items() if column is not None]
     if len(given) != 1:
         raise FitError(f"give one of {', '.join('--' + kind for kind in asked)} with the column that holds it")
     kind, column = given[0]
-    named = {
+    spelt = {
         "num_params": num_params_column,
         "num_tokens": num_tokens_column,
         "flops": flops_column,
         "loss": loss_column,
     }
+    named = {name: where for name, where in spelt.items() if where is not None}
+    if data.is_dir():
+        raise DataError(f"{data} is a folder: give its results.csv, or another table with a column {column!r}")
+    if kind in ("losses", "accuracy"):
+        at = _sizes(num_params, num_tokens)
+        if kind == "accuracy":
+            show_accuracy(data, column, chance, named, at, level, as_json)
+        else:
+            show_losses(data, [part.strip() for part in column.split(",") if part.strip()], named, at, level, as_json)
+        return
     wanted = [num_params, num_tokens, value]
     if any(part is not None for part in wanted) and None in wanted:
         raise FitError("to predict, give --num-params, --num-tokens and --value together")
-    if data.is_dir():
-        raise DataError(f"{data} is a folder: give its results.csv, or another table with a column {column!r}")
-    table = read_with_column(data, column, kind, {k: v for k, v in named.items() if v is not None})
+    _show_column(data, column, kind, named, wanted, level, as_json)
+
+
+def _sizes(num_params: str | None, num_tokens: str | None) -> tuple[float, float] | None:
+    if num_params is None and num_tokens is None:
+        return None
+    if num_params is None or num_tokens is None:
+        raise FitError("to predict, give --num-params and --num-tokens together")
+    return quantity(num_params, "--num-params"), quantity(num_tokens, "--num-tokens")
+
+
+def _show_column(
+    data: Path,
+    column: str,
+    kind: str,
+    named: dict[str, str],
+    wanted: list[str | None],
+    level: float,
+    as_json: bool,
+) -> None:
+    from flopsfit_ds.fit import fit_column
+    from flopsfit_ds.fit.further.tables import read_with_column
+
+    num_params, num_tokens, value = wanted
+    table = read_with_column(data, column, kind, named)
     fit = fit_column(table.points, table.values, kind, level=level)
     content = {**fit.to_json_dict(), "excluded": [vars(gone) for gone in table.excluded]}
     predicted = None
@@ -86,8 +123,7 @@ def laws_command(
             f"{predicted.interval.high:.4f}, at {predicted.extrapolation:.3g} times the largest compute; the width "
             f"rests on {predicted.rests_on}"
         )
-    for gone in table.excluded:
-        print(f"left out: row {gone.row}{' ' + gone.name if gone.name else ''}: {gone.reason}")
+    print_left_out(table.excluded)
 
 
 def _print_forms(fit: ColumnFit) -> None:

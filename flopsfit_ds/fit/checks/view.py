@@ -68,3 +68,17 @@ class FitView:
     def a(self) -> float:
         """The exponent of N* ~ C^a where C/(N D) does not depend on N."""
         return float(self.problem.law.size_exponent_of_compute(self.fit.theta[None])[0])
+
+
+_PLAIN = {
+    "E": "the loss floor E",
+    "loss_floor": "the loss floor E",
+    "a": "the exponent of N* with compute",
+    "b": "the exponent of D* with compute",
+    "log_loss_at_target": "the loss at the target",
+}
+
+
+def plain(name: str) -> str:
+    """A parameter or quantity as the law's formula writes it: the solver has logarithms, about the points' middle."""
+    return _PLAIN.get(name) or name.removeprefix("log_").removesuffix("_centred")

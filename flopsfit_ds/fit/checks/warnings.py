@@ -7,11 +7,11 @@ from statistics import NormalDist
 import numpy as np
 
 from flopsfit_ds.base.errors import FitError
-from flopsfit_ds.base.units import format_flops
+from flopsfit_ds.base.units import format_count, format_flops
 from flopsfit_ds.fit.checks.design_warnings import budget_warnings, design_warnings
 from flopsfit_ds.fit.checks.diagnostics import Diagnostics
 from flopsfit_ds.fit.checks.refits import Suspect
-from flopsfit_ds.fit.checks.view import FitView, FitWarning
+from flopsfit_ds.fit.checks.view import FitView, FitWarning, plain
 from flopsfit_ds.fit.laws.base import FLOOR
 from flopsfit_ds.fit.points.points import Point
 
@@ -72,7 +72,7 @@ def _bounds(view: FitView) -> Iterator[FitWarning]:
         if name in _DECAYS and view.fit.theta[view.problem.law.parameter_names.index(name)] > 0.0:
             yield FitWarning("active_bound", f"{_DECAYS[name]}: these points set no upper bound on {name[4:]}")
             continue
-        what = "the loss floor went to zero" if name == "E" else f"{name} ended on its bound"
+        what = "the loss floor went to zero" if name == "E" else f"{plain(name)} ended on its bound"
         yield FitWarning("active_bound", f"{what}: the points do not determine it, and its interval means little")
 
 
@@ -137,15 +137,18 @@ def _draws(view: FitView) -> Iterator[FitWarning]:
         )
     for name, interval in view.intervals.items():
         if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
-            yield FitWarning("unbounded_interval", f"the points set no bound on {name}")
+            yield FitWarning("unbounded_interval", f"the points set no bound on {plain(name)}")
 
 
 def _condition(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
     if diagnostics.condition_number > _ILL_CONDITION:
+        spread = math.sqrt(diagnostics.condition_number)
+        times = f"{format_count(spread)} times" if math.isfinite(spread) else "any number of times"
         yield FitWarning(
             "ill_conditioned",
-            "some combination of parameters is barely determined (condition number "
-            f"{diagnostics.condition_number:.1e}): trust predictions near the data, not single parameters",
+            "some combination of parameters is barely determined: it can change "
+            f"{times} as far as the best determined one before the fit is as much worse; trust "
+            "predictions near the data, not single parameters",
         )
 
 
@@ -191,10 +194,11 @@ def _error_at_target(view: FitView) -> float:
 
 def _heaps(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning]:
     for name, (low, high) in diagnostics.two_modes.items():
+        ends = (math.exp(low), math.exp(high)) if name.startswith("log_") else (low, high)
         yield FitWarning(
             "two_modes",
-            f"resampled values of {name} form two heaps, about {low:.4g} and {high:.4g}: the interval spans both, and "
-            "a few points decide between them",
+            f"resampled values of {plain(name)} form two heaps, about {ends[0]:.4g} and {ends[1]:.4g}: the interval "
+            "spans both, and a few points decide between them",
         )
 
 
@@ -274,5 +278,6 @@ def _likelihoods(view: FitView, diagnostics: Diagnostics) -> Iterator[FitWarning
     if names:
         yield FitWarning(
             "unbounded_profile",
-            f"the profile likelihood of {', '.join(names)} never rises to its threshold on one side",
+            f"other values of {', '.join(map(plain, names))}, however far on one side, fit almost as well where the "
+            "other parameters follow: these points bound them on one side only",
         )
