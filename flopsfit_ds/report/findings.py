@@ -13,6 +13,7 @@ from flopsfit_ds.fit.forecast.prediction import Prediction
 from flopsfit_ds.fit.points.points import Exclusion, Point, points_from_records
 from flopsfit_ds.fit.points.selection import select_points
 from flopsfit_ds.fit.result import ScalingFit
+from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.records import RunRecord
 from flopsfit_ds.spec.fit_options import DEFAULT_COUNT, ParameterCount
 
@@ -32,6 +33,18 @@ class ExcludedRun:
     record: RunRecord | None
 
 
+TOKEN_UNIT = "nats per token"
+
+
+def unit_of_loss(plan: SweepPlan | None, records: Sequence[RunRecord]) -> str:
+    """The unit that the data gives the losses; of a table, or of a loss function of one's own, nobody here knows it."""
+    if plan is None:
+        return TOKEN_UNIT if records else ""
+    if plan.corpus.source == "dataset":
+        return ""
+    return "nats per byte" if plan.corpus.tokenizer is None and plan.corpus.dtype == "uint8" else TOKEN_UNIT
+
+
 @dataclass(frozen=True, eq=False)
 class Findings:
     """All that is known, whether or not there is a law.
@@ -47,6 +60,7 @@ class Findings:
         prediction: The loss there with its intervals; on a ray of runs, of its next run.
         warnings: What a reader must know.
         parameter_count: What N counts.
+        loss_unit: Of all losses; empty where only whoever measured them knows it.
     """
 
     records: tuple[RunRecord, ...]
@@ -59,6 +73,11 @@ class Findings:
     prediction: Prediction | None
     warnings: tuple[FitWarning, ...]
     parameter_count: ParameterCount
+    loss_unit: str = TOKEN_UNIT
+
+    def named(self, loss: str) -> str:
+        """A loss with its unit, for an axis."""
+        return f"{loss}, {self.loss_unit}" if self.loss_unit else loss
 
     @property
     def has_isoflop(self) -> bool:

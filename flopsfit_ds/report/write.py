@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from flopsfit_ds.base.errors import FitError, SweepFolderError
@@ -14,7 +15,7 @@ from flopsfit_ds.report.curves import LossCurve, read_curves
 from flopsfit_ds.report.figures.for_papers import write_figures, write_tables
 from flopsfit_ds.report.figures.palette import Tone
 from flopsfit_ds.report.figures.svg import Drawing, Svg, rendered
-from flopsfit_ds.report.findings import Findings, gather
+from flopsfit_ds.report.findings import Findings, gather, unit_of_loss
 from flopsfit_ds.report.law_tables import law_table, optima_table
 from flopsfit_ds.report.page.page import render_page
 from flopsfit_ds.report.page.tables import machines_table, points_table, runs_table
@@ -82,6 +83,7 @@ def make_page(
         plan: Its plan.
     """
     findings = gather(records, fit, "total" if plan is None else plan.spec.fit.parameters)
+    findings = replace(findings, loss_unit=unit_of_loss(plan, records))
     curves = [] if folder is None else read_curves(folder, [record.run_id for record in records])
     figures, tones = draw_figures(findings, curves)
     notes = [] if folder is None else _notes(folder, findings, plan)
@@ -130,7 +132,10 @@ def draw_figures(
     """The figures that these findings and training curves have something to show in, and the colours they use."""
     from flopsfit_ds.report.figures.curve_figures import curves_figure
 
-    return rendered(lambda: _drawings(findings) + ([curves_figure(curves)] if curves else []), with_png=with_png)
+    return rendered(
+        lambda: _drawings(findings) + ([curves_figure(curves, unit=findings.loss_unit)] if curves else []),
+        with_png=with_png,
+    )
 
 
 def _drawings(findings: Findings) -> list[Drawing]:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.base.storage import read_json, write_json
 from flopsfit_ds.cli.main import run
 from flopsfit_ds.cli.sweeping.carry_out import carry_out
 from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.records import SweepFolder
+from flopsfit_ds.report import write_report
 from helpers.report.report_records import of_plan
 from helpers.sweeps import MICRO, plan_of, with_values
 
@@ -86,3 +88,16 @@ def test_what_is_whole_is_only_read_again_and_what_was_deleted_is_written_again(
         (study.folder / name).unlink()
         assert _swept(study, capsys) == first
         assert (study.folder / name).read_bytes() == before
+
+
+def test_the_unit_of_the_loss_is_that_of_the_data(study, tmp_path, capsys):
+    folder = SweepFolder(study.folder)
+    carry_out(study, "auto", None)
+    page = (folder.report / "index.html").read_text()
+    assert "nats per byte" in page
+    assert "nats per token" not in page
+    words = replace(study, corpus=replace(study.corpus, tokenizer="tokenizer.json"))
+    records = list(folder.records())
+    assert "nats per token" in write_report(folder, records, FitError("none"), plan=words).read_text()
+    own = replace(study, corpus=replace(study.corpus, source="dataset"))
+    assert "nats" not in write_report(folder, records, FitError("none"), plan=own).read_text()

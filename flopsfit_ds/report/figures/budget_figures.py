@@ -82,7 +82,7 @@ def isoflop_figure(findings: Findings) -> Drawing:
     tones, styles = point_style(findings)
     drawing, (ax,) = new_drawing("isoflop", "Held-out loss against parameters at each compute budget", 1, tones)
     _axes_of_valleys(ax, findings, groups)
-    name_axes(ax, parameters_name(findings), "Held-out loss, nats per token")
+    name_axes(ax, parameters_name(findings), findings.named("Held-out loss"))
     labels: list[tuple[float, float, str, Tone]] = []
     for k, (budget, members) in enumerate(groups):
         _valley(ax, budget, members, tones[k])
@@ -233,7 +233,7 @@ def tokens_figure(findings: Findings) -> Drawing:
     drawing, (ax,) = new_drawing("tokens", "Held-out loss against tokens for each size", 1, tones)
     count_axis(ax, "x", [p.num_tokens for p in findings.points], (0.05, 0.14))
     loss_axis(ax, [p.loss for p in findings.points])
-    name_axes(ax, "Training tokens D", "Held-out loss, nats per token")
+    name_axes(ax, "Training tokens D", findings.named("Held-out loss"))
     labels: list[tuple[float, float, str, Tone]] = []
     for k, members in enumerate(points_of_sizes(findings)):
         _law_at_size(ax, findings, members, tones[k])

@@ -19,13 +19,16 @@ _EARLY = 0.02
 """Share of a run whose losses may leave the figure: the fall from the first steps would flatten all the rest."""
 
 
-def curves_figure(curves: Sequence[LossCurve], over: str = "tokens", smooth: float = 0.9) -> Drawing:
+def curves_figure(
+    curves: Sequence[LossCurve], over: str = "tokens", smooth: float = 0.9, unit: str = "nats per token"
+) -> Drawing:
     """Training loss of runs, coloured by budget, or one by one where there are no budgets.
 
     Args:
         curves: At least one.
         over: Key of `AXES`.
         smooth: Share of the past in each value.
+        unit: Of the loss; empty where it is not known.
     """
     groups = sorted({curve.budget for curve in curves if curve.budget is not None})
     keys = [curve.budget if groups else curve.run_id for curve in curves]
@@ -44,6 +47,6 @@ def curves_figure(curves: Sequence[LossCurve], over: str = "tokens", smooth: flo
         ax.plot(xs, ys, color=tone.light, linewidth=1.3, alpha=0.9, gid=drawing.tip(tip), zorder=2)
     log_axis(ax, "x", *padded(reach, (0.02, 0.04)), format_flops if over == "flops" else format_count)
     loss_axis(ax, shown)
-    name_axes(ax, AXES[over].capitalize().replace("flop", "FLOP"), "Training loss, nats per token (smoothed)")
+    name_axes(ax, AXES[over].capitalize().replace("flop", "FLOP"), f"Training loss{unit and ', ' + unit} (smoothed)")
     drawing.plane = ax
     return drawing

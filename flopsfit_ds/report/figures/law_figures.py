@@ -48,7 +48,7 @@ def frontier_figure(findings: Findings) -> Drawing:
         losses.append(findings.prediction.interval.low)
     flops_axis(ax, "x", [*measured, *(prediction.compute for prediction in frontier)])
     loss_axis(ax, losses, (0.14, 0.08))
-    name_axes(ax, "Training compute C, FLOPs", "Held-out loss, nats per token")
+    name_axes(ax, "Training compute C, FLOPs", findings.named("Held-out loss"))
     if frontier:
         _draw_frontier(ax, frontier)
         _draw_target(drawing, ax, findings, max(measured))

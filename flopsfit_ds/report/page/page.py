@@ -83,6 +83,7 @@ def render_page(
         dark=Markup(css_variables(every_tone, "dark")),
         figures={figure.name: Markup(figure.inline) for figure in figures},
         summary=_summary(findings),
+        loss_unit=findings.loss_unit,
         headline=_headline(findings),
         onward=_onward(findings),
         findings=findings,
