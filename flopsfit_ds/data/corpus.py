@@ -20,10 +20,21 @@ from flopsfit_ds.data.formats.layout import BYTES_PER_ID, Format
 from flopsfit_ds.data.formats.megatron import pair_of
 from flopsfit_ds.data.formats.token_file import check_width, read_layout
 from flopsfit_ds.data.sources.arrow import files_of
+from flopsfit_ds.data.sources.chunks import litdata, mds
 from flopsfit_ds.data.sources.reading import Kind, Reading, source_of
 from flopsfit_ds.data.texts import by_content, by_name, look_at_texts, note_copies, stdlib_files, text_files
 from flopsfit_ds.data.tokenizer_file import end_of_document, read_tokenizer_file
-from flopsfit_ds.spec import DatasetData, FilesData, HfData, LlmcData, MegatronData, StdlibData, TextData, TokenData
+from flopsfit_ds.spec import (
+    DatasetData,
+    FilesData,
+    FolderData,
+    HfData,
+    LlmcData,
+    MegatronData,
+    StdlibData,
+    TextData,
+    TokenData,
+)
 from flopsfit_ds.spec.data import AnyData
 
 ABSENT = "absent"
@@ -50,7 +61,9 @@ class Corpus:
         heldout_sets: Further corpora by name, of which the held-out tokens are measured and none is trained on.
     """
 
-    source: Literal["python-stdlib", "text", "tokens", "dataset", "jsonl", "parquet", "hf", "llm.c"]
+    source: Literal[
+        "python-stdlib", "text", "tokens", "dataset", "jsonl", "parquet", "hf", "llm.c", "mds", "litdata", "webdataset"
+    ]
     files: tuple[str, ...]
     fingerprint: str
     num_tokens: int | None
@@ -193,7 +206,7 @@ def _token_corpus(
     )
 
 
-def _document_corpus(data: FilesData | HfData | LlmcData, base: Path, vocab_size: int) -> Corpus:
+def _document_corpus(data: FilesData | FolderData | HfData | LlmcData, base: Path, vocab_size: int) -> Corpus:
     """A corpus of documents that are read, and written as one file of ids, before they are trained on."""
     files, digest, copies = _document_files(data, base)
     kind: Kind = "arrow" if isinstance(data, HfData) else data.source
@@ -234,7 +247,7 @@ def _document_corpus(data: FilesData | HfData | LlmcData, base: Path, vocab_size
 
 
 def _document_files(
-    data: FilesData | HfData | LlmcData, base: Path
+    data: FilesData | FolderData | HfData | LlmcData, base: Path
 ) -> tuple[list[Path], hashlib._Hash, tuple[str, ...]]:
     """The files in the order in which their documents follow each other, a hash of their content, and what is odd."""
     if isinstance(data, FilesData):
@@ -243,6 +256,8 @@ def _document_files(
         return list(found.paths), hashlib.sha256(found.fingerprint.encode()), copies
     if isinstance(data, LlmcData):
         files = [path for _, path in sorted(text_files(data.paths, base), key=lambda named: named[0])]
+    elif isinstance(data, FolderData):
+        files = (mds if data.source == "mds" else litdata).files_of(base / data.path)
     else:
         files = files_of(base / data.path, data.split)
     return files, hashlib.sha256(b"".join(file_digests(files))), ()

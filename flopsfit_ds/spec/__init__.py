@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from flopsfit_ds.spec.data import (
         DatasetData,
         FilesData,
+        FolderData,
         HfData,
         LlmcData,
         MegatronData,
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     )
 
 _OF_DATA = (
-    "DatasetData", "FilesData", "HfData", "LlmcData", "MegatronData", "StdlibData", "TextData", "TokenData",
+    "DatasetData", "FilesData",
+    "FolderData", "HfData", "LlmcData", "MegatronData", "StdlibData", "TextData", "TokenData",
 )  # fmt: skip
 _OF_LOADING = ("load_spec", "parse_spec", "spec_json_schema", "validate_spec")
 
@@ -46,6 +48,7 @@ __all__ = [
     "Execution",
     "FilesData",
     "Fit",
+    "FolderData",
     "Hardware",
     "HfData",
     "HfModel",

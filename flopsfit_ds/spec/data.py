@@ -76,11 +76,25 @@ class _Documents(Section):
 
 
 class FilesData(_Documents):
-    """Documents in files: a JSON object a line, or Parquet."""
+    """Documents in files: a JSON object a line, Parquet, or WebDataset's archives.
 
-    source: Literal["jsonl", "parquet"]
+    Of an archive a column is an extension (`txt`), or an entry of its JSON members (`json.text`).
+    """
+
+    source: Literal["jsonl", "parquet", "webdataset"]
     paths: Annotated[tuple[str, ...], Field(min_length=1)]
     """Files, folders (every file below) or glob patterns, relative to the spec."""
+
+
+class FolderData(_Documents):
+    """Documents in a folder of chunks with an `index.json`: MosaicML's `streaming` (MDS), or litdata's `optimize`.
+
+    Every document of every chunk is read. Of litdata's items that are no dictionaries, the column is not looked at.
+    """
+
+    source: Literal["mds", "litdata"]
+    path: str
+    """The folder, relative to the spec."""
 
 
 class HfData(_Documents):
@@ -113,5 +127,5 @@ class LlmcData(Section):
     """Tokens at the end kept out of training; the loss of a point is measured on all of them."""
 
 
-FileSource = StdlibData | TextData | TokenData | FilesData | HfData | MegatronData | LlmcData
+FileSource = StdlibData | TextData | TokenData | FilesData | FolderData | HfData | MegatronData | LlmcData
 AnyData = FileSource | DatasetData

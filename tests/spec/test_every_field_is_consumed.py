@@ -25,6 +25,7 @@ from flopsfit_ds.records import HeldoutLoss
 from flopsfit_ds.spec import SweepSpec
 from flopsfit_ds.spec import sections as spec_sections
 from flopsfit_ds.study.steps import _token_task, build_plan, fit_records
+from helpers.chunked import unpack_chunked
 from helpers.documents import write_jsonl, write_llmc, write_megatron, write_saved
 from helpers.run_records import OBSERVED, RECORD
 from helpers.sweeps import MACHINE, MICRO, spec_of, with_values, write_bytes_corpus
@@ -129,6 +130,7 @@ def epsilon(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 LINES = with_values(DECODER, data={"source": "jsonl", "paths": ["lines.jsonl"], "heldout_tokens": 1000})
+CHUNKS = with_values(DECODER, data={"source": "litdata", "path": "chunked/lit_dict", "heldout_tokens": 1000})
 SAVED = with_values(
     DECODER, data={"source": "hf", "path": "saved", "split": "train", "heldout_tokens": 1000, "tokenizer": "tok.json"}
 )
@@ -213,6 +215,13 @@ PLAN: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "tokenizer": (LINES, {"data__tokenizer": "tok.json"}),
         "end_of_document": (LINES, {"data__end_of_document": 0}),
         "heldout_tokens": (LINES, {"data__heldout_tokens": 2000}),
+    },
+    "FolderData": {
+        "path": (CHUNKS, {"data__path": "chunked/lit_txt"}),
+        "column": (CHUNKS, {"data__column": "ids"}),
+        "tokenizer": (CHUNKS, {"data__tokenizer": "tok.json"}),
+        "end_of_document": (CHUNKS, {"data__end_of_document": 0}),
+        "heldout_tokens": (CHUNKS, {"data__heldout_tokens": 2000}),
     },
     "HfData": {
         "path": (SAVED, {"data__path": "other"}),
@@ -397,7 +406,7 @@ TAGS |= {(name, "name") for name in ("AdamW", "Muon", "Adafactor", "Lion", "Adam
 TAGS |= {("HfModel", "family")}
 TAGS |= {("PointsDesign", "method"), ("StdlibData", "source"), ("TextData", "source"), ("TokenData", "source")}
 TAGS |= {("AdaptiveDesign", "method")}
-TAGS |= {(name, "source") for name in ("FilesData", "HfData", "MegatronData", "LlmcData")}
+TAGS |= {(name, "source") for name in ("FilesData", "FolderData", "HfData", "MegatronData", "LlmcData")}
 """They choose the class, and each class has entries of its own."""
 NOT_FOR_FILES = {("DatasetData", name) for name in ("source", "fingerprint", "num_samples", "heldout_tokens")}
 """What `find_optimal` was handed, written down; a spec in a file cannot name it (see test_corpus)."""
@@ -450,6 +459,7 @@ def folder(tmp_path_factory) -> Path:
         write_saved(base / folder, {"train": [words], "test": [words * 2]})
     for number, name in enumerate(("pair", "other-pair")):
         write_megatron(base / name, [np.arange(200, dtype=np.uint16)] * (300 + number))
+    unpack_chunked(base / "chunked")
     for number in (1, 2):
         write_llmc(base / f"shard-{number}.bin", np.arange(60_000) % (100 * number))
     return base

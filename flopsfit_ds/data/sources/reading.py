@@ -10,13 +10,16 @@ from typing import Any, Literal, Protocol, cast
 
 from flopsfit_ds.base.errors import DataError
 
-Kind = Literal["text", "jsonl", "parquet", "arrow", "llm.c"]
+Kind = Literal["text", "jsonl", "parquet", "arrow", "llm.c", "mds", "litdata", "webdataset"]
 _HOMES: dict[str, str] = {
     "text": "plain",
     "jsonl": "jsonl",
     "parquet": "parquet",
     "arrow": "arrow",
     "llm.c": "llmc",
+    "mds": "chunks.mds",
+    "litdata": "chunks.litdata",
+    "webdataset": "webdataset",
 }
 BATCH_CHARACTERS = 1 << 18
 """Documents come in batches of about so much text: a tokenizer's encodings take a hundred times as much memory."""

@@ -1,0 +1,1 @@
+"""Folders of chunks with an index: what others wrote to stream from."""
