@@ -110,6 +110,11 @@ class RunPlan:
         """Share of its steps that are trained for this run alone, and not by its trunk."""
         return 1.0 if self.branch is None else 1 - self.branch.step / self.num_steps
 
+    @property
+    def paid_seconds(self) -> float:
+        """Time of the steps that are trained for this run alone."""
+        return self.placement.predicted_seconds * self.paid_share
+
     def to_json_dict(self) -> dict:
         """Plain JSON values; `from_json_dict` reads them back."""
         return json_converter(RunPlan).dump_python(self, mode="json")
@@ -163,8 +168,11 @@ class SweepPlan:
         return shared_search(search)
 
     def makespan(self) -> Makespan:
-        """How long the sweep takes on all of its devices."""
-        placements = [run.placement for run in self.runs]
+        """How long the sweep takes on all of its devices.
+
+        A branch that waits for its trunk ends before it: it leaves it for a part of what is left.
+        """
+        placements = [replace(run.placement, predicted_seconds=run.paid_seconds) for run in self.runs]
         return expected_makespan(placements, self.cluster, self.spec.placement.points_per_gpu)
 
     def _repr_html_(self) -> str:

@@ -245,6 +245,25 @@ class TestTrunks:
         assert not any(run.branch for run in plan.runs)
         assert any("no two runs share a trunk" in warning for warning in plan.warnings)
 
+    def test_a_run_with_another_batch_shares_none_and_is_named_with_both_batches(self, corpus_folder):
+        points = [{"num_params": 6e3, "num_tokens": tokens} for tokens in (128 * 10 + 16, 128 * 100, 128 * 200)]
+        plan = plan_of(with_values(TRUNK, design__points=points, training__warmup_tokens=128), corpus_folder)
+        odd, short, long = plan.runs
+        assert odd.branch is None
+        assert short.branch is not None
+        assert odd.global_batch_sequences != long.global_batch_sequences
+        (said,) = [warning for warning in plan.warnings if "share none" in warning]
+        batches = f"batches of {odd.global_batch_sequences} sequences, {long.label} has {long.global_batch_sequences}"
+        assert f"{odd.label} ({batches})" in said
+        assert short.label not in said
+
+    def test_what_a_plan_takes_is_what_is_paid(self, corpus_folder):
+        values = with_values(TRUNK, hardware__gpus_per_node=1)
+        shared, alone = (plan_of(with_values(values, training__one_trunk=one), corpus_folder) for one in (True, False))
+        longest = shared.runs[-1].placement.predicted_seconds
+        assert 1.1 < shared.makespan().seconds / longest < 1.35 < 1.9 < alone.makespan().seconds / longest
+        assert sum(run.paid_seconds for run in shared.runs) == pytest.approx(shared.makespan().seconds)
+
 
 def ids_of(values, folder):
     return [run.run_id for run in plan_of(values, folder).runs]

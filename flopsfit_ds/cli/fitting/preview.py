@@ -118,7 +118,7 @@ def _price(plan: SweepPlan, tuning: SweepPlan | None) -> Price:
 
 
 def _gpu_hours(plan: SweepPlan) -> float:
-    return sum(run.placement.predicted_seconds * run.placement.strategy.num_gpus for run in plan.runs) / 3600.0
+    return sum(run.paid_seconds * run.placement.strategy.num_gpus for run in plan.runs) / 3600.0
 
 
 def planned_points(plan: SweepPlan) -> list[PlannedPoint]:

@@ -110,7 +110,7 @@ def _trunk_words(sweep: SweepPlan) -> str:
     return (
         f"{len(branches)} runs branch off {len(trunks)} {'trunk' if len(trunks) == 1 else 'trunks'}: "
         f"{format_flops(paid)} FLOPs are paid, {paid / sum(run.flops for run in trunks):.2f} times the trunks', where "
-        f"separate runs cost {format_flops(separate)}; times and totals below are those of separate runs"
+        f"separate runs cost {format_flops(separate)}; above are times from the start, the total is what is paid"
     )
 
 
@@ -171,11 +171,12 @@ def print_plan(sweep: SweepPlan) -> None:
             console.print(
                 f"  {run.run_id}  {run.placement.reason}", style="dim", highlight=False, markup=False, soft_wrap=True
             )
-    gpu_seconds = sum(run.placement.predicted_seconds * run.placement.strategy.num_gpus for run in sweep.runs)
+    gpu_seconds = sum(run.paid_seconds * run.placement.strategy.num_gpus for run in sweep.runs)
     for said in (_trunk_words(sweep), _communication_words(sweep)):
         if said:
             console.print(said, highlight=False, markup=False, soft_wrap=True)
-    total = f"total {format_flops(sum(run.flops for run in sweep.runs))} FLOPs, {gpu_seconds / 3600:.3g} GPU-hours"
+    paid = sum(run.flops * run.paid_share for run in sweep.runs)
+    total = f"total {format_flops(paid)} FLOPs, {gpu_seconds / 3600:.3g} GPU-hours"
     makespan = sweep.makespan()
     total += f"; the last run ends after {format_seconds(makespan.seconds)}, no schedule is shorter than "
     total += f"{format_seconds(makespan.lower_bound_seconds)} (all {cluster.num_gpus} busy: "

@@ -8,7 +8,7 @@ a run's identity. Where its checkpoint is lost, the run is trained from the star
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any, Protocol
 
@@ -18,6 +18,10 @@ _NONE = (
     "training.one_trunk: no two runs share a trunk, since each differs in more than its tokens; write "
     "warmup_tokens, and a learning rate and batch that do not follow the tokens"
 )
+
+
+_MOST_NAMED = 3
+"""Runs without a trunk that a plan names; one rule makes all of them differ."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,11 @@ class Trainable(Protocol):
     @property
     def run_id(self) -> str:
         """Identity."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """For people."""
         ...
 
     @property
@@ -97,11 +106,39 @@ def share_trunks(runs: Sequence[Trainable]) -> Sharing:
             branches[run.run_id] = Branch(trunk.run_id, run.recipe.decays[0][0])
         if shorter:
             keep_steps[trunk.run_id] = tuple(sorted({branches[run.run_id].step for run in shorter}))
-    return Sharing(branches, keep_steps, () if branches else (_NONE,))
+    return Sharing(branches, keep_steps, _without_trunk(runs, {*branches, *keep_steps}) if branches else (_NONE,))
+
+
+def _without_trunk(runs: Sequence[Trainable], sharing: Collection[str]) -> tuple[str, ...]:
+    """Which runs share no trunk although others of their model and seed do, and what keeps them from it."""
+    shapes = {run.run_id: json.dumps([_shape(run), run.seed], sort_keys=True) for run in runs}
+    trunks = {shapes[run.run_id]: run for run in runs if run.run_id in sharing}
+    alone = [run for run in runs if run.run_id not in sharing and shapes[run.run_id] in trunks]
+    told = [f"{run.label} ({_difference(run, trunks[shapes[run.run_id]])})" for run in alone]
+    if not told:
+        return ()
+    more = f" and {len(told) - _MOST_NAMED} more" if len(told) > _MOST_NAMED else ""
+    return (
+        f"training.one_trunk: {', '.join(told[:_MOST_NAMED])}{more} share none and are trained from the start; "
+        "write a global_batch and a learning rate that do not follow the tokens",
+    )
+
+
+def _difference(run: Trainable, other: Trainable) -> str:
+    mine, theirs = run.global_batch_sequences, other.global_batch_sequences
+    if mine != theirs:
+        return f"batches of {mine} sequences, {other.label} has {theirs}"
+    mine, theirs = (asdict(replace(each.recipe, decays=())) for each in (run, other))
+    differing = [name.replace("_", " ") for name in mine if mine[name] != theirs[name]]
+    return f"another {', '.join(differing)} than {other.label}" if differing else "its decay begins too late or at once"
+
+
+def _shape(run: Trainable) -> Any:
+    assert is_dataclass(run.model)
+    assert not isinstance(run.model, type)
+    return asdict(run.model)
 
 
 def _all_but_length(run: Trainable) -> str:
-    assert is_dataclass(run.model)
-    assert not isinstance(run.model, type)
-    values = [asdict(run.model), run.global_batch_sequences, run.seed, asdict(replace(run.recipe, decays=()))]
+    values = [_shape(run), run.global_batch_sequences, run.seed, asdict(replace(run.recipe, decays=()))]
     return json.dumps(values, sort_keys=True)
