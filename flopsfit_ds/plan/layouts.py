@@ -25,7 +25,7 @@ _PROCESS_BYTES = 3 * GIB
 _MAX_FALLBACKS = 6
 """Each is one more start after an out-of-memory; six halvings bring the default's largest micro-batch, 64, to 1."""
 _INDIFFERENCE = 0.05
-"""Of GPU-seconds: a quarter of public runs are further than twice this from their predicted step (`step_time`). Chosen."""
+"""Of GPU-seconds: a quarter of public runs are further than twice this from their prediction (`step_time`). Chosen."""
 
 
 @dataclass(frozen=True)
