@@ -122,8 +122,7 @@ class TestPlan:
         assert name in capsys.readouterr().out
 
     def test_a_sweeps_display_shows_names_as_they_are(self, here, capsys):
-        from rich.console import Console
-
+        from flopsfit_ds.study.console import Console
         from flopsfit_ds.study.progress import SweepDisplay
 
         write(here)
