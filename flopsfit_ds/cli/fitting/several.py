@@ -54,8 +54,7 @@ def show_accuracy(
         if form.name == fit.chosen:
             print(f"{form.formula}   ({form.source})")
             for name, value in form.parameters.items():
-                ends = form.intervals[name]
-                print(f"  {name:3s} {value:.4g}  {level:.0%} {ends.low:.4g} to {ends.high:.4g}")
+                print(f"  {name:3s} {value:.4g}")
     if told is not None:
         print(
             f"accuracy {told.accuracy:.1%}; {level:.0%} interval of one run {told.interval.low:.1%} to "

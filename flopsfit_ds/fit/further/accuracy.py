@@ -41,8 +41,8 @@ class FormOfAccuracy:
         source: Where it comes from.
         residual: Standard deviation of the accuracy about the fit to all runs.
         held_out_error: Mean size of the error on better runs.
-        parameters: L0 and k are in the units of the loss.
-        intervals: Of the parameters; empty for forms that are not gone by.
+        parameters: L0 and k are in the units of the loss. They have no intervals: a ceiling that runs do not show
+            shifts both by more than resamples tell, while predictions are judged on better runs.
     """
 
     name: str
@@ -51,7 +51,6 @@ class FormOfAccuracy:
     residual: float
     held_out_error: float
     parameters: dict[str, float]
-    intervals: dict[str, Interval]
 
 
 @dataclass(frozen=True)
@@ -184,7 +183,6 @@ def fit_accuracy(
             residuals[form.name],
             held.errors[form.name],
             dict(zip(form.parameter_names, map(float, ends[form.name]), strict=True)),
-            _intervals(form, draws, level) if form is best else {},
         )
         for form in forms
     )
@@ -258,11 +256,6 @@ def _resampled(
     rng = np.random.default_rng(seed)
     rows = [rng.integers(0, len(seen), len(seen)) for _ in range(samples)]
     return np.array([_fit(form, loss[row], seen[row], theta) for row in rows if np.ptp(loss[row]) > 0])
-
-
-def _intervals(form: Sigmoid, draws: FloatArray, level: float) -> dict[str, Interval]:
-    low, high = np.quantile(draws, [0.5 - 0.5 * level, 0.5 + 0.5 * level], axis=0)
-    return {name: Interval(float(low[k]), float(high[k])) for k, name in enumerate(form.parameter_names)}
 
 
 def _normal_width(level: float) -> float:
