@@ -15,8 +15,8 @@ from flopsfit_ds.records import SweepFolder
 
 def prepare_data(
     plan: SweepPlan, *, workers: int | None = None, progress: Callable[[int, int], None] | None = None
-) -> Manifest:
-    """Write the corpus of a sweep as one file of ids in the sweep's folder, or find it there.
+) -> tuple[Manifest, ...]:
+    """Write the corpus of a sweep, and its held-out sets, as files of ids in the sweep's folder, or find them there.
 
     What a kill left is gone on with.
 
@@ -26,21 +26,26 @@ def prepare_data(
         progress: Told of bytes that are done, and of all.
 
     Returns:
-        What the file holds.
+        What each file holds.
 
     Raises:
-        DataError: A document cannot be read, an id is beyond the vocabulary, or the data is read in place.
+        DataError: A document cannot be read, an id is beyond the vocabulary, or all of the data is read in place.
         SweepFolderError: The folder cannot be written.
     """
     from flopsfit_ds.train.data.token_file import prepare_tokens
 
-    corpus = plan.corpus
-    if corpus.reading is None:
-        what = "does not exist yet" if corpus.fingerprint == ABSENT else "is read in place: there is nothing to prepare"
-        raise DataError(f"data.path: {corpus.files[0]} {what}")
+    corpora = [plan.corpus, *(corpus for _, corpus in plan.corpus.heldout_sets)]
+    written = [corpus for corpus in corpora if corpus.reading is not None]
+    if not written:
+        absent = plan.corpus.fingerprint == ABSENT
+        what = "does not exist yet" if absent else "is read in place: there is nothing to prepare"
+        raise DataError(f"data.path: {plan.corpus.files[0]} {what}")
     SweepFolder(plan.folder).prepare()
     folder = plan.folder.absolute() / "data"
-    tokens = prepare_tokens(corpus, folder, num_token_ids(plan.spec), workers=workers, progress=progress)
-    manifest = read_manifest(Path(tokens.path).with_suffix(".json"))
-    assert manifest is not None
-    return manifest
+    manifests = []
+    for corpus in written:
+        tokens = prepare_tokens(corpus, folder, num_token_ids(plan.spec), workers=workers, progress=progress)
+        manifest = read_manifest(Path(tokens.path).with_suffix(".json"))
+        assert manifest is not None
+        manifests.append(manifest)
+    return tuple(manifests)

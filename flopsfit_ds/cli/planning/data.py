@@ -50,10 +50,11 @@ def register(app: typer.Typer) -> None:
             say(f"data: {note}")
         began = time.monotonic()
         with _shown() as tell:
-            manifest = prepare_data(plan, workers=workers, progress=tell)
-        documents = "" if manifest.num_documents is None else f" of {manifest.num_documents:,} documents"
-        took = format_seconds(time.monotonic() - began)
-        print(f"{manifest.path}: {manifest.num_tokens:,} ids of {manifest.dtype}{documents}, {took}")
+            manifests = prepare_data(plan, workers=workers, progress=tell)
+        for manifest in manifests:
+            documents = "" if manifest.num_documents is None else f" of {manifest.num_documents:,} documents"
+            print(f"{manifest.path}: {manifest.num_tokens:,} ids of {manifest.dtype}{documents}")
+        print(f"ready after {format_seconds(time.monotonic() - began)}")
 
 
 @contextmanager

@@ -140,6 +140,17 @@ def test_ids_that_are_read_in_place_need_no_preparing(tmp_path):
     assert "ids.bin is read in place: there is nothing to prepare" in " ".join(text.split())
 
 
+def test_heldout_sets_are_prepared_too(spec):
+    write_jsonl(spec.parent / "set.jsonl", [{"text": text} for text in texts(50, seed=1)])
+    heldout = {"other": {"source": "jsonl", "paths": ["set.jsonl"], "tokenizer": "tok.json", "heldout_tokens": 500}}
+    spec.write_text(yaml.safe_dump(yaml.safe_load(spec.read_text()) | {"heldout": heldout}))
+    code, text = invoke("data", "prepare", str(spec))
+    assert code == 0, text
+    assert "of 400 documents" in text
+    assert "of 50 documents" in text
+    assert len(list((spec.parent / "outputs").rglob("*.bin"))) == 2
+
+
 def test_lines_of_ids_are_prepared_without_a_tokenizer(tmp_path):
     write_jsonl(tmp_path / "ids.jsonl", [{"ids": list(range(number))} for number in range(1, 100)])
     data = {"source": "jsonl", "paths": ["ids.jsonl"], "column": "ids", "heldout_tokens": 1000}
