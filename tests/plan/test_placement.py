@@ -1,6 +1,7 @@
 """Where runs are placed: what a user sees in a plan."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from pydantic import TypeAdapter
@@ -12,6 +13,7 @@ from flopsfit_ds.model.architecture import ModelShape
 from flopsfit_ds.model.flops import training_flops_per_token
 from flopsfit_ds.plan.layouts import CLEARLY_FITS, Search
 from flopsfit_ds.plan.placement import Placement, place_run
+from flopsfit_ds.plan.placing import _place_alike
 from flopsfit_ds.plan.step_time import step_seconds
 from flopsfit_ds.spec import PlacementRules
 
@@ -233,3 +235,12 @@ def test_gpu_hours_are_of_all_gpus():
     assert placement.predicted_gpu_hours == pytest.approx(
         placement.predicted_seconds / 3600 * placement.strategy.num_gpus
     )
+
+
+@pytest.mark.parametrize(("hours", "gpus"), [({1: 1.2, 2: 1.0, 4: 1.3}, 2), ({1: 1.04, 2: 1.0, 4: 1.3}, 1)])
+def test_points_laid_out_alike_take_more_gpus_only_where_that_is_clearly_cheaper(hours, gpus):
+    def place(point, count, micro_batch):
+        return SimpleNamespace(num_gpus=count, predicted_gpu_hours=hours[count])
+
+    placed = _place_alike(["first", "second"], place, (1, 2, 4), 8, 8, "its loss looks at a batch")
+    assert [each.num_gpus for each in placed] == [gpus, gpus]
