@@ -65,13 +65,14 @@ def training_config(
     bf16 is `torch_autocast` over fp32 parameters, the only bf16 mode that trains alike at every stage; its list of
     modules that communicate in bf16 is empty, so that gradients are summed in fp32 at every stage, unless
     `communication` says otherwise. `deepspeed` holds keys of the user's own, as JSON. `leaf_modules` are
-    gathered whole at ZeRO-3, which gives zeros to those of their parameters that a rank's batch passed by. Muon there
-    wants whole gradients on every rank, not scattered ones.
+    gathered whole at ZeRO-3, which gives zeros to those of their parameters that a rank's batch passed by; there are no
+    others, for DeepSpeed's own list of classes (Mixtral's blocks) would break where their inputs need no gradient. Muon
+    there wants whole gradients on every rank, not scattered ones.
     """
     config = deepspeed_preset(zero_stage, offload)
     config["zero_optimization"] = zero_section(zero_stage, offload, num_params, num_params_trainable, deepspeed)
-    if zero_stage == 3 and leaf_modules:
-        config["zero_optimization"]["leaf_module"] = {"names": list(leaf_modules)}
+    if zero_stage == 3:
+        config["zero_optimization"]["leaf_module"] = {"names": list(leaf_modules), "classes": []}
     if zero_stage == 3 and optimizer is not None and optimizer.name == "muon":
         config["zero_optimization"]["reduce_scatter"] = False
     config["train_batch_size"] = micro_batch_size_per_gpu * gradient_accumulation_steps * world_size

@@ -17,6 +17,8 @@ from flopsfit_ds.memory.margin import workspace_bytes
 from flopsfit_ds.plan.step_time import step_seconds
 from flopsfit_ds.spec import PlacementRules
 
+_NEAR_BATCH = 0.25
+"""A batch within this is nearly the same to a learning rate: its optimum goes with the root, by 12%."""
 CLEARLY_FITS = 0.85
 """Share of the device. Below it the answer stays the same, were the closed forms five times as far below the simulation
 as has been seen (`ERROR_OF_DECODERS`)."""
@@ -184,12 +186,32 @@ class Search:
         allowed = self.rules.num_gpus
         if allowed is None:
             powers = itertools.takewhile(lambda count: count <= total, (2**power for power in range(64)))
-            allowed = sorted({*powers, node, total})
+            whole_nodes = range(node, total + 1, node)
+            widest = max((count for count in whole_nodes if self.global_batch % count == 0), default=node)
+            allowed = sorted({*powers, node, widest, total})
         return [count for count in allowed if count <= total and self._even(count, node)]
 
     def _even(self, count: int, per_node: int) -> bool:
         """Beyond one node only whole nodes; and every GPU the same number of sequences."""
         return self.global_batch % count == 0 and (count <= per_node or count % per_node == 0)
+
+    def wider_batch(self, used: int) -> int | None:
+        """The nearest global batch that divides over many more GPUs than this one does.
+
+        Args:
+            used: GPUs that this one divides over.
+
+        Returns:
+            None where none within a quarter of this one divides over twice as many, or the rules name numbers of GPUs.
+        """
+        total = self.cluster.num_gpus
+        count = 1 << (total.bit_length() - 1)
+        while count >= 2 * used and self.rules.num_gpus is None:
+            nearest = max(1, round(self.global_batch / count)) * count
+            if abs(nearest / self.global_batch - 1) <= _NEAR_BATCH:
+                return nearest
+            count //= 2
+        return None
 
     def stages(self) -> Iterator[tuple[int, Offload]]:
         """Stages that the rules allow, without and with offload."""

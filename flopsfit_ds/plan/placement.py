@@ -309,10 +309,16 @@ def _explain_nothing_fits(search: Search) -> str:
     if not tried:
         return "placement: offload is always, which needs ZeRO-3 in placement.zero_stages"
     least = min(tried, key=lambda layout: layout.device_total_bytes)
+    wider = search.wider_batch(max(counts))
+    divides = (
+        f"; {search.global_batch} sequences a step divide over no more than {max(counts)} GPUs, a global batch of "
+        f"{wider} over more"
+    )
     return (
         f"{search.profile.name} of {format_count(search.profile.num_params)} parameters does not fit "
         f"{search.cluster.num_gpus} x {search.cluster.device_name}: {least.strategy.label} with a micro-batch of 1 "
         f"needs {search.need(least)}; {_smallest_hardware(search)}"
+        f"{divides if wider else ''}"
     )
 
 

@@ -38,6 +38,7 @@ class ClassMeasurement:
         num_params_matrices: In matrices that something is multiplied by, an output head among them; None where the step
             could not be looked at.
         flops_per_sample: Of forward and backward pass; None where they cannot be counted.
+        untrained: Names of parameters that are to be trained and that the loss gives no gradient, whatever the batch.
         uneven: Names of parameters that a batch may pass by, so that ranks would reduce different gradients.
         leaves: Names of the modules around these that ZeRO-3 trains when it gathers them whole; none where there are no
             such modules.
@@ -53,6 +54,7 @@ class ClassMeasurement:
     num_params_active: int | None
     num_params_matrices: int | None
     flops_per_sample: int | None
+    untrained: tuple[str, ...]
     uneven: tuple[str, ...]
     leaves: tuple[str, ...]
     was_seen: bool
@@ -157,6 +159,7 @@ def profile_class(
         num_params_active=active,
         num_params_matrices=matrices,
         flops_per_sample=None if seen is None or problem else _training_flops(seen) // LOOKED_AT_SAMPLES,
+        untrained=_untrained(parameters, seen, other),
         uneven=uneven,
         leaves=leaves,
         was_seen=seen is not None and (other is not None or not seen.decided),
@@ -166,6 +169,11 @@ def profile_class(
         ),
         problem=problem,
     )
+
+
+def _untrained(parameters: Mapping[str, nn.Parameter], *looks: Seen | None) -> tuple[str, ...]:
+    trained = set().union(*(seen.trained for seen in looks if seen is not None))
+    return tuple(name for name, each in parameters.items() if trained and each.requires_grad and name not in trained)
 
 
 def _all_alike(samples: Any) -> Any:

@@ -153,8 +153,9 @@ def shortest_target(
 ) -> tuple[tuple[int, ...], float]:
     """Allotments that keep each run's first one where it is short enough for the whole, and the length they come to.
 
-    For a series of target lengths each run that is longer takes the cheapest allotment that is not. Of all
-    schedules whose length is within a factor of the shortest, the one is taken that changes the fewest runs.
+    For a series of target lengths each run that is longer takes the cheapest allotment that is not; the shortest of
+    these is improved by local search. Of all schedules whose length is within a factor of the shortest, the one is
+    taken that changes the fewest runs.
 
     Args:
         runs: The allotments of each run, the preferred one first.
@@ -170,9 +171,47 @@ def shortest_target(
         if not found or chosen != found[-1][2]:
             seconds = list_schedule(_picked(runs, chosen), free, num_lanes)
             found.append((sum(index > 0 for index in chosen), seconds, chosen))
+    _, seconds, chosen = min(found, key=lambda entry: entry[1])
+    picked = _picked(runs, chosen)
+    order = min(_orders(picked, num_lanes), key=lambda order: _simulate(picked, order, free, num_lanes)[0])
+    found += _with_fewer_changes(
+        _improve(Packing(order, chosen, seconds), runs, free, num_lanes, bound, _AGAIN).allotments,
+        runs, free, num_lanes, near_enough,
+    )  # fmt: skip
     shortest = min(seconds for _, seconds, _ in found)
-    _, seconds, chosen = min(entry for entry in found if entry[1] <= near_enough * shortest)
+    near = [entry for entry in found if entry[1] <= near_enough * shortest]
+    _, seconds, chosen = min(near, key=lambda entry: (entry[0], _total_work(runs, entry[2], num_lanes), entry[1]))
     return chosen, seconds
+
+
+def _total_work(runs: Sequence[Sequence[Allotment]], chosen: Sequence[int], num_lanes: int) -> float:
+    return sum(_work(allotment, num_lanes) for allotment in _picked(runs, chosen))
+
+
+def _with_fewer_changes(
+    allotments: tuple[int, ...],
+    runs: Sequence[Sequence[Allotment]],
+    free: Sequence[Sequence[float]],
+    num_lanes: int,
+    near_enough: float,
+) -> list[tuple[int, float, tuple[int, ...]]]:
+    """A choice of allotments, and those nearer to the first ones, or cheaper, that keep it nearly as short."""
+    chosen = list(allotments)
+    shortest = list_schedule(_picked(runs, chosen), free, num_lanes)
+    found = [(sum(index > 0 for index in chosen), shortest, tuple(chosen))]
+    for number in sorted((n for n, index in enumerate(chosen) if index), key=lambda n: runs[n][0].seconds):
+        now = chosen[number]
+        costs = [_work(allotment, num_lanes) for allotment in runs[number]]
+        cheaper = (index for index in range(1, len(costs)) if costs[index] < costs[now])
+        for index in (0, *sorted(cheaper, key=lambda index: costs[index])):
+            chosen[number] = index
+            seconds = list_schedule(_picked(runs, chosen), free, num_lanes)
+            if seconds <= near_enough * shortest:
+                found.append((sum(index > 0 for index in chosen), seconds, tuple(chosen)))
+                break
+        else:
+            chosen[number] = now
+    return found
 
 
 def _first_guess(

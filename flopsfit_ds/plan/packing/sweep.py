@@ -18,6 +18,8 @@ from flopsfit_ds.plan.placement import Placement
 
 _WORTH_A_CHANGE = 1.1
 """Times shorter that the sweep must become: predicted times are not exact enough for less."""
+_WAITING = 1.5
+"""Times longer than all work spread evenly over the devices: a run of that length is waited for."""
 _SHORT_SECONDS = 600.0
 """A sweep of less than this does not wait: what starting processes takes is no part of predicted times."""
 
@@ -66,6 +68,33 @@ def spread_long_runs(
     return [
         placement if index == 0 else _widened(placement, search, index)
         for placement, search, index in zip(placements, searches, chosen, strict=True)
+    ]
+
+
+def narrow_batches(
+    placements: Sequence[Placement], searches: Sequence[Search], labels: Sequence[str], cluster: Cluster, now: Makespan
+) -> list[str]:
+    """What to say of runs that a sweep waits for only because their batch divides over few GPUs.
+
+    Args:
+        placements: Of the runs.
+        searches: What placed each.
+        labels: Of each.
+        cluster: The hardware.
+        now: How long the sweep takes.
+    """
+    work = sum(place.predicted_seconds * place.strategy.num_gpus for place in placements)
+    said: dict[tuple[int, int, int], list[str]] = {}
+    for place, search, label in zip(placements, searches, labels, strict=True):
+        used, batch = place.strategy.num_gpus, search.global_batch
+        better = search.wider_batch(used) if used == max(search.gpu_counts()) else None
+        waits = place.predicted_seconds > max(_SHORT_SECONDS, _WAITING * work / cluster.num_gpus)
+        if better is not None and waits and place.predicted_seconds > now.seconds / _WORTH_A_CHANGE:
+            said.setdefault((batch, used, better), []).append(label)
+    return [
+        f"{', '.join(names[:3])}: {batch} sequences a step divide over no more than {used} of {cluster.num_gpus} GPUs, "
+        f"and the sweep waits for that; a global batch of {better} sequences divides over more"
+        for (batch, used, better), names in said.items()
     ]
 
 

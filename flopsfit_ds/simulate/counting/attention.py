@@ -52,6 +52,7 @@ def fused_attention(seen_by: Callable[..., Callable[[bool], None]]) -> Iterator[
         enable_gqa: bool = False,
     ) -> torch.Tensor:
         del dropout_p, is_causal, scale
+        _check_heads(query, key, enable_gqa)
         extra = 0
         if enable_gqa and query.dtype == torch.float32 and query.shape[-3] != key.shape[-3]:
             extra = 3 * query.numel() + query.numel() // query.shape[-1] * key.shape[-2]
@@ -65,6 +66,22 @@ def fused_attention(seen_by: Callable[..., Callable[[bool], None]]) -> Iterator[
         yield
     finally:
         functional.scaled_dot_product_attention = original
+
+
+def _check_heads(query: torch.Tensor, key: torch.Tensor, grouped: bool) -> None:
+    """Refuse what the real operation refuses.
+
+    Raises:
+        RuntimeError: Heads of queries and of keys do not go together.
+    """
+    try:
+        torch.broadcast_shapes(query.shape[:-2], key.shape[:-2])
+    except RuntimeError:
+        if not grouped or query.shape[-3] % key.shape[-3]:
+            raise RuntimeError(
+                f"attention of {query.shape[-3]} heads of queries and {key.shape[-3]} of keys: the former must be a "
+                "multiple of the latter"
+            ) from None
 
 
 def _with_gradient_of(mask: torch.Tensor, out: torch.Tensor) -> torch.Tensor:

@@ -67,6 +67,7 @@ class Looker:
         self._backward = False
         self._names: dict[int, str] = {}
         self._sizes: dict[str, int] = {}
+        self._stacks: dict[str, int] = {}
 
     @contextlib.contextmanager
     def _inside(self) -> Iterator[None]:
@@ -92,6 +93,7 @@ class Looker:
         parameters = dict(model.named_parameters())
         self._names = {parameter.untyped_storage()._cdata: name for name, parameter in parameters.items()}
         self._sizes = {name: parameter.numel() for name, parameter in parameters.items()}
+        self._stacks = {name: parameter.shape[0] for name, parameter in parameters.items() if parameter.ndim >= 3}
         weights = set(self._names) | {buffer.untyped_storage()._cdata for buffer in model.buffers()}
         kept: dict[int, Any] = {}
 
@@ -156,7 +158,14 @@ class Looker:
         trained = [tensor.requires_grad for tensor in (query, key, value)]
         # of the scores come gradients of queries and keys, of the mix those of the weights and of the values
         backward = scores * (trained[0] + trained[1]) + mix * ((trained[0] or trained[1]) + trained[2])
-        return lambda is_backward: self._count(backward if is_backward else scores + mix)
+
+        def count(is_backward: bool) -> None:
+            if is_backward:
+                self._seen.backward_flops += backward
+            elif not self._backward:  # else a checkpointed block is computed again
+                self._seen.forward_flops += scores + mix
+
+        return count
 
     def _use(self, factors: tuple[Any, ...], flops: int, grouped: bool) -> None:
         for factor in factors:
@@ -164,7 +173,7 @@ class Looker:
             total = sum(self._sizes[name] for name in origins)
             for name in origins:
                 self._seen.used[name] = self._seen.used.get(name, 0) + flops * self._sizes[name] // total
-                if grouped:
+                if grouped or factor.numel() * self._stacks.get(name, 0) == self._sizes[name]:  # one of a stack
                     self._seen.grouped.add(name)
                 if self._values.routed_tokens is not None:
                     self._seen.routed.setdefault(name, self._values.routed_tokens)

@@ -93,6 +93,12 @@ def sized_model(
             f"{name}: an attention mask has values that are not known without weights: attention is counted over the "
             "full context, windows included"
         )
+    if measured.untrained:
+        shown = f"{', '.join(measured.untrained[:2])}{', ...' * (len(measured.untrained) > 2)}"
+        warnings.append(
+            f"{name}: {len(measured.untrained)} parameters get no gradient from the loss and are counted all the same "
+            f"({shown}); leave them out of the class, or name them in training.frozen_parameters"
+        )
     profile = measured.profile
     if measured.uneven:
         profile = replace(profile, uneven_gradients=True)
