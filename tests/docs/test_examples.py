@@ -48,7 +48,7 @@ def test_a_law_of_llama_by_a_spec_keeps_groups_of_three_heads_at_all_sizes():
     assert len(runs) == 12
     fields = [json.loads(run.model.fields) for run in runs]
     assert all(each["num_attention_heads"] == 3 * each["num_key_value_heads"] for each in fields)
-    assert all(each["hidden_size"] == 8 * each["num_attention_heads"] for each in fields)
+    assert all(each["hidden_size"] == 4 * each["num_attention_heads"] for each in fields)
     assert all(run.flops == pytest.approx(run.compute_budget_flops, rel=0.005) for run in runs)
 
 
