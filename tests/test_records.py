@@ -258,7 +258,7 @@ def test_a_record_is_read_once_and_again_when_it_has_changed(tmp_path, monkeypat
     folder = SweepFolder(tmp_path).run("r")
     folder.path.mkdir(parents=True)
     reads = []
-    monkeypatch.setattr("flopsfit_ds.records.read_json", lambda path: reads.append(path) or read_json(path))
+    monkeypatch.setattr("flopsfit_ds.records.folder.read_json", lambda path: reads.append(path) or read_json(path))
     folder.write_record(RECORD)
     assert folder.read_record() == folder.read_record() == RECORD
     assert len(reads) == 2, "a file that has just been written may change within one tick of its clock"
