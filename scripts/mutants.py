@@ -208,6 +208,9 @@ def show(verdicts: list[Verdict]) -> bool:
     print(f"\n{'package':12}{'changes':>8}{'killed':>8}")
     for package, count, killed in rows:
         print(f"{package:12}{count:8}{killed:8}")
+    if not verdicts:
+        print("no change was judged")
+        return False
     share = rows[-1][2] / rows[-1][1]
     print(f"{share:.1%} killed")
     survivors = [verdict for verdict in verdicts if verdict.outcome == "survived"]
