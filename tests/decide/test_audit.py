@@ -100,6 +100,15 @@ DEFECTS: dict[str, tuple[str, Callable[[list[Point]], list[Point]], str]] = {
         lambda ps: [replace(p, run_id=f"r{k // 3}") for k, p in enumerate(ps)],
         "final losses",
     ),
+    "checkpoints by name": (
+        "dependence",
+        lambda ps: [
+            replace(p, run_id=None, label=f"m{k}-step-{step}", num_tokens=p.num_tokens * step / 2)
+            for k, p in enumerate(ps)
+            for step in (1, 2)
+        ],
+        "checkpoints of one run",
+    ),
     "six epochs": ("data", lambda ps: [replace(p, unique_tokens=p.num_tokens / 6) for p in ps], "data-constrained"),
     "few held-out tokens": (
         "evaluation",

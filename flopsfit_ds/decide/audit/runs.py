@@ -9,16 +9,12 @@ import numpy as np
 
 from flopsfit_ds.base.units import format_count
 from flopsfit_ds.decide.audit.view import AuditView, Check, failed, name_of, passed, unknown
+from flopsfit_ds.fit.checks.counting import counting_drift, six_throughout
 from flopsfit_ds.fit.checks.design import learning_rate_edges
 from flopsfit_ds.fit.points.columns import normalise
+from flopsfit_ds.fit.points.dependence import LEAST_CLUSTERS, dependence_of
 from flopsfit_ds.fit.points.points import Point
-from flopsfit_ds.model.flops import FLOPS_PER_PARAMETER_TOKEN
 
-SAME_FLOPS = 0.02
-"""Of ln C: columns that are rounded to three digits are off by 1.5% together."""
-EMBEDDING_DRIFT = 0.1
-"""C/(N D) that differs by more between small and large sizes counts one thing in C and another in N; 10% of compute is
-5% of N* where N* ~ C^0.5."""
 SMALL = 3e8
 """Below it embeddings and the head are a fifth and more of all parameters, at vocabularies of 32k to 128k."""
 MUCH_REPEATED = 4.0
@@ -45,8 +41,7 @@ def _embeddings(view: AuditView) -> Check:
         return passed("embeddings", title, found)
     counts = "without embeddings" if _says(view, "num_params", "non_embedding", "nonembedding") else None
     counts = "with embeddings" if counts is None and _says(view, "num_params", "total") else counts
-    log_ratio = np.log(arrays.flops / arrays.num_params / arrays.num_tokens)
-    if float(np.abs(log_ratio - math.log(FLOPS_PER_PARAMETER_TOKEN)).max()) <= SAME_FLOPS:
+    if six_throughout(arrays):
         found = f"C is 6 N D throughout; sizes from {format_count(smallest)}"
         if counts is not None:
             return passed("embeddings", title, f"{found}; its column says {counts}")
@@ -54,21 +49,17 @@ def _embeddings(view: AuditView) -> Check:
             return passed("embeddings", title, f"{found}: too large for embeddings to weigh")
         remedy = "say in the column's name whether N counts embeddings, and give C as counted: exponents hang on it"
         return unknown("embeddings", title, found, remedy)
-    n = np.log(arrays.num_params)
-    span = float(np.ptp(n))
-    slope = float(np.polyfit(n, log_ratio, 1)[0]) if span > 0 else 0.0
-    drift = math.expm1(abs(slope) * span)
-    ends = np.exp(np.polyval(np.polyfit(n, log_ratio, 1), [n.min(), n.max()])) if span > 0 else np.exp(log_ratio[:2])
-    found = f"C/(N D) runs from {ends[0]:.3g} at {format_count(smallest)} to {ends[-1]:.3g} at the largest size"
-    if drift <= EMBEDDING_DRIFT:
+    drift = counting_drift(arrays)
+    found = f"C/(N D) runs from {drift.smallest:.3g} at {format_count(smallest)} to {drift.largest:.3g} at the largest"
+    if drift.counts == "alike":
         return passed("embeddings", title, found)
-    if slope < 0:
-        return failed(
-            "embeddings", title, found, "C counts more than N at small sizes, as where N leaves the head out: count all"
-        )
-    return failed(
-        "embeddings", title, found, "N counts more than C at small sizes, as look-up tables do: leave them out of N"
-    )
+    remedies = {
+        "more in C": "C counts more than N at small sizes, as where N leaves the head out: count all",
+        "more in N": "N counts more than C at small sizes, as look-up tables do: leave them out of N",
+        "unclear": "size alone does not explain it: say how C was counted, and count the same parameters in N",
+    }
+    judged = unknown if drift.counts == "unclear" else failed
+    return judged("embeddings", title, found, remedies[drift.counts])
 
 
 def _says(view: AuditView, quantity: str, *words: str) -> bool:
@@ -158,14 +149,19 @@ def _data(view: AuditView) -> Check:
 def _dependence(view: AuditView) -> Check:
     title = "Each row a run of its own"
     ids = [p.run_id for p in view.everyone if p.run_id is not None]
-    if not ids:
+    together = dependence_of(view.everyone)
+    if not ids and not together.found:
         remedy = "give a column run_id: rows of one run share their errors, and intervals are too narrow without it"
         return unknown("dependence", title, "no run ids are given", remedy)
-    repeated = len(ids) - len(set(ids))
-    found = f"{len(ids)} rows of {len(set(ids))} runs"
-    if not repeated:
-        return passed("dependence", title, found)
-    return failed("dependence", title, found, "resample runs, not rows (--bootstrap clusters), and keep final losses")
+    of_ids = (f"{len(ids)} rows of {len(set(ids))} runs",) if ids else ()
+    found = "; ".join((*of_ids, *together.found))
+    if together.of_one_run or len(set(ids)) < len(ids):
+        remedy = "keep final losses only; what a fit finds to depend it resamples together"
+        return failed("dependence", title, found, remedy)
+    if together.found and together.num_groups < LEAST_CLUSTERS:
+        remedy = f"train more runs of their own: {LEAST_CLUSTERS} groups are the least that are resampled"
+        return failed("dependence", title, found, remedy)
+    return passed("dependence", title, found)
 
 
 def _evaluation(view: AuditView) -> Check:

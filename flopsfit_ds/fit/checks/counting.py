@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from flopsfit_ds.base.units import format_count
 from flopsfit_ds.fit.checks.view import FitWarning
+from flopsfit_ds.fit.losses import FloatArray
 from flopsfit_ds.fit.points.points import PointArrays
 from flopsfit_ds.model.flops import FLOPS_PER_PARAMETER_TOKEN
 
@@ -63,20 +66,53 @@ def _flops(arrays: PointArrays) -> Iterator[FitWarning]:
         )
 
 
-def _embeddings(arrays: PointArrays) -> Iterator[FitWarning]:
-    """C/(N D) that rises with size towards six: look-up tables, a large part of small models, are in N and not in C."""
+@dataclass(frozen=True)
+class CountingDrift:
+    """How C/(N D) changes with size.
+
+    Attributes:
+        smallest: Its value at the smallest size.
+        largest: At the largest.
+        counts: "more in N": it rises towards six, as where look-up tables, a large part of small models, are in N and
+            not in C. "more in C": it falls towards six, as where N leaves out the head. "unclear": it changes
+            otherwise.
+    """
+
+    smallest: float
+    largest: float
+    counts: Literal["alike", "more in N", "more in C", "unclear"]
+
+
+def counting_drift(arrays: PointArrays) -> CountingDrift:
+    """Whether C and N count alike over all sizes."""
     log_n = np.log(arrays.num_params)
-    log_ratio = np.log(arrays.flops / arrays.num_params / arrays.num_tokens / FLOPS_PER_PARAMETER_TOKEN)
-    if np.ptp(log_n) == 0.0 or np.ptp(log_ratio) < _DRIFT or log_ratio.max() > _DRIFT:
-        return
+    log_ratio = _log_ratio_to_six(arrays)
+    ends = [FLOPS_PER_PARAMETER_TOKEN * math.exp(log_ratio[int(k)]) for k in (log_n.argmin(), log_n.argmax())]
+    if np.ptp(log_n) == 0.0 or np.ptp(log_ratio) < _DRIFT:
+        return CountingDrift(*ends, "alike")
     rank = np.corrcoef(log_n.argsort().argsort(), log_ratio.argsort().argsort())[0, 1]
-    if rank < _STRAIGHT:
+    if rank >= _STRAIGHT and log_ratio.max() <= _DRIFT:
+        return CountingDrift(*ends, "more in N")
+    if rank <= -_STRAIGHT and log_ratio.min() >= -_DRIFT:
+        return CountingDrift(*ends, "more in C")
+    return CountingDrift(*ends, "unclear")
+
+
+def six_throughout(arrays: PointArrays) -> bool:
+    """Whether C is 6 N D at every point, up to rounding."""
+    return float(np.abs(_log_ratio_to_six(arrays)).max()) < _SAME_RATIO
+
+
+def _log_ratio_to_six(arrays: PointArrays) -> FloatArray:
+    return np.log(arrays.flops / arrays.num_params / arrays.num_tokens / FLOPS_PER_PARAMETER_TOKEN)
+
+
+def _embeddings(arrays: PointArrays) -> Iterator[FitWarning]:
+    drift = counting_drift(arrays)
+    if drift.counts != "more in N":
         return
-    small, large = int(log_n.argmin()), int(log_n.argmax())
-    ends = [
-        f"{FLOPS_PER_PARAMETER_TOKEN * math.exp(log_ratio[k]):.3g} at {format_count(arrays.num_params[k])}"
-        for k in (small, large)
-    ]
+    sizes = format_count(arrays.num_params.min()), format_count(arrays.num_params.max())
+    ends = [f"{ratio:.3g} at {size}" for ratio, size in zip((drift.smallest, drift.largest), sizes, strict=True)]
     yield FitWarning(
         "embeddings_in_n",
         f"C/(N D) rises with size towards {FLOPS_PER_PARAMETER_TOKEN}, from {' to '.join(ends)}: as where N counts "

@@ -38,10 +38,12 @@ class Dependence:
     Attributes:
         labels: (points,) number of the group of each point.
         found: What was found, in words; empty where all points are independent.
+        of_one_run: Whether checkpoints of one run are among them.
     """
 
     labels: np.ndarray
     found: tuple[str, ...]
+    of_one_run: bool
 
     @property
     def num_groups(self) -> int:
@@ -64,8 +66,9 @@ def dependence_of(points: Sequence[Point]) -> Dependence:
     """Groups of points that share a run, a trunk, or size and tokens under different seeds."""
     joined = _Groups(len(points))
     found: list[str] = []
+    checkpoints = _checkpoints(points)
     for name, groups in (
-        ("checkpoints of one run", _checkpoints(points)),
+        ("checkpoints of one run", checkpoints),
         ("branches of one trunk", _branches(points)),
         ("seeds of one size and tokens", _seeds(points)),
     ):
@@ -75,7 +78,7 @@ def dependence_of(points: Sequence[Point]) -> Dependence:
             count, groups_found = count + len(group), groups_found + 1
         if count:
             found.append(f"{count} are {name} ({groups_found} such groups)")
-    return Dependence(joined.labels(), tuple(found))
+    return Dependence(joined.labels(), tuple(found), bool(checkpoints))
 
 
 def _by(points: Sequence[Point], keys: Sequence[Hashable | None]) -> list[list[int]]:
