@@ -85,7 +85,7 @@ def test_the_command_says_what_it_takes_for_fresh(tmp_path: Path) -> None:
     assert "10B of the tokens are unique" in text
 
 
-def test_repeats_that_cost_nothing_set_no_upper_bound_and_it_is_said() -> None:
+def test_repeats_that_cost_nothing_set_no_upper_bound_and_it_is_said(tmp_path: Path) -> None:
     _, points = repeated("data-constrained", 3, noise=0.0)
     chinchilla = random_law("chinchilla", np.random.default_rng(3))
     free = [
@@ -94,3 +94,13 @@ def test_repeats_that_cost_nothing_set_no_upper_bound_and_it_is_said() -> None:
     fit = fit_scaling_law(free, law="data-constrained", bootstrap_samples=0, other_forms=False, diagnostics=False)
     told = [w.message for w in fit.warnings if w.code == "active_bound"]
     assert any("set no upper bound on R" in message for message in told)
+    asked = {"num_params": 2e9, "num_tokens": 2e11}
+    assert fit.predict(**asked, unique_tokens=1e10).unbounded == ("R",)
+    assert fit.predict(**asked).unbounded == ()
+    path = tmp_path / "fit.json"
+    path.write_text(json.dumps(fit.to_json_dict()))
+    code, text = invoke("predict", str(path), "--num-params", "2B", "--num-tokens", "200B", "--unique-tokens", "10B")
+    assert code == 0, text
+    assert "these runs set no upper bound on R:" in " ".join(text.split())
+    bounded = fit_scaling_law(points, law="data-constrained", bootstrap_samples=0, other_forms=False, diagnostics=False)
+    assert bounded.predict(**asked, unique_tokens=1e10).unbounded == ()

@@ -270,6 +270,11 @@ def _print_prediction(prediction: Prediction) -> None:
     )
     if prediction.unique_tokens is not None:
         say(f"  {format_count(prediction.unique_tokens)} of the tokens are unique")
+        if prediction.unbounded:
+            say(
+                f"  these runs set no upper bound on {' and '.join(prediction.unbounded)}: how fast repeats lose their "
+                "worth is not known, it may be not at all; runs with more repeats would tell"
+            )
     elif prediction.assumes_fresh:
         say("  all tokens are taken to be fresh: predict --unique-tokens says what repeats cost")
 

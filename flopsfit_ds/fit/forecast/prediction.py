@@ -12,7 +12,7 @@ from flopsfit_ds.fit.compute_rule import ComputeRule
 from flopsfit_ds.fit.forecast.optimum import FARTHEST
 from flopsfit_ds.fit.forecast.parts.frontier import offset_from_optimum
 from flopsfit_ds.fit.forecast.parts.history import LEAST_DISTANCE
-from flopsfit_ds.fit.forecast.repeats import MemberDraws, cost_of_repeats, robust_square
+from flopsfit_ds.fit.forecast.repeats import MemberDraws, cost_of_repeats, decays_without_bound, robust_square
 from flopsfit_ds.fit.laws.base import Inputs
 from flopsfit_ds.fit.laws.registry import COMPUTE_ONLY, OF_REPEATS, get_law
 from flopsfit_ds.fit.losses import FloatArray
@@ -48,6 +48,8 @@ class Prediction:
         rests_on: What the width of the intervals was learnt from.
         unique_tokens: Distinct tokens, where they were given.
         assumes_fresh: Whether no data repeats was assumed, though runs of the fit did repeat theirs.
+        unbounded: Decay constants of repeated data, where some is predicted, that the runs of the fit do not bound
+            from above.
     """
 
     compute: float
@@ -64,6 +66,7 @@ class Prediction:
     rests_on: str
     unique_tokens: float | None
     assumes_fresh: bool
+    unbounded: tuple[str, ...]
 
     def to_json_dict(self) -> dict[str, Any]:
         """Plain types; an unbounded end is None."""
@@ -82,6 +85,7 @@ class Prediction:
             "rests_on": self.rests_on,
             "unique_tokens": self.unique_tokens,
             "assumes_fresh": self.assumes_fresh,
+            "unbounded": list(self.unbounded),
         }
 
 
@@ -218,6 +222,7 @@ class PredictionModel:
             rests_on=self.rests_on,
             unique_tokens=unique_tokens,
             assumes_fresh=unique_tokens is None and any(m.law in OF_REPEATS for m in self.members),
+            unbounded=() if unique_tokens is None else decays_without_bound(self.members, level),
         )
 
     @property

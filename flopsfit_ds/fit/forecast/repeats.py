@@ -13,6 +13,10 @@ from flopsfit_ds.fit.losses import FloatArray
 
 _ROBUST = 0.4549
 """Median of the square of a standard normal variable."""
+_DECAYS = ("log_R", "log_R_N")
+_AS_GOOD_AS_FRESH = math.log(2.0)
+"""Below the upper bound of ln R: beyond 500 repeats the worth of the repeats that tables hold, some tens, is that of
+fresh data to a few percent, and the solver stops anywhere on the way to 1000."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,3 +82,23 @@ def cost_of_repeats(
     weights = np.array([member.weight for member in knowing]) / total
     mean = float(weights @ costs)
     return mean, float(weights @ (squares + (costs - mean) ** 2))
+
+
+def decays_without_bound(members: Sequence[MemberDraws], level: float) -> tuple[str, ...]:
+    """Decay constants of repeated data, "R" and "R_N", on which the resamples set no upper bound at this level.
+
+    Such a repeat may be worth as much as fresh data, for all that the points say.
+    """
+    found: list[str] = []
+    for name in _DECAYS:
+        free = mass = 0.0
+        for member in members:
+            law = get_law(member.law)
+            if name in law.parameter_names:
+                index = law.parameter_names.index(name)
+                most = float(law.bounds(np.zeros(1))[1][index]) - _AS_GOOD_AS_FRESH
+                free += member.weight * float((member.draws[:, index] >= most).mean())
+                mass += member.weight
+        if mass > 0.0 and free > 0.5 * (1.0 - level) * mass:
+            found.append(name.removeprefix("log_"))
+    return tuple(found)
