@@ -24,7 +24,7 @@ from flopsfit_ds.fit.forecast.optimum import LawAt
 from flopsfit_ds.fit.forecast.rolling import compute_groups
 from flopsfit_ds.fit.laws.base import FLOOR, Inputs, Law
 from flopsfit_ds.fit.laws.registry import COMPUTE_ONLY, OF_REPEATS, get_law
-from flopsfit_ds.fit.losses import FloatArray, LossFunction, make_loss
+from flopsfit_ds.fit.losses import HUBER_NAMES, FloatArray, LossFunction, make_loss
 from flopsfit_ds.fit.points.compute import compute_rule_of
 from flopsfit_ds.fit.points.dependence import cluster_labels, point_weights, resampled_kind
 from flopsfit_ds.fit.points.points import Exclusion, Point, PointArrays, in_order, with_rows
@@ -74,7 +74,8 @@ def fit_scaling_law(
     Args:
         points: The runs; those that cannot be used are listed in `ScalingFit.excluded`.
         law: Form, one of `registry.LAWS`.
-        loss: "huber_log" (Huber on log loss, Hoffmann et al. 2022), "squared_log", "huber" or "squared".
+        loss: "huber_log" (Huber on log loss, Hoffmann et al. 2022), "squared_log", "huber", "squared" or
+            "lower_huber_log" (runs above the law pull a quarter as hard: for small runs that are under-tuned).
         huber_delta: Half width of the quadratic zone of a Huber loss.
         bootstrap_samples: Resamples for standard errors and intervals; 0 for none.
         bootstrap: What is resampled: "points", "clusters" (runs where they repeat, sizes otherwise) or "wild".
@@ -385,7 +386,7 @@ def _audit(
         numpy_version=np.__version__,
         python_version=platform.python_version(),
         loss=options.loss,
-        huber_delta=options.huber_delta if options.loss.startswith("huber") else None,
+        huber_delta=options.huber_delta if options.loss in HUBER_NAMES else None,
         optimiser=OPTIMISER,
         bootstrap=None if draws is None else draws.kind,
         bootstrap_samples=0 if draws is None else len(draws.theta),

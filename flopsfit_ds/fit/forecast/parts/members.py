@@ -198,8 +198,11 @@ def quasi_log_likelihood(loss: LossFunction, objective: float, count: int) -> fl
     if math.isfinite(loss.delta):
         from scipy.special import erf
 
-        inside = np.sqrt(2 * np.pi) * root * erf(loss.delta / (math.sqrt(2.0) * root))
-        mass = inside + 2.0 * tau / loss.delta * np.exp(-0.5 * loss.delta**2 / tau)
+        def half(delta: float) -> FloatArray:
+            inside = np.sqrt(np.pi / 2) * root * erf(delta / (math.sqrt(2.0) * root))
+            return inside + tau / delta * np.exp(-0.5 * delta**2 / tau)
+
+        mass = half(loss.delta) + half(loss.delta_above)
     else:
         mass = np.sqrt(2 * np.pi) * root
     return -float((max(objective, least) / tau + count * np.log(mass)).min())
