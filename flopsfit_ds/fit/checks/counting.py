@@ -87,15 +87,15 @@ def counting_drift(arrays: PointArrays) -> CountingDrift:
     """Whether C and N count alike over all sizes."""
     log_n = np.log(arrays.num_params)
     log_ratio = _log_ratio_to_six(arrays)
-    ends = [FLOPS_PER_PARAMETER_TOKEN * math.exp(log_ratio[int(k)]) for k in (log_n.argmin(), log_n.argmax())]
+    small, large = (FLOPS_PER_PARAMETER_TOKEN * math.exp(log_ratio[int(k)]) for k in (log_n.argmin(), log_n.argmax()))
     if np.ptp(log_n) == 0.0 or np.ptp(log_ratio) < _DRIFT:
-        return CountingDrift(*ends, "alike")
+        return CountingDrift(small, large, "alike")
     rank = np.corrcoef(log_n.argsort().argsort(), log_ratio.argsort().argsort())[0, 1]
     if rank >= _STRAIGHT and log_ratio.max() <= _DRIFT:
-        return CountingDrift(*ends, "more in N")
+        return CountingDrift(small, large, "more in N")
     if rank <= -_STRAIGHT and log_ratio.min() >= -_DRIFT:
-        return CountingDrift(*ends, "more in C")
-    return CountingDrift(*ends, "unclear")
+        return CountingDrift(small, large, "more in C")
+    return CountingDrift(small, large, "unclear")
 
 
 def six_throughout(arrays: PointArrays) -> bool:
