@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -65,11 +66,15 @@ class MetricsLog:
             self._lines.replace(kept)
 
     def log(self, step: int, loss: float, learning_rate: float, gradient_norm: Any, seconds: float) -> None:
-        """Note one step; `gradient_norm` is a number, a scalar tensor, or None where there is none."""
+        """Note one step; `gradient_norm` is a number, a scalar tensor, or None where there is none.
+
+        A norm that is not finite is noted as None: the run is about to end as diverged, and JSON has no such number.
+        """
         if self._lines is None:
             return
         line = {"step": step, "loss": loss, "learning_rate": learning_rate, "seconds": round(seconds, 4)}
-        line["gradient_norm"] = None if gradient_norm is None else float(gradient_norm)
+        norm = math.nan if gradient_norm is None else float(gradient_norm)
+        line["gradient_norm"] = norm if math.isfinite(norm) else None
         self._waiting.append(line)
         if time.monotonic() - self._last_flush > _FLUSH_EVERY_SECONDS:
             self.flush()

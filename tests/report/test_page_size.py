@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from flopsfit_ds.base.storage import write_json
-from flopsfit_ds.records import SweepFolder, records_csv
+from flopsfit_ds.engine.disk.results import records_csv
+from flopsfit_ds.records import SweepFolder
 from flopsfit_ds.report import write_report
 from helpers.report.report_records import record
 from helpers.report.report_writer import fit_of

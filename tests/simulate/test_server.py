@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +45,7 @@ def test_answers_belong_to_their_questions(server):
 
 def test_a_job_that_cannot_be_handed_over_is_refused(server):
     with pytest.raises(SimulationError, match="cannot be handed"):
-        server.submit("builtins:abs", lambda: None)
+        server.submit("builtins:abs", threading.Lock())
 
 
 def test_a_server_that_is_killed_fails_what_waits_and_what_comes():

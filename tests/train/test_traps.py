@@ -173,7 +173,7 @@ class TestAccelerateWithDeepSpeed:
         lines = trained(Layout(2, 2, 2), **SHORT).folder.metrics.read()
         assert [line["learning_rate"] for line in lines] == pytest.approx(expected)
 
-    def test_trap_clipping_comes_from_the_deepspeed_config_and_stage_0_reports_no_norm(self, trained):
+    def test_trap_clipping_comes_from_the_deepspeed_config_and_stage_0_forgets_the_norm(self, trained):
         tight = {**SHORT, "training__gradient_clipping": 0.01, "training__epsilon": 1e-2}
         loose = {**tight, "training__gradient_clipping": 0}
         curves = {stage: trained(Layout(stage, 1), **tight) for stage in (0, 2)}
@@ -182,8 +182,8 @@ class TestAccelerateWithDeepSpeed:
         norms = {
             stage: [line["gradient_norm"] for line in curve.folder.metrics.read()] for stage, curve in curves.items()
         }
-        assert all(norm is None for norm in norms[0])
-        assert all(norm > 0 for norm in norms[2])
+        assert norms[0] == pytest.approx(norms[2], rel=1e-4)
+        assert min(norms[2]) > 0
 
     @pytest.mark.slow
     @pytest.mark.long
