@@ -19,6 +19,8 @@ from flopsfit_ds.spec.sections import SweepSpec
 
 _TAGS = {"model": "family", "data": "source", "design": "method"}
 _INNER_TAGS: dict[tuple[str | int, ...], str] = {("training", "optimizer"): "name"}
+_NAMED_SOURCES: tuple[tuple[str | int, ...], ...] = (("heldout",),)
+"""Sections of sources by names of the user's own."""
 _LONGEST_TEXT = 2**18
 _MAX_NODES = 20_000
 """Two thousand points with all their keys; PyYAML makes some 20,000 nodes a second."""
@@ -274,10 +276,10 @@ def _explain(error: dict[str, Any], source: _Source) -> str:
     if kind == "missing":
         return f"{where}: this key is required"
     if kind == "union_tag_invalid":
-        where = source.where((*path, _TAGS.get(str(path[0])) or _INNER_TAGS[path]))
+        where = source.where((*path, _tag_of(path)))
         return _not_one_of(where, error["ctx"]["tag"], error["ctx"]["expected_tags"])
     if kind == "union_tag_not_found":
-        return f"{where}: this section needs the key {_INNER_TAGS[path]}"
+        return f"{where}: this section needs the key {_tag_of(path)}"
     if kind == "literal_error":
         return _not_one_of(where, found, error["ctx"]["expected"])
     if path[:2] == ("model", "arguments") and len(path) > 2:  # pydantic reports every type that it tried
@@ -310,10 +312,19 @@ def _not_one_of(where: str, found: object, expected: str) -> str:
 def _strip_tags(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
     """Pydantic puts a union's tag into the path: drop it, the file does not have it."""
     if len(location) > 1 and location[0] in _TAGS:
-        return (location[0], *location[2:])
+        location = (location[0], *location[2:])
+    for named in _NAMED_SOURCES:
+        place = len(named) + 1
+        if location[: len(named)] == named and len(location) > place:
+            return (*location[:place], *location[place + 1 :])
     if len(location) > 2 and location[:2] in _INNER_TAGS:
         return (*location[:2], *location[3:])
     return location
+
+
+def _tag_of(path: tuple[str | int, ...]) -> str:
+    """The key that chooses the kind of the section at `path`."""
+    return "source" if path[:-1] in _NAMED_SOURCES else _INNER_TAGS.get(path) or _TAGS[str(path[0])]
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:
@@ -324,12 +335,15 @@ def _nearest(word: str, known: Sequence[str]) -> str:
 def _known_keys(path: tuple[str | int, ...], data: Mapping[str, Any]) -> list[str]:
     """Keys that the section at `path` takes."""
     model: Any = SweepSpec
+    annotation: Any = SweepSpec
     value: Any = data
     for part in path:
         value = value[part] if isinstance(value, (dict, list, tuple)) else {}  # pyright: ignore[reportArgumentType, reportCallIssue]
         if isinstance(part, str):
-            annotation = model.model_fields[part].annotation
-            model = _choose(_models_in(annotation), value if isinstance(value, dict) else {})
+            named = typing.get_origin(annotation) is dict
+            annotation = typing.get_args(annotation)[1] if named else model.model_fields[part].annotation
+            if typing.get_origin(annotation) is not dict:
+                model = _choose(_models_in(annotation), value if isinstance(value, dict) else {})
     return list(model.model_fields)
 
 

@@ -32,6 +32,13 @@ def refusal(text: str, *overrides: str) -> str:
         ("training:\n  precision: bf61\n", 5, ["training.precision", "'bf61'", "did you mean bf16?", "fp32, bf16"]),
         ("data:\n  source: tokns\n", 5, ["data.source", "'tokns'", "did you mean tokens?", "python-stdlib"]),
         ("data:\n  paths: [x]\n", 5, ["data.paths: unknown key", "heldout_tokens"]),
+        (
+            "heldout:\n  a: {source: python-stdlib, hold: 1}\n",
+            5,
+            ["heldout.a.hold: unknown key", "heldout_tokens, source"],
+        ),
+        ("heldout:\n  a: {source: txt}\n", 5, ["heldout.a.source", "'txt'", "did you mean text?"]),
+        ("heldout:\n  a: {paths: [x]}\n", 5, ["heldout.a: this section needs the key source"]),
         ("training:\n  beta1: hello\n", 5, ["training.beta1", "'hello'", "1e18"]),
         ("training:\n  beta1: 1\n", 5, ["training.beta1", "1 must be 0 or more and less than 1"]),
         ("training:\n  learning_rates: 3e-4\n", 5, ["training.learning_rates", "list", "[3e-4]"]),
