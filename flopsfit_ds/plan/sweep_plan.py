@@ -35,7 +35,7 @@ from flopsfit_ds.plan.placement import Placement, shared_search
 from flopsfit_ds.plan.placing import held_layout_warning, place_points, placement_rules
 from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan, known_optimizer, optimizer_warnings
 from flopsfit_ds.plan.recipe.recipe import Recipe, batch_tokens, range_warnings, rule_point
-from flopsfit_ds.plan.recipe.switches import arithmetic, check_switches
+from flopsfit_ds.plan.recipe.switches import arithmetic, check_switches, offload_warnings
 from flopsfit_ds.plan.recipe.trunks import Branch, share_trunks
 from flopsfit_ds.plan.recorded.begun import as_begun
 from flopsfit_ds.plan.recorded.chosen import Choices, read_choices
@@ -283,6 +283,7 @@ def build_plan(
         warnings += batch_warnings(run.label, run.compute_budget_flops, batch, run.unique_tokens, words)
     warnings += range_warnings(training, [(run.label, each.at) for run, each in zip(candidates, trials, strict=True)])
     warnings += optimizer_warnings(spec.placement, training, optimizer)
+    warnings += offload_warnings(spec, [(run.label, run.placement.strategy.offload) for run in runs.values()])
     if training.one_trunk:
         shared = share_trunks(tuple(runs.values()))
         warnings += shared.warnings

@@ -21,6 +21,7 @@ from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsa
 from flopsfit_ds.base.errors import SweepFolderError, describe_error
 from flopsfit_ds.base.storage import write_json
 from flopsfit_ds.model.flops import model_flops_utilisation
+from flopsfit_ds.plan.recipe.switches import NOTHING_TO_GAIN
 from flopsfit_ds.records import Observed, RunFolder
 from flopsfit_ds.train.checkpoint.resume import ResumePoint, agree_on_resume_point, trust_of
 from flopsfit_ds.train.evaluate import HeldoutLoss, check_evaluation, heldout_loss
@@ -113,14 +114,15 @@ def run_worker(order: WorkerOrder, task: WorkerTask) -> int:
             task.plan.branch,
             convertible=task.plan.recipe.optimizer is None or task.plan.recipe.optimizer.name == "adamw",
         )
-        if task.compiled and task.sweep_folder is not None:
+        compiled = task.compiled and order.offload == "none"
+        if compiled and task.sweep_folder is not None:
             keep_compiled_code_in(Path(task.sweep_folder), order.num_threads)
         session = open_session(
             order,
             task.plan,
             task.workload,
             load_universal=bool(start.universal),
-            compiled=task.compiled,
+            compiled=compiled,
             timeout=collective_timeout(task.hang_timeout_seconds),
         )
         check_evaluation(session, task.workload, order.micro_batch_size_per_gpu)
@@ -216,6 +218,8 @@ def _observe(session: Session, order: WorkerOrder, task: WorkerTask, progress: P
         )
     if session.compiled is not None and session.compiled.failure is not None:
         missing["compiled"] = session.compiled.failure
+    elif task.compiled and order.offload != "none":
+        missing["compiled"] = NOTHING_TO_GAIN
     num_tokens = progress.step * run.global_batch_sequences * run.context_length
     flops = run.flops / run.num_tokens * num_tokens
     utilisation = None

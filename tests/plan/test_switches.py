@@ -48,3 +48,30 @@ def test_tf32_is_refused_where_it_says_nothing(tmp_path, changes, words):
     (tmp_path / "corpus.txt").write_bytes(b"many words " * 2000)
     with pytest.raises(PlanError, match=words):
         plan_of(with_values(MICRO, training__tf32=True, **changes), tmp_path)
+
+
+def test_runs_placed_with_offload_are_said_not_to_be_compiled(tmp_path):
+    (tmp_path / "corpus.txt").write_bytes(b"many words " * 2000)
+    points = [{"num_params": size, "num_tokens": 1e9} for size in (1e8, 7e9)]
+    values = with_values(
+        MICRO,
+        model={"vocab_size": 256, "context_length": 256},
+        design={"method": "points", "points": points},
+        training__global_batch_tokens=2**17,
+        training__precision="bf16",
+        hardware={"device": "H100-SXM", "gpus_per_node": 1, "host_memory": "1TiB"},
+        placement={"offload": "allowed"},
+    )
+
+    def planned(word):
+        return plan_of(with_values(values, training__compile=word), tmp_path)
+
+    plan = planned("on")
+    small, large = plan.runs
+    assert [run.placement.strategy.offload for run in plan.runs] == ["none", "optimizer"]
+    (said,) = [warning for warning in plan.warnings if "training.compile" in warning]
+    assert large.label in said
+    assert small.label not in said
+    assert "offload" in said
+    for word in ("auto", "off"):
+        assert not [warning for warning in planned(word).warnings if "training.compile" in warning], word

@@ -31,7 +31,7 @@ def test_a_compiled_curve_is_the_eager_one(tmp_path):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler of PyTorch needs one of C++")
 def test_compiled_curves_are_the_eager_ones_at_every_stage(tmp_path):
     layouts = [Layout(stage, 2, 2) for stage in (3, 0, 1, 2)]
-    layouts += [Layout(2, 2, 2, activation_checkpointing=True), Layout(3, 2, 2, "optimizer", True)]
+    layouts += [Layout(stage, 2, 2, activation_checkpointing=True) for stage in (2, 3)]
     assert_compiled_curves_agree(tmp_path, layouts)
 
 
@@ -64,3 +64,13 @@ def test_what_does_not_compile_is_trained_as_it_is_and_says_why(tmp_path, server
     observed = outcome["observed"]
     assert observed["compiled"] is None
     assert "false" in observed["missing"]["compiled"]
+
+
+def test_an_offloaded_run_is_not_compiled_and_says_why(tmp_path, server):
+    layout = Layout(3, 1, 2, "optimizer", compiled=True)
+    losses, outcome = trained_by(server, tmp_path / "offloaded", layout, **TEN_STEPS)
+    expected, plain = trained_by(server, tmp_path / "plain", dataclasses.replace(layout, compiled=False), **TEN_STEPS)
+    assert losses == expected
+    assert outcome["observed"]["compiled"] is None
+    assert "offloaded" in outcome["observed"]["missing"]["compiled"]
+    assert plain["observed"]["compiled"] is False

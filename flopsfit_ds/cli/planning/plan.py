@@ -144,7 +144,8 @@ def print_plan(sweep: SweepPlan) -> None:
 
     console = Console()
     cluster = sweep.cluster
-    compiled = compiles(sweep.spec, cluster.device_name)
+    on_devices = any(run.placement.strategy.offload == "none" for run in sweep.runs)
+    compiled = on_devices and compiles(sweep.spec, cluster.device_name)
     console.print(
         f"[bold]{sweep.name}[/bold]: {len(sweep.runs)} runs on {cluster.num_gpus} x {cluster.device_name} "
         f"({format_bytes(cluster.device_memory_bytes)} each), {arithmetic(sweep.spec.training)}, "

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from flopsfit_ds.base.errors import PlanError
+from flopsfit_ds.base.presets import Offload
 from flopsfit_ds.spec import SweepSpec
 from flopsfit_ds.spec.sections import ClassModel, DecoderModel
 from flopsfit_ds.spec.training import Training
+
+NOTHING_TO_GAIN = "offloaded steps wait for the host, where compiled blocks gain nothing"
 
 
 def check_switches(spec: SweepSpec, device_name: str) -> None:
@@ -29,10 +34,7 @@ def check_switches(spec: SweepSpec, device_name: str) -> None:
             "communication out"
         )
     if spec.placement.offload == "always" and spec.training.compile == "on":
-        raise PlanError(
-            "training.compile: on beside placement.offload: always: offloaded steps wait for the host, where compiled "
-            "blocks gain nothing; write compile: off"
-        )
+        raise PlanError(f"training.compile: on beside placement.offload: always: {NOTHING_TO_GAIN}; write compile: off")
     if spec.training.compile == "on" and not isinstance(spec.model, DecoderModel):
         model = spec.model
         told = (
@@ -54,3 +56,16 @@ def compiles(spec: SweepSpec, device_name: str) -> bool:
     """Whether blocks are compiled on such a device; on a CPU only where it is asked for: it takes a compiler."""
     wanted = spec.training.compile == "on" or (spec.training.compile == "auto" and device_name != "cpu")
     return wanted and isinstance(spec.model, DecoderModel)
+
+
+def offload_warnings(spec: SweepSpec, placed: Sequence[tuple[str, Offload]]) -> list[str]:
+    """What to say where blocks are to be compiled, and some runs are placed with offload.
+
+    Args:
+        spec: Of the sweep.
+        placed: Label of each run, and what it keeps in host memory.
+    """
+    eager = list(dict.fromkeys(label for label, offload in placed if offload != "none"))
+    if spec.training.compile != "on" or not eager:
+        return []
+    return [f"training.compile: on, but not for {', '.join(eager)}: {NOTHING_TO_GAIN}"]
