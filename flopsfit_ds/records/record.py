@@ -10,6 +10,13 @@ from flopsfit_ds.base.text import shown
 
 RECORD_VERSION = 1  # raised when an old record would be misread
 Status = Literal["completed", "diverged", "oom", "failed"]
+WAITED_MUCH = 0.05
+"""Share of a run's time spent waiting for samples; below it, what is lost is less than other runs of the same machine
+differ by."""
+AGAINST_WAITING = (
+    "tokenise, decode or augment before training, read from a faster disk, or let training.data_workers build batches "
+    "while steps run"
+)
 
 
 @dataclass(frozen=True)

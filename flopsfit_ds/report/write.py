@@ -10,7 +10,7 @@ from flopsfit_ds.base.errors import FitError, SweepFolderError
 from flopsfit_ds.base.storage import atomic_write
 from flopsfit_ds.fit.result import ScalingFit
 from flopsfit_ds.plan.sweep_plan import SweepPlan
-from flopsfit_ds.records import RunRecord, SweepFolder
+from flopsfit_ds.records import AGAINST_WAITING, WAITED_MUCH, RunRecord, SweepFolder
 from flopsfit_ds.report.curves import LossCurve, read_curves
 from flopsfit_ds.report.figures.for_papers import write_figures, write_tables
 from flopsfit_ds.report.figures.palette import Tone
@@ -23,8 +23,6 @@ from flopsfit_ds.spec.fit_options import ParameterCount
 
 PAGE = "index.html"
 FIGURES = ("isoflop", "tokens", "frontier", "residuals", "optimum", "curves")
-_WAITED_MUCH = 0.05
-"""Of a run's time: below it, what is lost is less than other runs of the same machine differ by."""
 
 
 def write_report(
@@ -164,12 +162,12 @@ def _notes(folder: SweepFolder, findings: Findings, plan: SweepPlan | None) -> l
             notes.append(f"{len(missing)} of {len(plan.runs)} planned runs have not ended: {', '.join(missing)}")
         notes += plan.warnings
     waited = [(record.label, record.observed.waited_share or 0.0) for record in findings.records if record.observed]
-    slowed = sorted((share, label) for label, share in waited if share > _WAITED_MUCH)[::-1]
+    slowed = sorted((share, label) for label, share in waited if share > WAITED_MUCH)[::-1]
     if slowed:
         most, label = slowed[0]
         notes.append(
-            f"{len(slowed)} runs waited for samples for more than {_WAITED_MUCH:.0%} of their time, {label} for "
-            f"{most:.0%}: tokenise, decode or augment before training, or read from a faster disk"
+            f"{len(slowed)} runs waited for samples for more than {WAITED_MUCH:.0%} of their time, {label} for "
+            f"{most:.0%}: {AGAINST_WAITING}"
         )
     others = folder.other_runs(ended)
     if others:

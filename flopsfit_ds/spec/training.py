@@ -109,6 +109,10 @@ class Training(Section):
     size; `some`: of each budget the middle size, or of each size the fewest tokens."""
     frozen_parameters: tuple[str, ...] = ()
     """Glob patterns of parameter names that are not trained."""
+    data_workers: Annotated[int, Field(ge=0, le=64)] = 0
+    """Processes of each rank that build batches while the steps before are computed, for a dataset whose items take
+    time. The samples of a step stay the same; a dataset that draws at random draws other numbers with processes than
+    without, the same in every run. No part of a run's identity."""
     checkpoint_every: Seconds = 600.0
     """Time between checkpoints of a run."""
 

@@ -290,6 +290,7 @@ def _task(plan: SweepPlan, shared: _Workloads, run: RunPlan) -> WorkerTask:
         sweep_folder=str(plan.folder.absolute()),
         trust_shared_folder=plan.spec.execution.trust_shared_folder,
         hang_timeout_seconds=plan.spec.execution.hang_timeout,
+        data_workers=plan.spec.training.data_workers,
     )
 
 

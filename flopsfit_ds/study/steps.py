@@ -212,6 +212,7 @@ def _token_task(plan: SweepPlan, run: RunPlan) -> WorkerTask:
         sweep_folder=str(plan.folder.absolute()),
         trust_shared_folder=plan.spec.execution.trust_shared_folder,
         hang_timeout_seconds=plan.spec.execution.hang_timeout,
+        data_workers=plan.spec.training.data_workers,
         compiled=compiles(plan.spec, plan.cluster.device_name),
         bytes_per_token=tokens.bytes_per_token,
         heldout_sets=tuple(

@@ -24,6 +24,7 @@ from flopsfit_ds.train.checkpoint.files import (
 )
 from flopsfit_ds.train.checkpoint.resume import ResumePoint, load, trust_of
 from flopsfit_ds.train.checkpoint.universal import client_state
+from flopsfit_ds.train.data.ahead import BatchesAhead
 from flopsfit_ds.train.data.batches import to_device
 from flopsfit_ds.train.data.sampling import samples_of_steps, share_of_rank
 from flopsfit_ds.train.data.weighting import weighted_batches, weighted_loss
@@ -95,6 +96,7 @@ def train(
     resumed: Callable[[int, str | None], None],
     saved: Callable[[int], None],
     stop_requested: Callable[[], bool],
+    ahead: BatchesAhead | None = None,
 ) -> Progress:
     """Train a run to its last step, from a checkpoint or from the start.
 
@@ -113,6 +115,8 @@ def train(
         resumed: Told the step at which this attempt begins, and why it is not that of the newest checkpoint.
         saved: Told the step of each checkpoint once it is whole.
         stop_requested: Asked after each step; a yes on one rank stops all of them at the same step.
+        ahead: Where micro-batches come from; without it, and where training begins at another step, they are built
+            when they are asked for.
 
     Raises:
         DivergedError: The loss is not finite, a step was skipped, or the loss has doubled.
@@ -125,6 +129,8 @@ def train(
     memory = torch.cuda.max_memory_allocated if order.device_index is not None else None
     metrics = MetricsLog(Path(order.run_folder), progress.step, enabled=order.rank == 0, peak_memory=memory)
     seconds_before, waiting = progress.seconds, Waiting()
+    built_ahead = ahead is not None and ahead.first_step == progress.step
+    read = ahead.read if ahead is not None and built_ahead else workload.training_batch
     last_checkpoint = began = time.monotonic()
 
     remaining = range(progress.step, run.num_steps)
@@ -143,7 +149,7 @@ def train(
         micro_batches = share_of_rank(samples, order.rank, order.world_size, order.gradient_accumulation_steps)
         agreed = None
         step_loss = torch.zeros((), dtype=torch.float64, device=session.device)
-        batches = weighted_batches(workload, micro_batches, session, pulse, str(step))
+        batches = weighted_batches(workload, read, micro_batches, session, pulse, str(step))
         for number, (batch, weight) in enumerate(waiting.each(batches)):
             pulse(str(step))
             with session.accelerator.accumulate(engine):
@@ -170,7 +176,8 @@ def train(
         progress.waited_share = waiting.seconds / (progress.seconds - seconds_before)
         progress.first_loss = agreed.loss if progress.first_loss is None else progress.first_loss
         progress.smoothed_loss = _smooth(progress.smoothed_loss, agreed.loss)
-        metrics.log(step + 1, agreed.loss, learning_rate, engine.get_global_grad_norm(), progress.seconds)
+        norm = engine.get_global_grad_norm()
+        metrics.log(step + 1, agreed.loss, learning_rate, norm, progress.seconds, progress.waited_share)
         heartbeat(str(step + 1))
         _check_divergence(progress, metrics)
         if agreed.stop or agreed.checkpoint_due:

@@ -58,6 +58,7 @@ class MetricsLog:
         self._peak_memory = peak_memory
         self._lines: JsonLines | None = RunFolder(run_folder).metrics if enabled else None
         self._waiting: list[dict[str, Any]] = []
+        self._waited_share: float | None = None
         self._last_flush = time.monotonic()
         if self._lines is not None:
             kept = [line for line in self._lines.read() if line["step"] <= keep_steps]
@@ -65,13 +66,29 @@ class MetricsLog:
                 _log.warning("%s: %d damaged lines were dropped", self._lines.path, self._lines.num_damaged)
             self._lines.replace(kept)
 
-    def log(self, step: int, loss: float, learning_rate: float, gradient_norm: Any, seconds: float) -> None:
-        """Note one step; `gradient_norm` is a number, a scalar tensor, or None where there is none.
+    def log(
+        self,
+        step: int,
+        loss: float,
+        learning_rate: float,
+        gradient_norm: Any,
+        seconds: float,
+        waited_share: float | None = None,
+    ) -> None:
+        """Note one step.
 
-        A norm that is not finite is noted as None: the run is about to end as diverged, and JSON has no such number.
+        Args:
+            step: Its number, from 1.
+            loss: Of the global batch.
+            learning_rate: That it was taken at.
+            gradient_norm: A number, a scalar tensor, or None where there is none. One that is not finite is noted as
+                None: the run is about to end as diverged, and JSON has no such number.
+            seconds: Of training so far.
+            waited_share: Of this attempt's time so far, waiting for samples; kept of the newest step alone.
         """
         if self._lines is None:
             return
+        self._waited_share = waited_share
         line = {"step": step, "loss": loss, "learning_rate": learning_rate, "seconds": round(seconds, 4)}
         norm = math.nan if gradient_norm is None else float(gradient_norm)
         line["gradient_norm"] = norm if math.isfinite(norm) else None
@@ -84,6 +101,8 @@ class MetricsLog:
         if self._lines is not None and self._waiting:
             if self._peak_memory is not None:
                 self._waiting[-1]["memory"] = self._peak_memory()
+            if self._waited_share is not None:
+                self._waiting[-1]["waited_share"] = round(self._waited_share, 4)
             self._lines.extend(self._waiting)
         self._waiting = []
         self._last_flush = time.monotonic()

@@ -172,6 +172,7 @@ class WorkerTask:
         compiled: Whether the blocks of the built-in decoder are compiled.
         bytes_per_token: Bytes of text a held-out token; None where they are not known.
         heldout_sets: Measured when the run ends, beside the workload's own.
+        data_workers: Processes of each rank that build batches ahead; 0 for none.
         hang_timeout_seconds: Silence after which the engine ends a run; a collective waits longer than that.
     """
 
@@ -185,6 +186,7 @@ class WorkerTask:
     compiled: bool = False
     bytes_per_token: float | None = None
     heldout_sets: tuple[HeldoutSet, ...] = ()
+    data_workers: int = 0
 
 
 Tasks = Callable[[RunPlan], WorkerTask]

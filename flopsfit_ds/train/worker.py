@@ -24,6 +24,7 @@ from flopsfit_ds.model.flops import model_flops_utilisation
 from flopsfit_ds.plan.recipe.switches import NOTHING_TO_GAIN
 from flopsfit_ds.records import Observed, RunFolder
 from flopsfit_ds.train.checkpoint.resume import ResumePoint, agree_on_resume_point, trust_of
+from flopsfit_ds.train.data.ahead import BatchesAhead, built_ahead
 from flopsfit_ds.train.evaluate import HeldoutLoss, check_evaluation, heldout_loss
 from flopsfit_ds.train.loop import DivergedError, PreemptedError, Progress, train
 from flopsfit_ds.train.model.compiled import keep_compiled_code_in
@@ -117,16 +118,17 @@ def run_worker(order: WorkerOrder, task: WorkerTask) -> int:
         compiled = task.compiled and order.offload == "none"
         if compiled and task.sweep_folder is not None:
             keep_compiled_code_in(Path(task.sweep_folder), order.num_threads)
-        session = open_session(
-            order,
-            task.plan,
-            task.workload,
-            load_universal=bool(start.universal),
-            compiled=compiled,
-            timeout=collective_timeout(task.hang_timeout_seconds),
-        )
-        check_evaluation(session, task.workload, order.micro_batch_size_per_gpu)
-        return _train_and_measure(session, order, task, start, attempt_folder, heartbeat, stop)
+        with built_ahead(order, task, 0 if start.saved is None else start.saved.step) as ahead:
+            session = open_session(
+                order,
+                task.plan,
+                task.workload,
+                load_universal=bool(start.universal),
+                compiled=compiled,
+                timeout=collective_timeout(task.hang_timeout_seconds),
+            )
+            check_evaluation(session, task.workload, order.micro_batch_size_per_gpu)
+            return _train_and_measure(session, order, task, start, attempt_folder, heartbeat, stop, ahead)
     except PreemptedError as preempted:
         _log.warning("%s", preempted)
         return EXIT_PREEMPTED
@@ -147,6 +149,7 @@ def _train_and_measure(
     attempt_folder: Path,
     heartbeat: Heartbeat,
     stop: list[int],
+    ahead: BatchesAhead | None,
 ) -> int:
     loss = None
     sets: dict[str, dict[str, float | None]] = {}
@@ -154,7 +157,7 @@ def _train_and_measure(
         progress = train(
             session, order, task, start,
             heartbeat=heartbeat, pulse=heartbeat.pulse, resumed=heartbeat.resumed, saved=heartbeat.saved,
-            stop_requested=lambda: bool(stop),
+            stop_requested=lambda: bool(stop), ahead=ahead,
         )  # fmt: skip
         heartbeat("eval")
         loss = heldout_loss(session, task.workload, order.micro_batch_size_per_gpu, heartbeat.pulse)

@@ -89,6 +89,18 @@ def test_a_running_sweep_is_seen_from_another_terminal(sweep):
     assert json.loads(call("status", folder.path, "--json"))["runs"][1]["step"] == 40
 
 
+def test_a_run_that_waits_for_samples_is_told_what_helps(sweep):
+    folder, plan = sweep
+    metrics = MetricsLog(folder.run(plan.runs[1].run_id).path, 40, enabled=True)
+    for step, share, said in ((41, 0.04, False), (42, 0.3, True)):
+        metrics.log(step, 3.0, 1e-3, 0.5, step * STEP_SECONDS, share)
+        metrics.flush()
+        assert look_at(folder).runs[1].waited_share == share
+        text = " ".join(call("status", folder.path).split())
+        assert (f"{plan.runs[1].label} waits for samples for 30% of its time" in text) is said
+        assert ("training.data_workers" in text) is said
+
+
 def test_a_sweep_whose_driver_is_gone_is_not_called_running(sweep):
     folder, _ = sweep
     path = folder.path / "leases" / "1"

@@ -276,6 +276,7 @@ PLAN: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "optimizer": (DECODER, {"training__optimizer": {"name": "lion"}}),
         "tf32": (with_values(CLUSTER, training__precision="fp32"), {"training__tf32": True}),
         "compile": (DECODER, {"training__compile": "on"}),
+        "data_workers": (DECODER, {"training__data_workers": 2}),
         "checkpoint_every": (DECODER, {"training__checkpoint_every": 7}),
     },
     "LearningRateRule": {

@@ -104,7 +104,9 @@ def consumed(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     if plan.corpus.fingerprint != "absent" and plan.corpus.source == "text" and plan.corpus.tokenizer is None:
         plan = dataclasses.replace(plan, folder=folder / "sweep")
         task = _token_task(plan, plan.runs[0])
-        result["task"] = repr((task.checkpoint_every_seconds, task.peak_flops, task.compiled, task.workload))
+        result["task"] = repr(
+            (task.checkpoint_every_seconds, task.peak_flops, task.compiled, task.data_workers, task.workload)
+        )
     return result
 
 

@@ -20,6 +20,7 @@ from flopsfit_ds.base.errors import DataError, SpecError
 from flopsfit_ds.base.usercode import pickled, what_stays
 from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.records import SweepFolder
+from flopsfit_ds.study import optimal
 from flopsfit_ds.study.datasets import Adapter
 from flopsfit_ds.train.data.dataset import _collate
 from helpers.study.own_model import Regressor, Waves, study
@@ -292,3 +293,19 @@ def test_a_study_of_a_notebook_trains_what_no_worker_could_import(tmp_path):
     assert [record.status for record in records] == ["completed"] * 2
     assert all(record.loss is not None and record.loss < 1 for record in records)
     assert any("an item is a dictionary: 'y' is the target" in note for note in records[0].data)
+
+
+def test_a_study_has_batches_built_ahead_where_it_says_so_and_stays_the_same_study(tmp_path, monkeypatch):
+    monkeypatch.setattr(optimal, "_carried_out", lambda plan, tasks, slots, progress: (plan, tasks))
+
+    def first(**training: Any) -> Any:
+        plan, tasks = study(
+            output_root=str(tmp_path), training={"precision": "fp32", "learning_rates": [3e-3], **training}
+        )
+        return plan.runs[0].run_id, tasks(plan.runs[0]).data_workers
+
+    (plain_id, none), (same_id, two) = first(), first(data_workers=2)
+    assert plain_id == same_id
+    assert (none, two) == (0, 2)
+    with pytest.raises(SpecError, match=r"training\.data_workers"):
+        first(data_workers=-1)

@@ -75,7 +75,15 @@ def draw_status(state: SweepState, width: int, *, every: bool = False) -> Render
     from rich.console import Group
     from rich.text import Text
 
+    from flopsfit_ds.records import AGAINST_WAITING, WAITED_MUCH
+
     lines = [Text(line) for line in _whole(state)]
+    waiting = [run for run in state.runs if (run.waited_share or 0.0) > WAITED_MUCH]
+    if waiting:
+        worst = max(waiting, key=lambda run: run.waited_share or 0.0)
+        lines.append(
+            Text(f"{worst.label} waits for samples for {worst.waited_share:.0%} of its time: {AGAINST_WAITING}")
+        )
     shown = [run for run in state.runs if every or run.state not in ("completed", "waiting")]
     if not shown:
         return Group(*lines)

@@ -44,6 +44,7 @@ class RunState:
         model_flops_utilisation: Model FLOPs over those the devices could do at most; None as above, and on a CPU.
         peak_memory_bytes: Largest allocated so far on rank 0's device; None where it has not told, and on a CPU.
         predicted_memory_bytes: What the plan expects of the fullest device.
+        waited_share: Of the newest attempt's time, waiting for samples; None where it does not run or has not told.
         seconds_left: Of training, at the speed of the last steps; None where it does not run or has not told two.
         flops: Training FLOPs of the whole run.
         slot_seconds: What the plan expects it to take, times the devices.
@@ -65,6 +66,7 @@ class RunState:
     seconds_left: float | None
     flops: float
     slot_seconds: float
+    waited_share: float | None = None
 
     @property
     def share_done(self) -> float:
@@ -269,7 +271,8 @@ def _run_state(
         return RunState(**fixed, **idle, **begun)
     world_size = attempt["attempt"]["world_size"]
     pace = _pace(lines, plan, world_size, peak_flops)
-    return RunState(**fixed, **begun, **pace, slots=tuple(attempt["attempt"]["slots"]))
+    waited = next((line["waited_share"] for line in reversed(lines) if "waited_share" in line), None)
+    return RunState(**fixed, **begun, **pace, waited_share=waited, slots=tuple(attempt["attempt"]["slots"]))
 
 
 def _last_sign(folder: RunFolder, number: int, note: Mapping[str, Any]) -> float:

@@ -181,7 +181,7 @@ def first_batch(spec: SweepSpec) -> str:
     kept = spec.model_dump(
         mode="json",
         include={"model": True, "data": True, "training": True, "design": set(_OF_FIRST)},
-        exclude={"training": {"checkpoint_every", "compile"}},
+        exclude={"training": {"checkpoint_every", "compile", "data_workers"}},
         exclude_defaults=True,
     )
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()

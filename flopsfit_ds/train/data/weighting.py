@@ -17,26 +17,31 @@ if TYPE_CHECKING:
 
 
 def weighted_batches(
-    workload: Workload, micro_batches: np.ndarray, session: Session, pulse: Callable[[str], None], phase: str
+    workload: Workload,
+    read: Callable[[np.ndarray], Any],
+    micro_batches: np.ndarray,
+    session: Session,
+    pulse: Callable[[str], None],
+    phase: str,
 ) -> Iterator[tuple[Any, float]]:
     """The micro-batches of a step, in host memory, each with the factor of its loss.
 
     DeepSpeed divides a loss by the number of micro-batches M and averages gradients over the ranks R. A mean over
     targets is asked for: micro-batch i, with n_i of all N targets of the step, counts n_i / N instead of 1 / (M R), so
     that its factor is n_i M R / N; exactly 1 where all hold equally many. N is known only once all are read, and each
-    rank holds its share of the global batch until then.
+    rank holds its share of the global batch until then. `read` gives the batch of so many samples.
 
     Raises:
         DataError: The step has no target.
     """
     if not workload.counts_targets:
         for indices in micro_batches:
-            yield workload.training_batch(indices), 1.0
+            yield read(indices), 1.0
         return
     batches = []
     for indices in micro_batches:
         pulse(phase)
-        batches.append(workload.training_batch(indices))
+        batches.append(read(indices))
     counts = [int(workload.num_targets(batch).sum()) for batch in batches]
     world_size = session.accelerator.num_processes
     total = torch.tensor(float(sum(counts)), dtype=torch.float64, device=session.device)

@@ -106,6 +106,7 @@ class Layout:
     offload: str = "none"
     activation_checkpointing: bool = False
     compiled: bool = False
+    data_workers: int = 0
 
 
 def start(
@@ -145,7 +146,14 @@ def start(
         )
         for rank in range(layout.world_size)
     ]
-    task = WorkerTask(run, workload, checkpoint_every_seconds, peak_flops=None, compiled=layout.compiled)
+    task = WorkerTask(
+        run,
+        workload,
+        checkpoint_every_seconds,
+        peak_flops=None,
+        compiled=layout.compiled,
+        data_workers=layout.data_workers,
+    )
     sent = pickle.dumps(task)
     pids = [server.start("helpers.train.rank_process:run_rank", target, order, sent) for order in orders]
     return Attempt(server, pids, store, run_folder, number)
