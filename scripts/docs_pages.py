@@ -12,6 +12,7 @@ from typing import Any
 API_MODULES = (
     "flopsfit_ds",
     "flopsfit_ds.spec",
+    "flopsfit_ds.records",
     "flopsfit_ds.fit",
     "flopsfit_ds.decide",
     "flopsfit_ds.engine",

@@ -5,23 +5,11 @@ on network file systems. Records are self-contained: whatever reads them (a fit,
 """
 
 from flopsfit_ds.records.folder import OWN_FOLDER, RunFolder, SweepFolder
-from flopsfit_ds.records.record import (
-    AGAINST_WAITING,
-    RECORD_VERSION,
-    WAITED_MUCH,
-    Attempt,
-    HeldoutLoss,
-    Observed,
-    Planned,
-    RunRecord,
-    Status,
-)
+from flopsfit_ds.records.record import RECORD_VERSION, Attempt, HeldoutLoss, Observed, Planned, RunRecord, Status
 
 __all__ = [
-    "AGAINST_WAITING",
     "OWN_FOLDER",
     "RECORD_VERSION",
-    "WAITED_MUCH",
     "Attempt",
     "HeldoutLoss",
     "Observed",

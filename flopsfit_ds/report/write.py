@@ -10,7 +10,8 @@ from flopsfit_ds.base.errors import FitError, SweepFolderError
 from flopsfit_ds.base.storage import atomic_write
 from flopsfit_ds.fit.result import ScalingFit
 from flopsfit_ds.plan.sweep_plan import SweepPlan
-from flopsfit_ds.records import AGAINST_WAITING, WAITED_MUCH, RunRecord, SweepFolder
+from flopsfit_ds.records import RunRecord, SweepFolder
+from flopsfit_ds.records.record import AGAINST_WAITING, WAITED_MUCH
 from flopsfit_ds.report.curves import LossCurve, read_curves
 from flopsfit_ds.report.figures.for_papers import write_figures, write_tables
 from flopsfit_ds.report.figures.palette import Tone

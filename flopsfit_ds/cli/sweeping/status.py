@@ -75,7 +75,7 @@ def draw_status(state: SweepState, width: int, *, every: bool = False) -> Render
     from rich.console import Group
     from rich.text import Text
 
-    from flopsfit_ds.records import AGAINST_WAITING, WAITED_MUCH
+    from flopsfit_ds.records.record import AGAINST_WAITING, WAITED_MUCH
 
     lines = [Text(line) for line in _whole(state)]
     waiting = [run for run in state.runs if (run.waited_share or 0.0) > WAITED_MUCH]
