@@ -18,7 +18,6 @@ API_MODULES = (
     "flopsfit_ds.engine",
     "flopsfit_ds.memory",
     "flopsfit_ds.simulate",
-    "flopsfit_ds.records",
     "flopsfit_ds.report",
 )
 """Packages whose `__all__` is the public interface."""

@@ -35,10 +35,45 @@ from flopsfit_ds.spec import (
     TextData,
     TokenData,
 )
-from flopsfit_ds.spec.data import AnyData
+from flopsfit_ds.spec.data import AnyData, FileSource
 
 ABSENT = "absent"
 """Fingerprint of a token file that does not exist yet: enough to plan with, not to train on."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a run takes of a source.
+
+    Attributes:
+        source: Its name in a mixture; empty where there is one.
+        num_tokens: Taken by the run.
+        unique_tokens: To train on; None where only tokenising would tell.
+    """
+
+    source: str
+    num_tokens: float
+    unique_tokens: int | None
+
+    @property
+    def repeats(self) -> float | None:
+        """How often the source is gone through; None where only tokenising would tell."""
+        return None if not self.unique_tokens else self.num_tokens / self.unique_tokens
+
+
+@dataclass(frozen=True)
+class MixedSource:
+    """One source of a mixture.
+
+    Attributes:
+        name: Of the spec.
+        weight: A whole number; its share of all weights is that of the source among a run's tokens.
+        corpus: What it holds.
+    """
+
+    name: str
+    weight: int
+    corpus: Corpus
 
 
 @dataclass(frozen=True)
@@ -59,11 +94,13 @@ class Corpus:
         notes: What is assumed of the data, or was found out about it, for plan and record.
         reading: How its documents are read; None of a file of ids that is read in place, and of an object.
         heldout_sets: Further corpora by name, of which the held-out tokens are measured and none is trained on.
+        mixed: Of a mixture, its sources; files, tokens and bytes are then those of all of them.
     """
 
     source: Literal[
-        "python-stdlib", "text", "tokens", "dataset", "jsonl", "parquet", "hf", "llm.c", "mds", "litdata", "webdataset"
-    ]
+        "python-stdlib", "text", "tokens", "dataset", "jsonl", "parquet", "hf", "llm.c", "mds", "litdata", "webdataset",
+        "mixture",
+    ]  # fmt: skip
     files: tuple[str, ...]
     fingerprint: str
     num_tokens: int | None
@@ -76,6 +113,40 @@ class Corpus:
     notes: tuple[str, ...] = ()
     reading: Reading | None = None
     heldout_sets: tuple[tuple[str, Corpus], ...] = ()
+    mixed: tuple[MixedSource, ...] = ()
+
+    @property
+    def trained_on(self) -> tuple[Corpus, ...]:
+        """What is a file of ids each: the sources of a mixture, else this one."""
+        return tuple(source.corpus for source in self.mixed) or (self,)
+
+    @property
+    def absent(self) -> str | None:
+        """A file of ids that does not exist yet; None where all do."""
+        return next((each.files[0] for each in self.trained_on if each.fingerprint == ABSENT), None)
+
+    def drawn(self, num_tokens: int) -> tuple[Drawn, ...]:
+        """What a run of so many tokens takes of the data: of each source of a mixture, else of all of it."""
+        if not self.mixed:
+            return (Drawn("", num_tokens, self.training_tokens),)
+        total = sum(source.weight for source in self.mixed)
+        return tuple(
+            Drawn(source.name, num_tokens * source.weight / total, source.corpus.training_tokens)
+            for source in self.mixed
+        )
+
+    def distinct_tokens(self, num_tokens: int) -> int | None:
+        """Tokens to train on that a run of so many can see; fewer than those where any is seen twice.
+
+        Where a source of a mixture is used up, the others count as far as they are drawn. None where only tokenising
+        would tell.
+        """
+        if self.training_tokens is None:
+            return None
+        drawn = self.drawn(num_tokens)
+        if not self.mixed or all((each.repeats or 0) <= 1 for each in drawn):
+            return self.training_tokens
+        return int(sum(min(each.unique_tokens or 0, each.num_tokens) for each in drawn))
 
     @property
     def training_tokens(self) -> int | None:
@@ -87,7 +158,8 @@ class Corpus:
         """All of the data that can change a loss."""
         skipped = [self.offset] if self.format == "llm.c" else []  # others' headers were never trained on
         sets = [[name, *corpus.identity] for name, corpus in self.heldout_sets]  # none where there are none, as ever
-        return [self.source, self.fingerprint, self.heldout_tokens, self.dtype, *skipped, *sets]
+        mixed = [[source.weight, *source.corpus.identity] for source in self.mixed]
+        return [self.source, self.fingerprint, self.heldout_tokens, self.dtype, *skipped, *mixed, *sets]
 
 
 @dataclass(frozen=True)
@@ -103,11 +175,11 @@ class FormerCorpus:
     fault: str | None
 
 
-def find_corpus(data: AnyData, base: Path, vocab_size: int) -> Corpus:
+def find_corpus(data: FileSource | DatasetData, base: Path, vocab_size: int) -> Corpus:
     """Find the files of the spec's `data` section.
 
     Args:
-        data: The section.
+        data: The section, or one source of a mixture.
         base: Folder that relative paths start from: the spec's.
         vocab_size: Of the model.
 
@@ -313,38 +385,3 @@ def former_corpus(corpus: Corpus, data: AnyData, base: Path, vocab_size: int) ->
         wrong = replace(former, dtype=read_as, format="raw", offset=0)
         return FormerCorpus(wrong, f"{path.name} read as {read_as} from its first byte on")
     return None
-
-
-def check_corpus(corpus: Corpus, context_length: int) -> None:
-    """See that a corpus holds a sequence to train on and one to be measured on.
-
-    Raises:
-        DataError: It does not.
-    """
-    if corpus.source == "dataset":
-        if corpus.heldout_tokens < 2 * context_length:
-            raise DataError(
-                "heldout_fraction: it holds out one sample, and a loss with a standard error needs 2 or more; raise "
-                "heldout_fraction, or give an eval_dataset of 2 samples or more"
-            )
-        return
-    needed = context_length + 1
-    if corpus.heldout_tokens < needed:
-        raise DataError(
-            f"data.heldout_tokens: {corpus.heldout_tokens} tokens do not hold one sequence of {context_length} tokens "
-            f"and its last target; write {needed} or more"
-        )
-    for name, other in corpus.heldout_sets:
-        held = other.heldout_tokens if other.num_tokens is None else min(other.num_tokens, other.heldout_tokens)
-        if held < needed or (other.num_tokens is not None and other.num_tokens < other.heldout_tokens):
-            raise DataError(
-                f"heldout.{name}: {other.heldout_tokens} tokens are to be measured, and it has "
-                f"{'as many' if other.num_tokens is None else other.num_tokens}; one sequence needs {needed}: write "
-                "heldout_tokens between the two"
-            )
-    if corpus.training_tokens is not None and corpus.training_tokens < needed:
-        raise DataError(
-            f"data: {corpus.num_tokens} tokens less {corpus.heldout_tokens} held out leave "
-            f"{max(corpus.training_tokens, 0)}, and one sequence needs {needed}; add data, lower "
-            "data.heldout_tokens or shorten model.context_length"
-        )

@@ -19,10 +19,12 @@ from pydantic import ValidationError
 from flopsfit_ds.base.errors import DataError, RecordError
 from flopsfit_ds.base.storage import json_converter, read_json, write_json
 from flopsfit_ds.base.units import format_bytes
+from flopsfit_ds.data.checks import other_ids, shared_file, within
 from flopsfit_ds.data.contents import HASHED_WHOLE_BYTES
 from flopsfit_ds.data.corpus import ABSENT, Corpus, find_corpus
-from flopsfit_ds.spec import SweepSpec
-from flopsfit_ds.spec.data import AnyData
+from flopsfit_ds.data.mixture import mix
+from flopsfit_ds.spec import DatasetData, MixtureData, SweepSpec
+from flopsfit_ds.spec.data import FileSource
 
 _SAMPLES = 1024  # places: a second where finding one takes a millisecond. Chosen
 _SAMPLE_BYTES = 1 << 14  # 16 KiB, with _SAMPLES 16 MiB of a file
@@ -85,14 +87,20 @@ def find_spec_corpus(spec: SweepSpec, base: Path, vocab_size: int, folder: Path)
     Raises:
         DataError: As `find_corpus`, or a held-out set is trained on or tokenised in another way.
     """
-    corpus = _counted(spec.data, base, vocab_size, folder)
+    if isinstance(spec.data, MixtureData):
+        found = {}
+        for name, data in spec.data.sources.items():
+            with within(f"data.sources.{name}"):
+                found[name] = _counted(data, base, vocab_size, folder)
+        corpus = mix(found, spec.data.weights)
+    else:
+        corpus = _counted(spec.data, base, vocab_size, folder)
     sets = []
     for name, data in spec.heldout.items():
-        try:
+        with within(f"heldout.{name}"):
             other = _counted(data, base, vocab_size, folder)
-        except DataError as error:
-            raise DataError(f"heldout.{name}: {error}") from None
-        _check_set(name, other, corpus)
+        for each in corpus.trained_on:
+            _check_set(name, other, each)
         sets.append((name, other))
     if not sets:
         return corpus
@@ -106,24 +114,19 @@ def _check_set(name: str, other: Corpus, corpus: Corpus) -> None:
     Raises:
         DataError: It is not.
     """
-    texts = [each for each in (other, corpus) if each.reading is not None and each.reading.holds != "ids"]
-    if len(texts) == 2 and _tokenizer_of(other) != _tokenizer_of(corpus):
-        words = [f"through {each.tokenizer}" if each.tokenizer else "bytes" for each in texts]
+    words = other_ids(other, corpus)
+    if words is not None:
         raise DataError(
             f"heldout.{name}: its ids are {words[0]}, and those of data are {words[1]}; use the same for both"
         )
-    shared = {os.path.realpath(each) for each in other.files} & {os.path.realpath(each) for each in corpus.files}
-    if shared:
-        raise DataError(f"heldout.{name}: {min(shared)} is trained on, too; name files that data does not name")
+    shared = shared_file(other, corpus)
+    if shared is not None:
+        raise DataError(f"heldout.{name}: {shared} is trained on, too; name files that data does not name")
     if other.fingerprint == corpus.fingerprint != ABSENT:
         raise DataError(f"heldout.{name}: its content is that of data, which is trained on; name other files")
 
 
-def _tokenizer_of(corpus: Corpus) -> bytes | None:
-    return None if corpus.tokenizer is None else Path(corpus.tokenizer).read_bytes()
-
-
-def _counted(data: AnyData, base: Path, vocab_size: int, folder: Path) -> Corpus:
+def _counted(data: FileSource | DatasetData, base: Path, vocab_size: int, folder: Path) -> Corpus:
     corpus = find_corpus(data, base, vocab_size)
     if corpus.num_tokens is not None or corpus.reading is None:
         return corpus

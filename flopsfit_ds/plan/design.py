@@ -9,6 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.base.units import format_count, format_flops
+from flopsfit_ds.data.corpus import Corpus
 from flopsfit_ds.plan.recorded.chosen import ChosenRun
 from flopsfit_ds.spec import AdaptiveDesign, IsoflopDesign, LadderDesign, PointsDesign
 from flopsfit_ds.spec.training import SeedsAt
@@ -284,7 +285,7 @@ def seeds_of_points(
 
 
 def batch_warnings(
-    label: str, budget: float | None, batches: BatchPlan, unique_tokens: int | None, words: BatchWords
+    label: str, budget: float | None, batches: BatchPlan, corpus: Corpus, words: BatchWords
 ) -> list[str]:
     """What the user should know of a run's batches and of how often it sees its data.
 
@@ -292,16 +293,18 @@ def batch_warnings(
         label: Of the run.
         budget: FLOPs of its isoFLOP budget; None for other designs.
         batches: Its steps and tokens.
-        unique_tokens: Training tokens there are; None where unknown.
+        corpus: The data.
         words: For messages.
     """
     found = []
-    if unique_tokens is not None and batches.num_tokens > unique_tokens:
-        repeats = batches.num_tokens / unique_tokens
-        found.append(
-            f"{label}: trains on {format_count(batches.num_tokens)} tokens of {format_count(unique_tokens)} unique "
-            f"ones: the data repeats {repeats:.1f} times{_WORN_OUT if repeats > _WORTH_NEW else ''}"
-        )
+    for drawn in corpus.drawn(batches.num_tokens):
+        if drawn.repeats is not None and drawn.repeats > 1:
+            of_source = f" of {drawn.source}" if drawn.source else ""
+            found.append(
+                f"{label}: trains on {format_count(drawn.num_tokens)} tokens{of_source} of "
+                f"{format_count(drawn.unique_tokens or 0)} unique ones: the data repeats {drawn.repeats:.1f} times"
+                f"{_WORN_OUT if drawn.repeats > _WORTH_NEW else ''}"
+            )
     if batches.made_smaller:
         head = f"{format_flops(budget)} FLOPs: a" if budget else f"{label}: a"
         found.append(

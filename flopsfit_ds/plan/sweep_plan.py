@@ -14,7 +14,8 @@ from flopsfit_ds.base.hardware import Cluster, Machine, resolve_cluster
 from flopsfit_ds.base.storage import json_converter
 from flopsfit_ds.base.text import html_table
 from flopsfit_ds.base.units import format_count, format_flops, format_seconds
-from flopsfit_ds.data.corpus import ABSENT, Corpus, check_corpus
+from flopsfit_ds.data.checks import check_corpus
+from flopsfit_ds.data.corpus import Corpus
 from flopsfit_ds.data.manifest import find_spec_corpus
 from flopsfit_ds.model.architecture import LanguageShape
 from flopsfit_ds.model.flops import FlopsSource, conventional_flops
@@ -269,8 +270,8 @@ def build_plan(
     if corpus is None:
         found, candidates, said = as_begun(spec, found, Path(spec_folder), folder, candidates, runs_on)
         warnings += said
-    if found.fingerprint == ABSENT:
-        warnings.append(f"data.path: {found.files[0]} does not exist yet; with it, all run ids will be others")
+    if found.absent is not None:
+        warnings.append(f"data.path: {found.absent} does not exist yet; with it, all run ids will be others")
     if held is not None:
         heldout = found.heldout_tokens // spec.model.context_length if loss.needs_whole_batches else None
         warnings.append(held_layout_warning(placements[0], held, heldout))
@@ -280,7 +281,7 @@ def build_plan(
             warnings.append(f"{run.label}: stands more than once in the design and is trained once")
         runs.setdefault(run.run_id, run)
         batch = planned[trial.number]
-        warnings += batch_warnings(run.label, run.compute_budget_flops, batch, run.unique_tokens, words)
+        warnings += batch_warnings(run.label, run.compute_budget_flops, batch, found, words)
     warnings += range_warnings(training, [(run.label, each.at) for run, each in zip(candidates, trials, strict=True)])
     warnings += optimizer_warnings(spec.placement, training, optimizer)
     warnings += offload_warnings(spec, [(run.label, run.placement.strategy.offload) for run in runs.values()])
@@ -351,7 +352,7 @@ def _plan_run(
         conventional_flops=conventional_flops(model.num_params_active or model.num_params, batches.num_tokens),
         recipe=recipe,
         seed=seed,
-        unique_tokens=corpus.training_tokens,
+        unique_tokens=corpus.distinct_tokens(batches.num_tokens),
         heldout_tokens=corpus.heldout_tokens,
         placement=placement,
         layout_held=loss.depends_on_layout or "",

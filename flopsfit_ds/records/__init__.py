@@ -5,7 +5,16 @@ on network file systems. Records are self-contained: whatever reads them (a fit,
 """
 
 from flopsfit_ds.records.folder import OWN_FOLDER, RunFolder, SweepFolder
-from flopsfit_ds.records.record import RECORD_VERSION, Attempt, HeldoutLoss, Observed, Planned, RunRecord, Status
+from flopsfit_ds.records.record import (
+    RECORD_VERSION,
+    Attempt,
+    HeldoutLoss,
+    Observed,
+    Planned,
+    RunRecord,
+    SourceTokens,
+    Status,
+)
 
 __all__ = [
     "OWN_FOLDER",
@@ -16,6 +25,7 @@ __all__ = [
     "Planned",
     "RunFolder",
     "RunRecord",
+    "SourceTokens",
     "Status",
     "SweepFolder",
 ]

@@ -146,6 +146,21 @@ class HeldoutLoss:
 
 
 @dataclass(frozen=True)
+class SourceTokens:
+    """What a run took of a source of its mixture.
+
+    Attributes:
+        num_tokens: Trained on, all repeats counted.
+        unique_tokens: To train on; fewer mean repeats.
+        repeats: How often the run went through them.
+    """
+
+    num_tokens: int
+    unique_tokens: int
+    repeats: float
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """All that is known of one run.
 
@@ -177,6 +192,7 @@ class RunRecord:
         trunk: The run that it branched off, by plan; None where none.
         bits_per_byte: The loss in bits a byte of text; None where bytes are not known, as of a file of ids.
         heldout: Losses on the spec's further held-out sets, by name.
+        sources: What was taken of each source of a mixture, by name; nothing where there is one source.
     """
 
     run_id: str
@@ -206,6 +222,7 @@ class RunRecord:
     trunk: str | None = None
     bits_per_byte: float | None = None
     heldout: dict[str, HeldoutLoss] = field(default_factory=dict)
+    sources: dict[str, SourceTokens] = field(default_factory=dict)
 
     def judged_by(self, name: str | None) -> RunRecord:
         """The record with the loss on a held-out set in the place of its loss; as it is where no name is given."""

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         HfData,
         LlmcData,
         MegatronData,
+        MixtureData,
         StdlibData,
         TextData,
         TokenData,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 _OF_DATA = (
     "DatasetData", "FilesData",
-    "FolderData", "HfData", "LlmcData", "MegatronData", "StdlibData", "TextData", "TokenData",
+    "FolderData", "HfData", "LlmcData", "MegatronData", "MixtureData", "StdlibData", "TextData", "TokenData",
 )  # fmt: skip
 _OF_LOADING = ("load_spec", "parse_spec", "spec_json_schema", "validate_spec")
 
@@ -56,6 +57,7 @@ __all__ = [
     "LadderDesign",
     "LlmcData",
     "MegatronData",
+    "MixtureData",
     "PlacementRules",
     "PointsDesign",
     "StdlibData",

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from flopsfit_ds.spec.quantities import Count
+from flopsfit_ds.spec.quantities import Count, Name, Quantity
 from flopsfit_ds.spec.section import Section
+
+LEAST_WEIGHT = 1e-9
+"""One sample in a thousand million; products of two such whole numbers fit into 64 bits."""
+_WEIGHTS_OFF = 1e-6  # thirds written with six digits, .333333 three times, pass
 
 
 class StdlibData(Section):
@@ -128,4 +133,41 @@ class LlmcData(Section):
 
 
 FileSource = StdlibData | TextData | TokenData | FilesData | FolderData | HfData | MegatronData | LlmcData
-AnyData = FileSource | DatasetData
+
+
+class MixtureData(Section):
+    """Several sources, each a share of every run's tokens.
+
+    Which source a sample is of, and which of its samples, is a function of seed and step alone.
+    """
+
+    source: Literal["mixture"]
+    sources: dict[Name, Annotated[FileSource, Field(discriminator="source")]]
+    """What is mixed, by names of your own; each holds out its own last `heldout_tokens`."""
+    weights: dict[Name, Quantity]
+    """Share of each source among the tokens of a run, and in its held-out loss; they add up to 1."""
+
+    @model_validator(mode="after")
+    def _add_up(self) -> MixtureData:
+        if len(self.sources) < 2:
+            raise ValueError("a mixture takes two sources or more; write a single one as the data section itself")
+        if set(self.weights) != set(self.sources):
+            raise ValueError(
+                f"weights names {', '.join(self.weights) or 'nothing'}, and sources {', '.join(self.sources)}; write "
+                "one weight for each source"
+            )
+        total = math.fsum(self.weights.values())
+        if abs(total - 1) > _WEIGHTS_OFF:
+            shown = " + ".join(f"{self.weights[name]:g}" for name in self.sources)
+            scaled = ", ".join(f"{name}: {self.weights[name] / total:.6g}" for name in self.sources)
+            raise ValueError(f"weights add up to {shown} = {total:.6g}, not to 1; in this proportion: {scaled}")
+        least = min(self.weights, key=self.weights.__getitem__)
+        if self.weights[least] < LEAST_WEIGHT:
+            raise ValueError(
+                f"weights.{least}: {self.weights[least]:g} is less than {LEAST_WEIGHT:g}, the least share that is "
+                "drawn; leave that source out"
+            )
+        return self
+
+
+AnyData = FileSource | DatasetData | MixtureData

@@ -19,7 +19,7 @@ from flopsfit_ds.spec.sections import SweepSpec
 
 _TAGS = {"model": "family", "data": "source", "design": "method"}
 _INNER_TAGS: dict[tuple[str | int, ...], str] = {("training", "optimizer"): "name"}
-_NAMED_SOURCES: tuple[tuple[str | int, ...], ...] = (("heldout",),)
+_NAMED_SOURCES: tuple[tuple[str | int, ...], ...] = (("heldout",), ("data", "sources"))
 """Sections of sources by names of the user's own."""
 _LONGEST_TEXT = 2**18
 _MAX_NODES = 20_000

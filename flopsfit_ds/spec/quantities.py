@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from flopsfit_ds.base.units import parse_bytes, parse_count, parse_quantity, parse_seconds
 from flopsfit_ds.spec.fit_options import DEFAULTS, LEAST_RESAMPLES
 
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_][a-z0-9._-]{0,63}$")]
 _NO_MINUS = r"^\s*[^-\s]"
 
 

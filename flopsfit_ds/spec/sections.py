@@ -14,6 +14,7 @@ from flopsfit_ds.spec.quantities import (
     Bytes,
     Count,
     JsonMapping,
+    Name,
     NonNegative,
     OpenFraction,
     Probability,
@@ -25,7 +26,6 @@ from flopsfit_ds.spec.quantities import (
 from flopsfit_ds.spec.section import Section
 from flopsfit_ds.spec.training import Training
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9_][a-z0-9._-]{0,63}$")]
 ZeroStage = Literal[0, 1, 2, 3]
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 Scalar = str | int | float | bool | None

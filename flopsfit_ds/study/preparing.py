@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flopsfit_ds.base.errors import DataError
-from flopsfit_ds.data.corpus import ABSENT
 from flopsfit_ds.data.manifest import Manifest, read_manifest
 from flopsfit_ds.plan.family import num_token_ids
 from flopsfit_ds.plan.sweep_plan import SweepPlan
@@ -34,12 +33,12 @@ def prepare_data(
     """
     from flopsfit_ds.train.data.token_file import prepare_tokens
 
-    corpora = [plan.corpus, *(corpus for _, corpus in plan.corpus.heldout_sets)]
+    corpora = [*plan.corpus.trained_on, *(corpus for _, corpus in plan.corpus.heldout_sets)]
     written = [corpus for corpus in corpora if corpus.reading is not None]
     if not written:
-        absent = plan.corpus.fingerprint == ABSENT
-        what = "does not exist yet" if absent else "is read in place: there is nothing to prepare"
-        raise DataError(f"data.path: {plan.corpus.files[0]} {what}")
+        absent = plan.corpus.absent
+        what = "is read in place: there is nothing to prepare" if absent is None else "does not exist yet"
+        raise DataError(f"data.path: {absent or plan.corpus.files[0]} {what}")
     SweepFolder(plan.folder).prepare()
     folder = plan.folder.absolute() / "data"
     manifests = []

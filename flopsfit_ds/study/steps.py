@@ -16,7 +16,6 @@ from flopsfit_ds.base.hardware import Machine, launched_world
 from flopsfit_ds.base.storage import write_json
 from flopsfit_ds.base.units import format_count, format_flops
 from flopsfit_ds.base.usercode import check_allowed, import_class
-from flopsfit_ds.data.corpus import ABSENT
 from flopsfit_ds.data.manifest import check_source
 from flopsfit_ds.model.loss_traits import LossTraits
 from flopsfit_ds.plan import sweep_plan as _planning
@@ -33,12 +32,14 @@ from flopsfit_ds.study.tuning import read_tuning, tuning_spec, with_multiplier
 _log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
+    from flopsfit_ds.data.corpus import Corpus
     from flopsfit_ds.engine import ExecutorName, Progress
     from flopsfit_ds.fit import ScalingFit
     from flopsfit_ds.fit.forecast.prediction import Prediction
     from flopsfit_ds.fit.points.points import Exclusion
     from flopsfit_ds.report.figures.svg import Svg
     from flopsfit_ds.report.table import Table
+    from flopsfit_ds.train.data.token_file import TokenFile
     from flopsfit_ds.train.order import WorkerTask
 
 
@@ -175,11 +176,11 @@ def run_sweep(
             f"({plan.cluster.num_nodes} nodes of {plan.cluster.gpus_per_node}); start as many ranks, or set "
             f"hardware.gpus_per_node={launched[1]} and hardware.num_nodes={launched[0] // launched[1]}"
         )
-    if plan.corpus.fingerprint == ABSENT:
+    if plan.corpus.absent is not None:
         raise DataError(
-            f"data.path: {plan.corpus.files[0]}: no such file; a sweep can be planned without it, not trained"
+            f"data.path: {plan.corpus.absent}: no such file; a sweep can be planned without it, not trained"
         )
-    for corpus in (plan.corpus, *(each for _, each in plan.corpus.heldout_sets)):
+    for corpus in (*plan.corpus.trained_on, *(each for _, each in plan.corpus.heldout_sets)):
         if corpus.source == "tokens":
             check_source(corpus, plan.folder.absolute() / "data")
     return engine.run_sweep(
@@ -189,6 +190,7 @@ def run_sweep(
 
 def _token_task(plan: SweepPlan, run: RunPlan) -> WorkerTask:
     """What a run of a spec's sweep trains; the corpus is tokenised when the first run asks for it."""
+    from flopsfit_ds.train.data.mixture import MixtureWorkload
     from flopsfit_ds.train.data.token_file import prepare_tokens
     from flopsfit_ds.train.data.tokens import TokenWorkload
     from flopsfit_ds.train.order import HeldoutSet, WorkerTask
@@ -196,17 +198,16 @@ def _token_task(plan: SweepPlan, run: RunPlan) -> WorkerTask:
     vocab_size = run.model.vocab_size
     assert vocab_size is not None
     folder = plan.folder.absolute() / "data"
-    tokens = prepare_tokens(plan.corpus, folder, vocab_size)
+    parts = [prepare_tokens(corpus, folder, vocab_size) for corpus in plan.corpus.trained_on]
     sets = [(name, prepare_tokens(corpus, folder, vocab_size)) for name, corpus in plan.corpus.heldout_sets]
-    unique = tokens.num_tokens - tokens.heldout_tokens
-    if run.unique_tokens is None and run.num_tokens > unique > 0:
-        _log.warning(
-            "%s: trains on %s tokens of %s unique ones: the data repeats %.1f times",
-            run.label, format_count(run.num_tokens), format_count(unique), run.num_tokens / unique,
-        )  # fmt: skip
+    if run.unique_tokens is None:
+        _warn_of_repeats(plan.corpus, run, parts)
+    workloads = tuple(TokenWorkload(run.model, tokens) for tokens in parts)
+    mixed = plan.corpus.mixed
+    names, weights = tuple(source.name for source in mixed), tuple(source.weight for source in mixed)
     return WorkerTask(
         plan=run,
-        workload=TokenWorkload(run.model, tokens),
+        workload=MixtureWorkload(run.model, names, weights, workloads) if mixed else workloads[0],
         checkpoint_every_seconds=plan.spec.training.checkpoint_every,
         peak_flops=plan.cluster.peak_flops,
         sweep_folder=str(plan.folder.absolute()),
@@ -214,12 +215,31 @@ def _token_task(plan: SweepPlan, run: RunPlan) -> WorkerTask:
         hang_timeout_seconds=plan.spec.execution.hang_timeout,
         data_workers=plan.spec.training.data_workers,
         compiled=compiles(plan.spec, plan.cluster.device_name),
-        bytes_per_token=tokens.bytes_per_token,
+        bytes_per_token=_bytes_per_token(parts, weights or (1,)),
         heldout_sets=tuple(
             HeldoutSet(name, TokenWorkload(run.model, each, only_measured=True), each.bytes_per_token)
             for name, each in sets
         ),
     )
+
+
+def _warn_of_repeats(corpus: Corpus, run: RunPlan, parts: Sequence[TokenFile]) -> None:
+    """Say what planning could not, before the data was tokenised."""
+    for drawn, tokens in zip(corpus.drawn(run.num_tokens), parts, strict=True):
+        unique = tokens.num_tokens - tokens.heldout_tokens
+        if drawn.num_tokens > unique > 0:
+            of_source = f" of {drawn.source}" if drawn.source else ""
+            _log.warning(
+                "%s: trains on %s tokens%s of %s unique ones: the data repeats %.1f times",
+                run.label, format_count(drawn.num_tokens), of_source, format_count(unique), drawn.num_tokens / unique,
+            )  # fmt: skip
+
+
+def _bytes_per_token(parts: Sequence[TokenFile], weights: Sequence[int]) -> float | None:
+    """Of a held-out token, by the share of its source; None where one source does not tell."""
+    known = [tokens.bytes_per_token for tokens in parts]
+    told = [each * weight for each, weight in zip(known, weights, strict=True) if each is not None]
+    return sum(told) / sum(weights) if len(told) == len(known) else None
 
 
 def fit_records(records: Iterable[RunRecord], spec: SweepSpec, unusable: Sequence[Exclusion] = ()) -> ScalingFit:

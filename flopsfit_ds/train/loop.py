@@ -135,7 +135,9 @@ def train(
 
     remaining = range(progress.step, run.num_steps)
     batch_size, num_samples = run.global_batch_sequences, workload.num_training_samples
-    order_of_samples = samples_of_steps(progress.step, run.num_steps, batch_size, num_samples, run.seed)
+    order_of_samples = samples_of_steps(
+        progress.step, run.num_steps, batch_size, num_samples, run.seed, workload.mixture
+    )
     for step, samples in zip(remaining, order_of_samples, strict=True):
         if step in run.keep_steps:
             heartbeat("checkpoint")

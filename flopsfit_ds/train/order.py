@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from flopsfit_ds.train.data.sampling import Mixture
+
 EXIT_OUTCOME_WRITTEN = 0  # success
 EXIT_FAILED = 1  # Python's own for an exception
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the same again goes on
@@ -75,6 +77,11 @@ class Workload(Protocol):
     @property
     def num_heldout_samples(self) -> int:
         """Samples the loss of the run is measured on."""
+        ...
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """How samples are drawn where they are of several sources; None where they are of one."""
         ...
 
     @property

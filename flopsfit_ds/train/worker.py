@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -25,6 +26,7 @@ from flopsfit_ds.plan.recipe.switches import NOTHING_TO_GAIN
 from flopsfit_ds.records import Observed, RunFolder
 from flopsfit_ds.train.checkpoint.resume import ResumePoint, agree_on_resume_point, trust_of
 from flopsfit_ds.train.data.ahead import BatchesAhead, built_ahead
+from flopsfit_ds.train.data.mixture import distinct_samples, seen_of_sources
 from flopsfit_ds.train.evaluate import HeldoutLoss, check_evaluation, heldout_loss
 from flopsfit_ds.train.loop import DivergedError, PreemptedError, Progress, train
 from flopsfit_ds.train.model.compiled import keep_compiled_code_in
@@ -181,7 +183,7 @@ def _train_and_measure(
                 "heldout": sets if finite else {},
                 "start_step": progress.start_step,
                 "restarted": progress.restarted,
-                "unique_tokens": task.workload.num_training_samples * task.plan.context_length,
+                **_seen(task, progress.step),
                 "observed": asdict(observed),
                 "versions": library_versions(),
             },
@@ -190,6 +192,17 @@ def _train_and_measure(
     if order.world_size > 1:
         dist.barrier()
     return EXIT_OUTCOME_WRITTEN
+
+
+def _seen(task: WorkerTask, num_steps: int) -> dict[str, Any]:
+    """Tokens that there are, and of a mixture those taken of each source in so many steps."""
+    run, workload = task.plan, task.workload
+    batch, context = run.global_batch_sequences, run.context_length
+    samples = distinct_samples(workload.mixture, run.num_steps * batch, workload.num_training_samples, run.seed)
+    return {
+        "unique_tokens": samples * context,
+        "sources": seen_of_sources(workload.mixture, num_steps * batch, run.seed, context),
+    }
 
 
 def _told(loss: HeldoutLoss | None, bytes_per_token: float | None) -> dict[str, float | None]:

@@ -111,6 +111,10 @@ SAVED = with_values(
     DECODER, data={"source": "hf", "path": "saved", "split": "train", "heldout_tokens": 1000, "tokenizer": "tok.json"}
 )
 PAIR = with_values(DECODER, data={"source": "megatron", "path": "pair", "heldout_tokens": 1000})
+MIXTURE = with_values(DECODER, data={
+    "source": "mixture", "weights": {"a": 0.7, "b": 0.3},
+    "sources": {name: {"source": "text", "paths": [path]} for name, path in (("a", "corpus.txt"), ("b", "other.txt"))},
+})  # fmt: skip
 SHARDS = with_values(DECODER, data={"source": "llm.c", "paths": ["shard-*.bin"], "heldout_tokens": 1000})
 KINDS = ("matrices", "embeddings", "head", "norms", "router")
 OWN = with_values(DECODER, training__optimizer={"name": "factory", "factory": "helpers.own_optimizers:momentum_sgd"})
@@ -214,6 +218,10 @@ PLAN: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "LlmcData": {
         "paths": (SHARDS, {"data__paths": ["shard-1.bin"]}),
         "heldout_tokens": (SHARDS, {"data__heldout_tokens": 2000}),
+    },
+    "MixtureData": {
+        "sources": (MIXTURE, {"data__sources": MIXTURE["data"]["sources"] | {"b": LINES["data"]}}),
+        "weights": (MIXTURE, {"data__weights": {"a": 0.6, "b": 0.4}}),
     },
     "IsoflopDesign": {
         "compute_budgets": (DECODER, {"design__compute_budgets": [1e11, 1e12]}),
@@ -383,7 +391,7 @@ TAGS |= {(name, "name") for name in ("AdamW", "Muon", "Adafactor", "Lion", "Adam
 TAGS |= {("HfModel", "family")}
 TAGS |= {("PointsDesign", "method"), ("StdlibData", "source"), ("TextData", "source"), ("TokenData", "source")}
 TAGS |= {("AdaptiveDesign", "method")}
-TAGS |= {(name, "source") for name in ("FilesData", "FolderData", "HfData", "MegatronData", "LlmcData")}
+TAGS |= {(name, "source") for name in ("FilesData", "FolderData", "HfData", "MegatronData", "LlmcData", "MixtureData")}
 """They choose the class, and each class has entries of its own."""
 NOT_FOR_FILES = {("DatasetData", name) for name in ("source", "fingerprint", "num_samples", "heldout_tokens")}
 """What `find_optimal` was handed, written down; a spec in a file cannot name it (see test_corpus)."""

@@ -134,6 +134,17 @@ def _communication_words(sweep: SweepPlan) -> str:
     )
 
 
+def _source_words(sweep: SweepPlan) -> str:
+    """What the longest run takes of each source of a mixture."""
+    drawn = sweep.corpus.drawn(max(run.num_tokens for run in sweep.runs))
+    words = [
+        f"{format_count(each.num_tokens)} of {each.source}"
+        + ("" if each.repeats is None else f" ({each.repeats:.2g} times its {format_count(each.unique_tokens or 0)})")
+        for each in drawn
+    ]
+    return f"data: the longest run takes {', '.join(words)} tokens"
+
+
 def print_plan(sweep: SweepPlan) -> None:
     """A table of all runs, what they cost, and what the user should know."""
     from rich.markup import escape
@@ -154,6 +165,8 @@ def print_plan(sweep: SweepPlan) -> None:
     )
     for note in sweep.corpus.notes:
         console.print(f"data: {note}", highlight=False, markup=False, soft_wrap=True)
+    if sweep.corpus.mixed:
+        console.print(_source_words(sweep), highlight=False, markup=False, soft_wrap=True)
     table = Table(box=None, header_style="bold", pad_edge=False)
     rows = [_cells(run) | _ruled_cells(run, sweep.spec.training) for run in sweep.runs]
     left_out = _left_out(rows, console.width)

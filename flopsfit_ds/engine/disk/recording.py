@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
-from flopsfit_ds.records import Attempt, HeldoutLoss, Observed, Planned, RunRecord, Status
+from flopsfit_ds.records import Attempt, HeldoutLoss, Observed, Planned, RunRecord, SourceTokens, Status
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,10 @@ class Recorder:
             trunk=run.branch.trunk if run.branch is not None else None,
             bits_per_byte=outcome.get("bits_per_byte"),
             heldout={name: HeldoutLoss(**loss) for name, loss in outcome.get("heldout", {}).items()},
+            sources={
+                name: SourceTokens(**seen, repeats=seen["num_tokens"] / seen["unique_tokens"])
+                for name, seen in outcome.get("sources", {}).items()
+            },
         )
 
 

@@ -62,6 +62,11 @@ class DatasetWorkload:
         return self.num_heldout if self.heldout is None else len(self.heldout)
 
     @property
+    def mixture(self) -> None:
+        """None: an object is one source."""
+        return None
+
+    @property
     def draws_weights_in_constructors(self) -> bool:
         """Unknown of a user's class, hence False: it is built whole before it is partitioned."""
         return False

@@ -19,35 +19,14 @@ from flopsfit_ds.train.model.language import build_language_model
 
 
 @dataclass(frozen=True)
-class TokenWorkload:
-    """A language model on a token file; samples are windows of `context_length` tokens and their successors.
+class LanguageWorkload:
+    """A language model on windows of `context_length` tokens and their successors, wherever they come from.
 
     Attributes:
         shape: The built-in decoder, a class of the user's called as `model(tokens) -> logits`, or a library's model.
-        tokens: The ids.
-        only_measured: Whether none of them is trained on.
     """
 
     shape: LanguageShape
-    tokens: TokenFile
-    only_measured: bool = False
-
-    def __post_init__(self) -> None:
-        if (self.num_training_samples < 1 and not self.only_measured) or self.num_heldout_samples < 1:
-            raise DataError(
-                f"{self.tokens.path}: {self.tokens.num_tokens} tokens, {self.tokens.heldout_tokens} of them held out, "
-                f"do not give a sequence of {self.shape.context_length} tokens to train on and one to measure"
-            )
-
-    @property
-    def num_training_samples(self) -> int:
-        """Windows outside the held-out tail."""
-        return (self.tokens.num_tokens - self.tokens.heldout_tokens - 1) // self.shape.context_length
-
-    @property
-    def num_heldout_samples(self) -> int:
-        """Windows of the held-out tail."""
-        return (self.tokens.heldout_tokens - 1) // self.shape.context_length
 
     @property
     def draws_weights_in_constructors(self) -> bool:
@@ -78,27 +57,9 @@ class TokenWorkload:
         """The decoder, the user's class with its arguments, or the library's model."""
         return build_language_model(self.shape, activation_checkpointing)
 
-    def training_batch(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs and targets, each [batch, context_length]."""
-        return self._windows(indices * self.shape.context_length)
-
-    def heldout_batch(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs and targets, each [batch, context_length]."""
-        start = self.tokens.num_tokens - self.tokens.heldout_tokens
-        return self._windows(start + indices * self.shape.context_length)
-
-    def _windows(self, starts: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        offsets = np.arange(self.shape.context_length + 1)
-        windows = torch.from_numpy(_open(self.tokens)[starts[:, None] + offsets].astype(np.int64))
-        return windows[:, :-1], windows[:, 1:]
-
     def num_targets(self, batch: Any) -> torch.Tensor:
         """Tokens of each window, [batch]."""
         return torch.full((len(batch[1]),), self.shape.context_length, device=batch[1].device)
-
-    def heldout_weights(self, batch: Any) -> torch.Tensor:
-        """Every window counts alike, [batch]."""
-        return torch.ones(len(batch[1]), dtype=torch.float64, device=batch[1].device)
 
     def empty_loss(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
         """No window is without a target."""
@@ -117,6 +78,60 @@ class TokenWorkload:
 
     def check_losses(self, model: torch.nn.Module, batch: Any) -> None:
         """Nothing to see: both are means of the same losses of tokens, and every window has equally many."""
+
+
+@dataclass(frozen=True)
+class TokenWorkload(LanguageWorkload):
+    """A language model on a token file; samples are windows of `context_length` tokens and their successors.
+
+    Attributes:
+        shape: The built-in decoder, a class of the user's called as `model(tokens) -> logits`, or a library's model.
+        tokens: The ids.
+        only_measured: Whether none of them is trained on.
+    """
+
+    tokens: TokenFile
+    only_measured: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.num_training_samples < 1 and not self.only_measured) or self.num_heldout_samples < 1:
+            raise DataError(
+                f"{self.tokens.path}: {self.tokens.num_tokens} tokens, {self.tokens.heldout_tokens} of them held out, "
+                f"do not give a sequence of {self.shape.context_length} tokens to train on and one to measure"
+            )
+
+    @property
+    def num_training_samples(self) -> int:
+        """Windows outside the held-out tail."""
+        return (self.tokens.num_tokens - self.tokens.heldout_tokens - 1) // self.shape.context_length
+
+    @property
+    def num_heldout_samples(self) -> int:
+        """Windows of the held-out tail."""
+        return (self.tokens.heldout_tokens - 1) // self.shape.context_length
+
+    @property
+    def mixture(self) -> None:
+        """None: a file is one source."""
+        return None
+
+    def training_batch(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and targets, each [batch, context_length]."""
+        return self._windows(indices * self.shape.context_length)
+
+    def heldout_batch(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and targets, each [batch, context_length]."""
+        start = self.tokens.num_tokens - self.tokens.heldout_tokens
+        return self._windows(start + indices * self.shape.context_length)
+
+    def _windows(self, starts: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        offsets = np.arange(self.shape.context_length + 1)
+        windows = torch.from_numpy(_open(self.tokens)[starts[:, None] + offsets].astype(np.int64))
+        return windows[:, :-1], windows[:, 1:]
+
+    def heldout_weights(self, batch: Any) -> torch.Tensor:
+        """Every window counts alike, [batch]."""
+        return torch.ones(len(batch[1]), dtype=torch.float64, device=batch[1].device)
 
 
 def language_model_loss(shape: LanguageShape, model: torch.nn.Module, batch: Any) -> torch.Tensor:
@@ -143,6 +158,6 @@ def _finds_its_loss(shape: LanguageShape, targets: torch.Tensor) -> bool:
     return isinstance(shape, ModelShape) and not fits_at_once(targets.numel(), shape.vocab_size)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=64)  # files of a mixture and of held-out sets; each is an open map
 def _open(tokens: TokenFile) -> np.ndarray:
     return np.asarray(tokens.open())  # a plain view: every look into a `memmap` makes another one
