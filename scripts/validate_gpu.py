@@ -166,7 +166,7 @@ def _measure_on_gpu(job: Any, device: Any) -> dict[str, Any]:
     import torch
 
     from flopsfit_ds.simulate.rank import build_engine
-    from flopsfit_ds.train.data.batches import to_device
+    from flopsfit_ds.train.data.outputs import to_device
 
     torch.cuda.set_device(device)
     engine, _ = build_engine(job, device)

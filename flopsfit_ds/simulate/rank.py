@@ -25,7 +25,7 @@ from flopsfit_ds.simulate.tensors.kernels import register_kernels
 from flopsfit_ds.simulate.tensors.labels import components_of, label_state, watch_engine, watch_loss
 from flopsfit_ds.simulate.tensors.patches import apply_patches
 from flopsfit_ds.simulate.tensors.tracker import LiveMemory
-from flopsfit_ds.train.data.batches import to_device
+from flopsfit_ds.train.data.outputs import to_device
 from flopsfit_ds.train.mends.zero3 import share_master_weights
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from flopsfit_ds.train.checkpoint.files import Pulse
-from flopsfit_ds.train.data.batches import to_device
+from flopsfit_ds.train.data.outputs import to_device
 from flopsfit_ds.train.order import Workload
 from flopsfit_ds.train.seeding import seed_everything
 from flopsfit_ds.train.session import Session

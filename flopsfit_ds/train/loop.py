@@ -25,8 +25,8 @@ from flopsfit_ds.train.checkpoint.files import (
 from flopsfit_ds.train.checkpoint.resume import ResumePoint, load, trust_of
 from flopsfit_ds.train.checkpoint.universal import client_state
 from flopsfit_ds.train.data.ahead import BatchesAhead
-from flopsfit_ds.train.data.batches import to_device
-from flopsfit_ds.train.data.sampling import samples_of_steps, share_of_rank
+from flopsfit_ds.train.data.outputs import to_device
+from flopsfit_ds.train.data.sampling import samples_of_run, share_of_rank
 from flopsfit_ds.train.data.weighting import weighted_batches, weighted_loss
 from flopsfit_ds.train.metrics import MetricsLog, Waiting
 from flopsfit_ds.train.order import WorkerOrder, WorkerTask
@@ -134,11 +134,7 @@ def train(
     last_checkpoint = began = time.monotonic()
 
     remaining = range(progress.step, run.num_steps)
-    batch_size, num_samples = run.global_batch_sequences, workload.num_training_samples
-    order_of_samples = samples_of_steps(
-        progress.step, run.num_steps, batch_size, num_samples, run.seed, workload.mixture
-    )
-    for step, samples in zip(remaining, order_of_samples, strict=True):
+    for step, samples in zip(remaining, samples_of_run(task, progress.step), strict=True):
         if step in run.keep_steps:
             heartbeat("checkpoint")
             began += _keep(session, order, task, progress, pulse)

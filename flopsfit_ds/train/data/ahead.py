@@ -13,7 +13,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from flopsfit_ds.base.errors import DataError
-from flopsfit_ds.train.data.sampling import samples_of_steps, share_of_rank
+from flopsfit_ds.train.data.sampling import samples_of_run, share_of_rank
 from flopsfit_ds.train.order import WorkerOrder, WorkerTask, Workload
 from flopsfit_ds.train.seeding import seed_everything
 
@@ -113,9 +113,8 @@ def built_ahead(order: WorkerOrder, task: WorkerTask, first_step: int) -> Iterat
 
 
 def _asked_for(order: WorkerOrder, task: WorkerTask, first_step: int) -> Iterator[_Asked]:
-    run, num_samples = task.plan, task.workload.num_training_samples
-    steps = samples_of_steps(first_step, run.num_steps, run.global_batch_sequences, num_samples, run.seed)
-    for step, samples in enumerate(steps, first_step):
+    run = task.plan
+    for step, samples in enumerate(samples_of_run(task, first_step), first_step):
         shares = share_of_rank(samples, order.rank, order.world_size, order.gradient_accumulation_steps)
         for number, indices in enumerate(shares):
             seed = ((run.seed * 1_000_003 + step) * 65_537 + number + 1) % _SEEDS

@@ -67,3 +67,10 @@ def rows_of(tree: Any, rows: slice, size: int) -> Any:
         return tensor[rows] if tensor.ndim > 0 and len(tensor) == size else tensor
 
     return map_tensors(chosen, tree)
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Every tensor of a tree of tuples, lists and dictionaries, moved to a device; it is read on the CPU."""
+    if device.type == "cpu":
+        return batch
+    return _pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device, non_blocking=True), batch)

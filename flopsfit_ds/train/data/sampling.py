@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from flopsfit_ds.train.order import WorkerTask
 
 _POSITIONS_AT_ONCE = 4096  # 0.3 ms of one core, where one step of two samples alone takes 0.15 ms
 _ROUNDS = 6  # four make a strong permutation (Luby and Rackoff, 1988), two more for small sizes; part of every loss
@@ -100,6 +104,13 @@ def samples_of_steps(
     at_once = max(1, _POSITIONS_AT_ONCE // global_batch)
     for step in range(first, end, at_once):
         yield from _samples_of_steps(step, min(at_once, end - step), global_batch, num_samples, seed, mixture)
+
+
+def samples_of_run(task: WorkerTask, first_step: int) -> Iterator[np.ndarray]:
+    """The samples of a run's steps from `first_step` on, each [global batch]."""
+    run, workload = task.plan, task.workload
+    batch_size, num_samples = run.global_batch_sequences, workload.num_training_samples
+    return samples_of_steps(first_step, run.num_steps, batch_size, num_samples, run.seed, workload.mixture)
 
 
 def _samples_of_steps(

@@ -135,7 +135,7 @@ def test_a_mixture_is_trained_from_a_spec_and_resumed_with_the_same_losses(folde
     assert record.unique_tokens == plan.runs[0].unique_tokens == int(12800 * 0.7 + 4000 - 512)
     assert record.bits_per_byte == pytest.approx(record.loss / math.log(2))
 
-    bench = Bench(server, tmp_path, Layout(0, 1))
+    bench = Bench(server, tmp_path, Layout(0, 1, data_workers=1))
     bench.run, bench.workload = plan.runs[0], _token_task(plan, plan.runs[0]).workload  # pyright: ignore[reportAttributeAccessIssue]
     bench.stop_at(10, signal.SIGKILL)
     resumed = bench.finish()
