@@ -16,7 +16,7 @@ from flopsfit_ds.memory.buckets import ZeroBuckets, training_buckets
 from flopsfit_ds.memory.margin import allocator_margin, delayed_free_bytes, workspace_bytes
 from flopsfit_ds.memory.profile import ModelProfile
 from flopsfit_ds.memory.types import MarginLine, MemoryComponents, MemoryEstimate, Phase, Strategy, assemble_estimate
-from flopsfit_ds.model.head import CHUNK_BYTES, LOGITS_AT_ONCE
+from flopsfit_ds.model.head import LOGITS_AT_ONCE
 
 ERROR_OF_DECODERS = (-0.03, 0.10)
 """Of the built-in decoder's peak beside the simulation of a GPU, as a share of the latter: lowest and highest that
@@ -26,7 +26,6 @@ _OPTIMIZER_GROUP = 1_000_000_000  # elements; sub_group_size
 _MUON_GATHERS_BYTES = 256 * MIB
 """Of gradients and momenta that ZeRO-3 keeps from step to step (`_muon_allgather_max_cached_bytes` of stage3.py); each
 is as large as a bucket, and up to four of them were seen in small models."""
-_PLAIN_LOSS_BYTES = 12  # of a logit that is held at once: in fp32 itself, its logarithm and its gradient
 
 
 def estimate_memory(
@@ -175,12 +174,13 @@ class _LossBytes(NamedTuple):
 
 
 def _loss_bytes(profile: ModelProfile, sequences: int) -> _LossBytes:
-    if not profile.finds_loss_by_chunks or sequences * profile.loss_bytes <= _PLAIN_LOSS_BYTES * LOGITS_AT_ONCE:
+    item = 2 if profile.precision == "bf16" else 4
+    if not profile.finds_loss_by_chunks or sequences * profile.logits_bytes <= item * LOGITS_AT_ONCE:
         logits = sequences * profile.logits_bytes
         return _LossBytes(False, logits, sequences * profile.loss_bytes, logits)
     to_hidden = sequences * profile.block_input_bytes  # in fp32
     narrow = to_hidden // 2 if profile.num_params_cast else to_hidden
-    return _LossBytes(True, CHUNK_BYTES + narrow, narrow, narrow + to_hidden)
+    return _LossBytes(True, profile.chunk_bytes + narrow, narrow, narrow + to_hidden)
 
 
 def _saved(profile: ModelProfile, strategy: Strategy, block_bytes: int) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from flopsfit_ds.memory.states import OptimizerMemory
 from flopsfit_ds.model.architecture import ModelShape
+from flopsfit_ds.model.head import CHUNK_BYTES, LOGITS_AT_ONCE
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class ModelProfile:
         leaf_modules: Names of the modules around these parameters that ZeRO-3 must gather whole; none where it cannot
             train the model on several GPUs.
         states: What an optimiser other than AdamW holds; None for AdamW.
+        chunk_bytes: Most that a chunk holds where the loss is found by chunks.
     """
 
     name: str
@@ -76,6 +78,7 @@ class ModelProfile:
     uneven_gradients: bool = False
     leaf_modules: tuple[str, ...] = ()
     states: OptimizerMemory | None = None
+    chunk_bytes: int = CHUNK_BYTES
 
     @property
     def knows_activations(self) -> bool:
@@ -103,16 +106,22 @@ def profile_decoder(
     the five projections that read one (autocast keeps casts of weights, not of activations); the rotated queries and
     keys, the values, the attention's output and log-sum-exp; gate, SiLU, up and product of the SwiGLU layer. In fp32,
     and under ZeRO-3's own linear layer, each norm's fp32 output is saved once instead of its casts. Grouped queries in
-    fp32 have no fused kernel: scaled queries, expanded keys and values and the softmax are saved instead.
+    fp32 have no fused kernel: scaled queries, expanded keys and values and the softmax are saved instead. Norms of
+    queries and keys save their inputs in fp32; a layer of two matrices its GELU's input and output.
     """
-    counts = shape.parameters
+    counts, options = shape.parameters, shape.options
     tokens, hidden, kv, wide = shape.context_length, shape.hidden_size, shape.kv_size, shape.intermediate_size
     item = 2 if precision == "bf16" else 4
     unfused = precision == "fp32" and shape.num_kv_heads != shape.num_heads
     scores = item * shape.num_heads * tokens if unfused else 0
     attention = scores + (item * 4 * hidden if unfused else item * (2 * hidden + 2 * kv) + 4 * shape.num_heads)
-    norm_inputs, kept = 2 * (4 * hidden + 4), 4 * item * wide
-    outputs, casts = 2 * 4 * hidden, (5 * item * hidden if precision == "bf16" else 2 * 4 * hidden)
+    norm_inputs, kept = 2 * (4 * hidden + 4), (4 if options.activation == "swiglu" else 2) * item * wide
+    if options.qk_norm:
+        norm_inputs += 4 * (hidden + kv + shape.num_heads + shape.num_kv_heads)
+    readers = 2 + options.mlp_matrices  # projections that read a norm's output
+    outputs, casts = 2 * 4 * hidden, (readers * item * hidden if precision == "bf16" else 2 * 4 * hidden)
+    # saved for the soft cap: its tanh; of the z-loss, a second gradient of the logits, before both are added
+    beside_loss = 4 * bool(options.logit_softcap) + 4 * bool(options.z_loss_weight)
     table = shape.vocab_size * hidden
     in_blocks, with_gradient = counts.attention + counts.mlp, shape.num_layers - num_blocks_without_gradient
     cast = in_blocks * with_gradient // shape.num_layers + table
@@ -122,26 +131,27 @@ def profile_decoder(
         num_params_trainable=counts.total if num_params_trainable is None else num_params_trainable,
         num_params_cast=cast if precision == "bf16" else 0,
         head_params=table,
-        largest_tensor_params=max(table, hidden * wide, hidden * hidden),
-        block_params=in_blocks // shape.num_layers + 2 * hidden,
+        largest_tensor_params=max(table, counts.positions, hidden * wide, hidden * hidden),
+        block_params=in_blocks // shape.num_layers + 2 * hidden + shape.norms_of_heads,
         block_largest_params=hidden * max(wide, hidden),
         num_blocks=shape.num_layers,
         num_blocks_saved=with_gradient,
         width=hidden,
         sequence_length=tokens,
         precision=precision,
-        buffer_bytes=2 * 4 * tokens * shape.head_dim,
+        buffer_bytes=0 if counts.positions else 2 * 4 * tokens * shape.head_dim,
         block_saved_bytes=tokens * (norm_inputs + casts + attention + kept),
         block_saved_bytes_zero3=tokens * (norm_inputs + outputs + attention + kept),
         block_input_bytes=tokens * 4 * hidden,
         block_transient_bytes=tokens * _backward_bytes(shape, item, scores),
         outside_saved_bytes=tokens * (4 * hidden + 4 + item * hidden),
-        loss_bytes=tokens * 12 * shape.vocab_size,
+        loss_bytes=tokens * (12 + beside_loss) * shape.vocab_size,
         logits_bytes=tokens * item * shape.vocab_size,
         finds_loss_by_chunks=True,
         input_bytes=16 * tokens,
         block_forward_bytes=tokens * _forward_bytes(shape, item, scores),
-        last_gradient_params=0 if shape.tied_embeddings else table,
+        last_gradient_params=counts.positions + (0 if shape.tied_embeddings else table),
+        chunk_bytes=CHUNK_BYTES + 4 * LOGITS_AT_ONCE * bool(options.logit_softcap),
     )
 
 
@@ -154,9 +164,12 @@ def _backward_bytes(shape: ModelShape, item: int, scores: int) -> int:
         scores: Bytes a token of the attention's softmax where it is a tensor of its own; else 0.
     """
     hidden, wide = shape.hidden_size, shape.intermediate_size
-    # the SwiGLU layer: gradients of the product, which is freed itself, of its two factors and of the residual
-    feed_forward = 2 * item * wide + 4 * hidden
-    freed = 4 * item * wide + 4 * hidden + (2 * 2 * hidden if item == 2 else 4 * hidden)
+    gated = shape.options.activation == "swiglu"
+    # the SwiGLU layer: gradients of the product, which is freed itself, of its two factors and of the residual;
+    # that of two matrices: of GELU's output, which is freed itself, of its input and of the residual
+    feed_forward = (2 if gated else 1) * item * wide + 4 * hidden
+    casts = (2 if gated else 1) * 2 * hidden
+    freed = (4 if gated else 2) * item * wide + 4 * hidden + (casts if item == 2 else 4 * hidden)
     if scores:  # gradients of the softmax and of its input, of the residual and of the values, which are freed
         return max(feed_forward, 2 * scores + 8 * hidden - freed)
     # gradients in and out, the kernel's fp32 accumulator, the residual's
@@ -168,11 +181,15 @@ def _forward_bytes(shape: ModelShape, item: int, scores: int) -> int:
     """Most that a checkpointed block's forward pass holds beside its input, bytes a token; arguments as above."""
     hidden, kv, wide = shape.hidden_size, shape.kv_size, shape.intermediate_size
     norm_output, projections = 4 * hidden, item * (hidden + 2 * kv)
-    rotation = (5 if item == 2 else 4) * 4  # in fp32: the halves turned, two products, their sum; in bf16 a cast before
+    # in fp32: the halves turned, two products, their sum; in bf16 a cast before, which may be to be normed, as in fp32
+    rotation = 0 if shape.parameters.positions else (5 if item == 2 or shape.options.qk_norm else 4) * 4
+    if not rotation and shape.options.qk_norm:
+        rotation = 8 if item == 2 else 4
+    inner = 3 if shape.options.activation == "swiglu" else 2  # SiLU, up and product; or GELU's input and output
     return max(
         norm_output + projections + rotation * hidden,
         norm_output + projections + item * hidden + rotation * kv,
         # scaled queries, expanded keys and values beside the rotated ones, scores and the masked scores
         norm_output + projections + item * (4 * hidden + kv) + 2 * scores if scores else 0,
-        8 * hidden + 3 * item * wide,  # the residual, the norm's output; SiLU, up and product
+        8 * hidden + inner * item * wide,  # beside the residual and the norm's output
     )

@@ -6,14 +6,16 @@ import bisect
 import functools
 import math
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.base.units import format_count
 
 _MAX_LAYERS = 256  # twice those of Llama 3 405B, 126
 _MAX_WIDTH = 65536  # four times that of Llama 3 405B
+LEARNED_POSITIONS = "positions.position_embedding"
+"""Name of the decoder's table of learned positions."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,10 @@ class ParameterCounts:
     Attributes:
         embedding: The token embedding.
         attention: Query, key, value and output projections of all layers.
-        mlp: The three SwiGLU matrices of all layers.
+        mlp: The matrices of all feed-forward layers.
         norm: All RMSNorm weights.
         head: The output head; 0 where it is the embedding.
+        positions: Learned positions; 0 for rotary ones.
     """
 
     embedding: int
@@ -33,16 +36,44 @@ class ParameterCounts:
     mlp: int
     norm: int
     head: int
+    positions: int = 0
 
     @property
     def total(self) -> int:
         """All parameters."""
-        return self.embedding + self.attention + self.mlp + self.norm + self.head
+        return self.embedding + self.attention + self.mlp + self.norm + self.head + self.positions
 
     @property
     def non_embedding(self) -> int:
-        """All but the two vocabulary-sized tables, as Kaplan et al. (2020, section 2.1) count."""
+        """All but vocabulary-sized tables and learned positions, as Kaplan et al. (2020, section 2.1) count."""
         return self.attention + self.mlp + self.norm
+
+
+@dataclass(frozen=True)
+class DecoderOptions:
+    """What the built-in decoder may have beyond its plain form; all of it is off by default.
+
+    Attributes:
+        qk_norm: Queries and keys of each head go through an RMSNorm of their own (Dehghani et al., 2023).
+        activation: Of the feed-forward layer: gated by SiLU in three matrices, or GELU between two.
+        depth_scaled_init: A residual branch is drawn by how deep its own layer is, not by how many layers there are.
+        positions: Rotary ones, or a learned vector for each.
+        logit_softcap: Logits c become s tanh(c / s) (Gemma 2); 0 for none.
+        z_loss_weight: What the square of log Z counts in training (PaLM; Chowdhery et al., 2022, section 5); 0 for
+            none.
+    """
+
+    qk_norm: bool = False
+    activation: Literal["swiglu", "gelu"] = "swiglu"
+    depth_scaled_init: bool = False
+    positions: Literal["rotary", "learned"] = "rotary"
+    logit_softcap: float = 0.0
+    z_loss_weight: float = 0.0
+
+    @property
+    def mlp_matrices(self) -> int:
+        """Matrices of a feed-forward layer."""
+        return 3 if self.activation == "swiglu" else 2
 
 
 @dataclass(frozen=True)
@@ -54,11 +85,12 @@ class ModelShape:
         hidden_size: Width of the residual stream.
         num_heads: Query heads, each `hidden_size / num_heads` wide.
         num_kv_heads: Key-value heads.
-        intermediate_size: Width of the SwiGLU layer.
+        intermediate_size: Width of the feed-forward layer.
         vocab_size: Token ids.
         context_length: Tokens a sequence.
         tied_embeddings: The output head is the token embedding.
         rope_base: Base of the rotary frequencies.
+        options: What is not of that plain form.
     """
 
     num_layers: int
@@ -71,6 +103,7 @@ class ModelShape:
     tied_embeddings: bool = False
     rope_base: float = 10000.0
     family: Literal["decoder"] = "decoder"
+    options: DecoderOptions = DecoderOptions()
 
     @property
     def head_dim(self) -> int:
@@ -83,6 +116,11 @@ class ModelShape:
         return self.num_kv_heads * self.head_dim
 
     @property
+    def norms_of_heads(self) -> int:
+        """Weights of a layer's norms of queries and keys, which all its heads share."""
+        return 2 * self.head_dim if self.options.qk_norm else 0
+
+    @property
     def parameters(self) -> ParameterCounts:
         """Exact counts of the module that `flopsfit_ds.train.model.decoder` builds."""
         hidden = self.hidden_size
@@ -90,15 +128,18 @@ class ModelShape:
         return ParameterCounts(
             embedding=table,
             attention=self.num_layers * (2 * hidden * hidden + 2 * hidden * self.kv_size),
-            mlp=self.num_layers * 3 * hidden * self.intermediate_size,
-            norm=(2 * self.num_layers + 1) * hidden,
+            mlp=self.num_layers * self.options.mlp_matrices * hidden * self.intermediate_size,
+            norm=(2 * self.num_layers + 1) * hidden + self.num_layers * self.norms_of_heads,
             head=0 if self.tied_embeddings else table,
+            positions=self.context_length * hidden if self.options.positions == "learned" else 0,
         )
 
     def tensors(self) -> Iterator[tuple[str, int]]:
         """Name and number of elements of every parameter tensor, as the built module names them."""
         hidden, table = self.hidden_size, self.vocab_size * self.hidden_size
         yield "embedding.weight", table
+        if self.options.positions == "learned":
+            yield LEARNED_POSITIONS, self.context_length * hidden
         for layer in range(self.num_layers):
             block = f"blocks.{layer}"
             yield f"{block}.attention_norm.weight", hidden
@@ -106,8 +147,12 @@ class ModelShape:
             yield f"{block}.attention.key.weight", hidden * self.kv_size
             yield f"{block}.attention.value.weight", hidden * self.kv_size
             yield f"{block}.attention.output.weight", hidden * hidden
+            if self.options.qk_norm:
+                yield f"{block}.attention.query_norm.weight", self.head_dim
+                yield f"{block}.attention.key_norm.weight", self.head_dim
             yield f"{block}.mlp_norm.weight", hidden
-            yield f"{block}.mlp.gate.weight", hidden * self.intermediate_size
+            if self.options.activation == "swiglu":
+                yield f"{block}.mlp.gate.weight", hidden * self.intermediate_size
             yield f"{block}.mlp.up.weight", hidden * self.intermediate_size
             yield f"{block}.mlp.down.weight", hidden * self.intermediate_size
         yield "norm.weight", hidden
@@ -165,6 +210,16 @@ LanguageShape = ModelShape | ClassShape | HfShape
 """What a run trains, by its `family`."""
 
 
+def shape_identity(shape: LanguageShape) -> dict[str, Any]:
+    """What a run's identity has of a shape: all of it, but options that are off, whose runs keep the ids they had."""
+    values = asdict(shape)
+    if isinstance(shape, ModelShape):
+        off = asdict(DecoderOptions())
+        options = {name: value for name, value in values.pop("options").items() if value != off[name]}
+        values |= {"options": options} if options else {}
+    return values
+
+
 @dataclass(frozen=True)
 class SizingRule:
     """How the family grows: the fields of the spec's `model` section that decide width, depth and heads.
@@ -172,13 +227,14 @@ class SizingRule:
     Attributes:
         head_dim: Width of a head; the model's width is a multiple of it.
         width_per_layer: Aimed ratio of width to layers.
-        mlp_ratio: SwiGLU width over the model's width.
-        mlp_multiple_of: The SwiGLU width is rounded up to a multiple of it.
+        mlp_ratio: Width of the feed-forward layer over the model's.
+        mlp_multiple_of: That width is rounded up to a multiple of it.
         query_heads_per_kv_head: Query heads that share a key-value head.
         vocab_size: Token ids.
         context_length: Tokens a sequence.
         tied_embeddings: The output head is the token embedding.
         rope_base: Base of the rotary frequencies.
+        options: What is not of the plain form.
     """
 
     head_dim: int
@@ -190,6 +246,7 @@ class SizingRule:
     context_length: int
     tied_embeddings: bool
     rope_base: float
+    options: DecoderOptions = DecoderOptions()
 
     def shape(self, num_layers: int, hidden_size: int) -> ModelShape:
         """The shape of that depth and width (`hidden_size` a multiple of the heads of one group)."""
@@ -205,6 +262,7 @@ class SizingRule:
             context_length=self.context_length,
             tied_embeddings=self.tied_embeddings,
             rope_base=self.rope_base,
+            options=self.options,
         )
 
     def nearest(self, num_params: float, taken: Container[int] = ()) -> ModelShape:

@@ -11,12 +11,15 @@ from typing import Protocol
 from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.base.units import format_count
 from flopsfit_ds.memory import ModelProfile, profile_decoder
-from flopsfit_ds.model.architecture import LanguageShape, ModelShape, SizingRule
+from flopsfit_ds.model.architecture import LEARNED_POSITIONS, DecoderOptions, LanguageShape, ModelShape, SizingRule
 from flopsfit_ds.model.flops import FlopsSource, training_flops_per_token
 from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan, decoder_states
 from flopsfit_ds.spec import ClassModel, DecoderModel, SweepSpec, Training
 from flopsfit_ds.spec.fit_options import COUNT_WORDS
 from flopsfit_ds.spec.training import Precision
+
+_TABLES = frozenset({"embedding.weight", LEARNED_POSITIONS})
+"""What the built-in decoder looks up and does not multiply by."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,14 @@ class DecoderFamily:
             context_length=model.context_length,
             tied_embeddings=model.tied_embeddings,
             rope_base=model.rope_base,
+            options=DecoderOptions(
+                qk_norm=model.qk_norm,
+                activation=model.activation,
+                depth_scaled_init=model.depth_scaled_init,
+                positions=model.positions,
+                logit_softcap=model.logit_softcap,
+                z_loss_weight=model.z_loss_weight,
+            ),
         )
 
     def nearest(self, num_params: float, taken: Container[int]) -> SizedModel:
@@ -141,7 +152,7 @@ def sized_decoder(
     trainable = counts.total - sum(size for _, size in held)
     if trainable == 0:
         raise PlanError("training.frozen_parameters: nothing is left to train")
-    frozen_matrices = sum(size for name, size in held if "norm" not in name and name != "embedding.weight")
+    frozen_matrices = sum(size for name, size in held if "norm" not in name and name not in _TABLES)
     names = {name for name, _ in held}
     profile = profile_decoder(
         shape,
@@ -167,7 +178,7 @@ def sized_decoder(
 def _frozen_blocks_in_front(shape: ModelShape, frozen: set[str]) -> int:
     """Blocks before which, and in which, nothing is trained: no gradient reaches them."""
     trained = [name for name, _ in shape.tensors() if name not in frozen] if frozen else ["embedding.weight"]
-    if "embedding.weight" in trained:
+    if not _TABLES.isdisjoint(trained):
         return 0
     first = min((int(name.split(".")[1]) for name in trained if name.startswith("blocks.")), default=shape.num_layers)
     return first

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +17,7 @@ from flopsfit_ds.base.units import format_count, format_flops, format_seconds
 from flopsfit_ds.data.checks import check_corpus
 from flopsfit_ds.data.corpus import Corpus
 from flopsfit_ds.data.manifest import find_spec_corpus
-from flopsfit_ds.model.architecture import LanguageShape
+from flopsfit_ds.model.architecture import LanguageShape, shape_identity
 from flopsfit_ds.model.flops import FlopsSource, conventional_flops
 from flopsfit_ds.model.loss_traits import LossTraits
 from flopsfit_ds.plan.design import (
@@ -315,7 +315,7 @@ def _plan_run(
     model, recipe, seed = point.model, trial.recipe, trial.seed
     identity = {
         "training_version": TRAINING_VERSION,
-        "model": asdict(model.shape),
+        "model": shape_identity(model.shape),
         "num_steps": batches.num_steps,
         "global_batch_sequences": batches.global_batch_sequences,
         "context_length": spec.model.context_length,

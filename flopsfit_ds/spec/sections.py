@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from flopsfit_ds.base.units import parse_quantity
 from flopsfit_ds.spec.data import AnyData, FileSource, StdlibData
@@ -34,7 +34,7 @@ LEAST_FIRST_RUNS = 6
 
 
 class DecoderModel(Section):
-    """The built-in family: pre-RMSNorm decoder with rotary positions, SwiGLU and SDPA attention."""
+    """The built-in family: pre-RMSNorm decoder with SDPA attention, and rotary positions and SwiGLU by default."""
 
     family: Literal["decoder"] = "decoder"
     vocab_size: Count = 256
@@ -46,21 +46,47 @@ class DecoderModel(Section):
     width_per_layer: Quantity = 64
     """Aimed ratio of width to number of layers."""
     mlp_ratio: Quantity = 8 / 3
-    """Width of the SwiGLU layer over the model's width."""
+    """Width of the feed-forward layer over the model's width; with `activation: gelu`, 4 has as many parameters."""
     mlp_multiple_of: Count = 8
-    """The SwiGLU width is rounded up to a multiple of this."""
+    """That width is rounded up to a multiple of this."""
     query_heads_per_kv_head: Count = 1
     """Grouped-query attention: how many query heads share a key-value head; 1 is multi-head attention."""
     tied_embeddings: bool = False
     """Use the token embedding as output head."""
     rope_base: Quantity = 10000
     """Base of the rotary frequencies."""
+    qk_norm: bool = False
+    """Queries and keys of each head go through an RMSNorm of their own."""
+    activation: Literal["swiglu", "gelu"] = "swiglu"
+    """Of the feed-forward layer: `swiglu` has three matrices, one a gate; `gelu` two, with (exact) GELU between."""
+    depth_scaled_init: bool = False
+    """What a layer adds is drawn with a deviation of 0.02 / sqrt(2 l) in the l-th layer, instead of l the number of
+    layers in all."""
+    positions: Literal["rotary", "learned"] = "rotary"
+    """How the model knows where a token stands: rotated queries and keys, or a learned vector for each position."""
+    logit_softcap: NonNegative = 0.0
+    """Logits are kept below this by s tanh(logit / s), in training and where a loss is measured; 0 for none."""
+    z_loss_weight: NonNegative = 0.0
+    """How much the square of each token's log-partition function counts in training, such as 1e-4; held-out losses are
+    without it."""
 
     @model_validator(mode="after")
     def _even_heads(self) -> DecoderModel:
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim {self.head_dim} is odd; rotary positions need an even number")
+        if self.head_dim % 2 and self.positions == "rotary":
+            raise ValueError(
+                f"head_dim {self.head_dim} is odd; rotary positions need an even number (or write positions: learned)"
+            )
+        if self.positions == "learned" and "rope_base" in self.model_fields_set:
+            raise ValueError("rope_base says nothing to positions: learned; leave it out")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_read(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is left out can be read back."""
+        values = dump(self)
+        if self.positions == "learned":
+            values.pop("rope_base", None)
+        return values
 
 
 class ClassModel(Section):

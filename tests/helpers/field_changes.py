@@ -145,6 +145,12 @@ PLAN: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "query_heads_per_kv_head": (DECODER, {"model__query_heads_per_kv_head": 2}),
         "tied_embeddings": (DECODER, {"model__tied_embeddings": False}),
         "rope_base": (DECODER, {"model__rope_base": 500}),
+        "qk_norm": (DECODER, {"model__qk_norm": True}),
+        "activation": (DECODER, {"model__activation": "gelu"}),
+        "depth_scaled_init": (DECODER, {"model__depth_scaled_init": True}),
+        "positions": (DECODER, {"model__positions": "learned"}),
+        "logit_softcap": (DECODER, {"model__logit_softcap": 30}),
+        "z_loss_weight": (DECODER, {"model__z_loss_weight": 1e-4}),
     },
     "ClassModel": {
         "class_path": (CLASS, {"model__class_path": "helpers.class_models:OtherBigram"}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import strategies as st
 
-from flopsfit_ds.model.architecture import ModelShape
+from flopsfit_ds.model.architecture import DecoderOptions, ModelShape
 from flopsfit_ds.train.model.decoder import Decoder
 
 
@@ -23,6 +23,14 @@ def shapes(draw: st.DrawFn) -> ModelShape:
         vocab_size=draw(st.integers(2, 1000)),
         context_length=draw(st.integers(1, 64)),
         tied_embeddings=draw(st.booleans()),
+        options=DecoderOptions(
+            qk_norm=draw(st.booleans()),
+            activation=draw(st.sampled_from(["swiglu", "gelu"])),
+            depth_scaled_init=draw(st.booleans()),
+            positions=draw(st.sampled_from(["rotary", "learned"])),
+            logit_softcap=draw(st.sampled_from([0.0, 30.0])),
+            z_loss_weight=draw(st.sampled_from([0.0, 1e-4])),
+        ),
     )
 
 

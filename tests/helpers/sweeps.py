@@ -25,6 +25,16 @@ MICRO: dict[str, Any] = {
     "fit": {"bootstrap_samples": 0},
 }
 """A decoder of about 6,000 parameters, trained for 100 steps of 8 sequences."""
+EVERY_OPTION: dict[str, Any] = {
+    "model__qk_norm": True,
+    "model__activation": "gelu",
+    "model__depth_scaled_init": True,
+    "model__positions": "learned",
+    "model__logit_softcap": 3,
+    "model__z_loss_weight": 1e-2,
+    "model__tied_embeddings": False,
+}
+"""All that the decoder may have beyond its plain form, strong enough to show."""
 
 
 def with_values(base: dict[str, Any], **changes: Any) -> dict[str, Any]:

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flopsfit_ds.base.hardware import resolve_cluster
 from flopsfit_ds.base.units import MIB
 from flopsfit_ds.memory import ERROR_OF_DECODERS, MemoryEstimate, Strategy, estimate_memory, profile_decoder
-from flopsfit_ds.model.architecture import ModelShape
+from flopsfit_ds.model.architecture import DecoderOptions, ModelShape
 from flopsfit_ds.plan.family import sized_decoder
 from flopsfit_ds.simulate import Simulator
 from flopsfit_ds.simulate.case import LanguageModelCase
@@ -192,6 +193,28 @@ CHUNKED: tuple[Case, ...] = (
 @pytest.mark.slow
 def test_a_loss_by_chunks_is_what_the_simulation_says(simulator):
     assert all(-0.02 <= error <= 0.01 for error in errors_of(simulator, CHUNKED))
+
+
+def with_options(shape: ModelShape, **options: Any) -> ModelShape:
+    return replace(shape, options=DecoderOptions(**options))
+
+
+OPTIONS: tuple[Case, ...] = (
+    (with_options(SHAPES[5], qk_norm=True), Strategy(0, 1, 8, False, "none", "bf16"), 1),
+    (with_options(SHAPE, qk_norm=True, positions="learned"), Strategy(3, 8, 8, True, "none", "bf16"), 1),
+    (with_options(SHAPE, activation="gelu"), Strategy(0, 1, 8, False, "none", "bf16"), 1),
+    (with_options(SHAPE, activation="gelu", qk_norm=True), Strategy(2, 8, 8, False, "none", "fp32"), 1),
+    (with_options(SHAPE, activation="gelu"), Strategy(0, 1, 8, True, "none", "fp32"), 1),
+    (with_options(TABLE_HEAVY, logit_softcap=30.0), Strategy(0, 1, 8, False, "none", "bf16"), 1),
+    (with_options(TABLE_HEAVY, z_loss_weight=1e-4), Strategy(3, 8, 8, True, "none", "bf16"), 1),
+    (with_options(TABLE_HEAVY, logit_softcap=30.0, z_loss_weight=1e-4), Strategy(0, 1, 8, False, "none", "fp32"), 1),
+    (with_options(LONG_TABLE, logit_softcap=30.0, z_loss_weight=1e-4), Strategy(2, 8, 4, True, "none", "bf16"), 4),
+)
+
+
+@pytest.mark.slow
+def test_options_of_the_decoder_are_followed(simulator):
+    assert all(-0.01 <= error <= 0.03 for error in errors_of(simulator, OPTIONS))
 
 
 @pytest.mark.slow

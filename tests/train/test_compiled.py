@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
+from helpers.sweeps import EVERY_OPTION
 from helpers.train.ranks import Layout, RankServer, bench_of
 
 EAGER = Layout(0, 1, 2)
@@ -27,6 +28,12 @@ def test_a_compiled_curve_is_the_eager_one(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler of PyTorch needs one of C++")
+def test_a_decoder_with_all_options_compiles(tmp_path):
+    assert_compiled_curves_agree(tmp_path, [Layout(3, 2, 2)], **EVERY_OPTION, **TEN_STEPS)
+
+
+@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler of PyTorch needs one of C++")
 def test_compiled_curves_are_the_eager_ones_at_every_stage(tmp_path):
@@ -35,14 +42,14 @@ def test_compiled_curves_are_the_eager_ones_at_every_stage(tmp_path):
     assert_compiled_curves_agree(tmp_path, layouts)
 
 
-def assert_compiled_curves_agree(tmp_path, layouts):
+def assert_compiled_curves_agree(tmp_path, layouts, **changes):
     server = RankServer({"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "code"), "TORCHINDUCTOR_COMPILE_THREADS": "1"})
     try:
-        expected, outcome = trained_by(server, tmp_path / "eager", EAGER)
+        expected, outcome = trained_by(server, tmp_path / "eager", EAGER, **changes)
         assert outcome["observed"]["compiled"] is False
         for layout in layouts:
             layout = dataclasses.replace(layout, compiled=True)
-            losses, outcome = trained_by(server, tmp_path / str(layout), layout)
+            losses, outcome = trained_by(server, tmp_path / str(layout), layout, **changes)
             assert outcome["observed"]["compiled"] is True, outcome["observed"]["missing"]
             assert "recompile_limit" not in "".join(log.read_text() for log in (tmp_path / str(layout)).rglob("log.*"))
             difference = np.abs(np.asarray(losses) - np.asarray(expected)).max()

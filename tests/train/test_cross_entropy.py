@@ -8,13 +8,15 @@ from torch.nn import functional as F
 
 from flopsfit_ds.model import head
 from flopsfit_ds.train.model import cross_entropy
+from flopsfit_ds.train.model.cross_entropy import LossRules
 from helpers.train.layout_models import ChunkedWorkload
 from helpers.train.ranks import Layout, bench_of
 
 
 @pytest.mark.parametrize("tokens_at_once", [1, 7, 64])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_losses_and_gradients_are_the_plain_ones(monkeypatch, tokens_at_once, precision):
+@pytest.mark.parametrize("rules", [LossRules(), LossRules(3.0), LossRules(0.0, 0.01), LossRules(3.0, 0.01)], ids=str)
+def test_losses_and_gradients_are_the_plain_ones(monkeypatch, tokens_at_once, precision, rules):
     vocab = 500
     monkeypatch.setattr(head, "LOGITS_AT_ONCE", tokens_at_once * vocab)
     draws = torch.Generator().manual_seed(0)
@@ -22,10 +24,12 @@ def test_losses_and_gradients_are_the_plain_ones(monkeypatch, tokens_at_once, pr
     weight = (0.3 * torch.randn(vocab, 48, generator=draws)).requires_grad_()
     targets = torch.randint(0, vocab, (2, 50), generator=draws)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        plain = cross_entropy.plain_losses(F.linear(hidden, weight), targets)
-        chunked = cross_entropy.mean_loss(hidden, weight, targets)
-        each = cross_entropy.token_losses(hidden, weight, targets)
-    torch.testing.assert_close(each, plain, rtol=1e-6, atol=1e-6)
+        logits = cross_entropy.capped(F.linear(hidden, weight), rules.logit_softcap)
+        plain = cross_entropy.plain_losses(logits, targets, rules.z_loss_weight)
+        measured = cross_entropy.plain_losses(logits, targets)
+        chunked = cross_entropy.mean_loss(hidden, weight, targets, rules)
+        each = cross_entropy.token_losses(hidden, weight, targets, rules)
+    torch.testing.assert_close(each, measured, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(chunked, plain.mean(), rtol=1e-6, atol=1e-6)
     expected = torch.autograd.grad(3 * plain.mean(), (hidden, weight))
     found = torch.autograd.grad(3 * chunked, (hidden, weight))

@@ -10,7 +10,7 @@ import torch
 
 from flopsfit_ds.train.data.sampling import samples_of_step
 from flopsfit_ds.train.schedule import learning_rate_at
-from helpers.sweeps import MICRO, plan_of, with_values, write_bytes_corpus
+from helpers.sweeps import EVERY_OPTION, MICRO, plan_of, with_values, write_bytes_corpus
 from helpers.train.ranks import Layout, workload_of
 
 ALONE = Layout(0, 1, accumulation=2)
@@ -149,6 +149,18 @@ def test_other_models_give_the_same_curve_at_stage_3(trained, changes):
     assert largest_difference(sharded.losses, reference.losses) <= 1e-5
     assert sharded.outcome["observed"]["num_params_total"] == reference.outcome["observed"]["num_params_total"]
     assert sharded.outcome["observed"]["num_params_trainable"] == reference.outcome["observed"]["num_params_trainable"]
+
+
+@pytest.mark.slow
+def test_a_decoder_with_all_options_gives_the_same_curve_at_every_stage(trained):
+    changes = {**SHORT, **EVERY_OPTION}
+    reference = trained(ALONE, **changes)
+    assert reference.losses[-1] < reference.losses[0] - 1
+    assert largest_difference(reference.losses, trained(ALONE, **SHORT).losses) > 1e-2
+    for stage in (0, 1, 2, 3):
+        attempt = trained(Layout(stage, 2, 2), **changes)
+        assert largest_difference(attempt.losses, reference.losses) <= 1e-5, stage
+        assert abs(attempt.outcome["loss"] - reference.outcome["loss"]) <= 1e-5, stage
 
 
 def test_frozen_parameters_are_not_trained(trained):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.memory.states import OptimizerMemory, StateTensor, optimizer_memory
-from flopsfit_ds.model.architecture import ModelShape
+from flopsfit_ds.model.architecture import LEARNED_POSITIONS, ModelShape
 from flopsfit_ds.spec import PlacementRules
 from flopsfit_ds.spec.optimizers import AdamW, FactoryOptimizer, Optimizer, Option, ParameterGroups
 from flopsfit_ds.spec.training import Training
@@ -265,6 +265,6 @@ def _sides(shape: ModelShape, name: str, size: int) -> tuple[int, ...]:
 def _kind_in_decoder(optimizer: OptimizerPlan, name: str) -> Kind:
     if known := optimizer.kind_by_name(name):
         return known
-    if name == "embedding.weight":
+    if name in ("embedding.weight", LEARNED_POSITIONS):
         return "embeddings"
     return "head" if name == "head.weight" else "norms" if "norm" in name else "matrices"

@@ -135,7 +135,7 @@ class TokenWorkload(LanguageWorkload):
 
 
 def language_model_loss(shape: LanguageShape, model: torch.nn.Module, batch: Any) -> torch.Tensor:
-    """Mean cross-entropy in nats a token, and what a mixture of experts adds to it to balance its experts.
+    """Mean cross-entropy in nats a token, and what is added to it: a z-loss, a mixture's loss that balances experts.
 
     The built-in decoder finds its own where its logits would be many.
 
@@ -148,7 +148,8 @@ def language_model_loss(shape: LanguageShape, model: torch.nn.Module, batch: Any
     if _finds_its_loss(shape, targets):
         return model(inputs, targets)
     outputs = model(inputs)
-    loss = plain_losses(logits_of(outputs), targets).mean()
+    z_loss_weight = shape.options.z_loss_weight if isinstance(shape, ModelShape) else 0.0
+    loss = plain_losses(logits_of(outputs), targets, z_loss_weight).mean()
     if isinstance(shape, HfShape) and shape.router_loss_weight:
         loss = loss + shape.router_loss_weight * outputs.aux_loss
     return loss

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from flopsfit_ds.train.model.decoder import Decoder, call_block
+from flopsfit_ds.train.model.decoder import Decoder, Rotation, call_block
 
 _log = logging.getLogger(__name__)
 _REASON_LENGTH = 300
@@ -27,17 +27,17 @@ class CompiledBlocks:
         self.failure: str | None = None
         self._compiled = torch.compile(call_block, dynamic=False)
 
-    def __call__(self, block: nn.Module, x: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
+    def __call__(self, block: nn.Module, x: torch.Tensor, rotation: Rotation | None) -> torch.Tensor:
         """The block's output."""
         if self.failure is None:
             try:
-                return self._compiled(block, x, cosines, sines)
+                return self._compiled(block, x, rotation)
             except Exception as error:
                 if not _is_the_compilers(error):
                     raise
                 _log.warning("blocks are not compiled", exc_info=True)
                 self.failure = " ".join(f"{type(error).__name__}: {error}".split())[:_REASON_LENGTH]
-        return call_block(block, x, cosines, sines)
+        return call_block(block, x, rotation)
 
 
 def compile_blocks(model: Decoder) -> CompiledBlocks:

@@ -1,5 +1,7 @@
 """The built-in decoder: pre-RMSNorm, rotary positions, SwiGLU, SDPA attention with grouped queries, no biases.
 
+What it may have beyond that is in `DecoderOptions`.
+
 Weights are drawn inside each layer's constructor, never afterwards: under `deepspeed.zero.Init` a parameter is
 partitioned as soon as its layer is built, and a later initialisation would touch an empty tensor.
 """
@@ -16,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from flopsfit_ds.model.architecture import ModelShape
 from flopsfit_ds.train.model import cross_entropy
+from flopsfit_ds.train.model.cross_entropy import LossRules
 
 _INIT_STD = 0.02  # GPT-2's `initializer_range`
 
@@ -35,16 +38,24 @@ class Projection(nn.Linear):
 class Head(Projection):
     """The output head: logits, or with targets their losses, while its own weight is at hand under ZeRO-3."""
 
-    def forward(self, input: torch.Tensor, targets: torch.Tensor | None = None, reduce: bool = True) -> torch.Tensor:
+    def forward(
+        self,
+        input: torch.Tensor,
+        targets: torch.Tensor | None = None,
+        reduce: bool = True,
+        rules: LossRules = cross_entropy.PLAIN,
+    ) -> torch.Tensor:
         """See `Decoder.forward`."""
-        return logits_or_losses(input, self.weight, targets, reduce)
+        return logits_or_losses(input, self.weight, rules, targets, reduce)
 
 
-def logits_or_losses(x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor | None, reduce: bool) -> torch.Tensor:
+def logits_or_losses(
+    x: torch.Tensor, weight: torch.Tensor, rules: LossRules, targets: torch.Tensor | None, reduce: bool
+) -> torch.Tensor:
     """See `Decoder.forward`; `x` is the head's input, `weight` its own."""
     if targets is None:
-        return F.linear(x, weight)
-    return (cross_entropy.mean_loss if reduce else cross_entropy.token_losses)(x, weight, targets)
+        return cross_entropy.capped(F.linear(x, weight), rules.logit_softcap)
+    return (cross_entropy.mean_loss if reduce else cross_entropy.token_losses)(x, weight, targets, rules)
 
 
 class TokenEmbedding(nn.Embedding):
@@ -53,6 +64,19 @@ class TokenEmbedding(nn.Embedding):
     def reset_parameters(self) -> None:
         """Draw the weights; called by the constructor."""
         nn.init.normal_(self.weight, std=_INIT_STD)
+
+
+class LearnedPositions(nn.Module):
+    """A vector for each position, added to the token's."""
+
+    def __init__(self, context_length: int, hidden_size: int) -> None:
+        super().__init__()
+        # not an `nn.Embedding`: of these, optimisers take the one with most rows for the vocabulary's
+        self.position_embedding = nn.Parameter(nn.init.normal_(torch.empty(context_length, hidden_size), std=_INIT_STD))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[batch, tokens, hidden] to the same."""
+        return x + self.position_embedding[: x.shape[1]]
 
 
 def rotary_tables(context_length: int, head_dim: int, base: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,6 +94,10 @@ def rotate(x: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch
     return (x * cosines + turned * sines).to(x.dtype)
 
 
+Rotation = tuple[torch.Tensor, torch.Tensor]
+"""Cosines and sines of the tokens' positions."""
+
+
 class Attention(nn.Module):
     """Causal self-attention; several query heads may share a key-value head."""
 
@@ -80,16 +108,23 @@ class Attention(nn.Module):
         self.key = Projection(shape.hidden_size, shape.kv_size, _INIT_STD)
         self.value = Projection(shape.hidden_size, shape.kv_size, _INIT_STD)
         self.output = Projection(shape.hidden_size, shape.hidden_size, output_std)
+        self.query_norm = nn.RMSNorm(self.head_dim) if shape.options.qk_norm else None
+        self.key_norm = nn.RMSNorm(self.head_dim) if shape.options.qk_norm else None
 
-    def forward(self, x: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, rotation: Rotation | None) -> torch.Tensor:
         """[batch, tokens, hidden] to the same."""
         batch, tokens, hidden = x.shape
-        query = self.query(x).view(batch, tokens, self.num_heads, self.head_dim).transpose(1, 2)
-        key = self.key(x).view(batch, tokens, self.num_kv_heads, self.head_dim).transpose(1, 2)
+        query = self.query(x).view(batch, tokens, self.num_heads, self.head_dim)
+        key = self.key(x).view(batch, tokens, self.num_kv_heads, self.head_dim)
         value = self.value(x).view(batch, tokens, self.num_kv_heads, self.head_dim).transpose(1, 2)
+        if self.query_norm is not None and self.key_norm is not None:  # in fp32, as norms are, and so is what follows
+            query, key = self.query_norm(query.float()), self.key_norm(key.float())
+        query, key = query.transpose(1, 2), key.transpose(1, 2)
+        if rotation is not None:
+            query, key = rotate(query, *rotation), rotate(key, *rotation)
         mixed = F.scaled_dot_product_attention(
-            rotate(query, cosines, sines),
-            rotate(key, cosines, sines),
+            query.to(value.dtype),
+            key.to(value.dtype),
             value,
             is_causal=True,
             enable_gqa=self.num_kv_heads != self.num_heads,
@@ -111,44 +146,64 @@ class SwiGLU(nn.Module):
         return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
+class PlainMLP(nn.Module):
+    """Feed-forward layer of two matrices around a GELU."""
+
+    def __init__(self, shape: ModelShape, output_std: float) -> None:
+        super().__init__()
+        self.up = Projection(shape.hidden_size, shape.intermediate_size, _INIT_STD)
+        self.down = Projection(shape.intermediate_size, shape.hidden_size, output_std)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[batch, tokens, hidden] to the same."""
+        return self.down(F.gelu(self.up(x)))
+
+
 class Block(nn.Module):
     """Attention and feed-forward layer, each behind a norm and around a residual."""
 
-    def __init__(self, shape: ModelShape) -> None:
+    def __init__(self, shape: ModelShape, layer: int) -> None:
         super().__init__()
-        output_std = _INIT_STD / math.sqrt(2 * shape.num_layers)  # residual branches, as GPT-2 (Radford et al., 2019)
+        # residual branches, as GPT-2 (Radford et al., 2019); by layer, Zhang et al. (2019)
+        depth = layer + 1 if shape.options.depth_scaled_init else shape.num_layers
+        output_std = _INIT_STD / math.sqrt(2 * depth)
         self.attention_norm = nn.RMSNorm(shape.hidden_size)
         self.attention = Attention(shape, output_std)
         self.mlp_norm = nn.RMSNorm(shape.hidden_size)
-        self.mlp = SwiGLU(shape, output_std)
+        self.mlp = (SwiGLU if shape.options.activation == "swiglu" else PlainMLP)(shape, output_std)
 
-    def forward(self, x: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, rotation: Rotation | None) -> torch.Tensor:
         """[batch, tokens, hidden] to the same."""
-        x = x + self.attention(self.attention_norm(x), cosines, sines)
+        x = x + self.attention(self.attention_norm(x), rotation)
         return x + self.mlp(self.mlp_norm(x))
 
 
-def call_block(block: nn.Module, x: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
+def call_block(block: nn.Module, x: torch.Tensor, rotation: Rotation | None) -> torch.Tensor:
     """The block's output; what is compiled in its place takes the block too, so that all layers share one graph."""
-    return block(x, cosines, sines)
+    return block(x, rotation)
 
 
 class Decoder(nn.Module):
     """Token ids [batch, tokens] to logits [batch, tokens, vocab], or to losses."""
 
-    cosines: torch.Tensor
-    sines: torch.Tensor
+    cosines: torch.Tensor | None
+    sines: torch.Tensor | None
 
     def __init__(self, shape: ModelShape, activation_checkpointing: bool = False) -> None:
         super().__init__()
         self.activation_checkpointing = activation_checkpointing
         self.tied = shape.tied_embeddings
+        self.loss_rules = LossRules(shape.options.logit_softcap, shape.options.z_loss_weight)
         self.embedding = TokenEmbedding(shape.vocab_size, shape.hidden_size)
-        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.num_layers))
+        learned = shape.options.positions == "learned"
+        self.positions = LearnedPositions(shape.context_length, shape.hidden_size) if learned else None
+        self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.num_layers))
         self.norm = nn.RMSNorm(shape.hidden_size)
         if not self.tied:
             self.head = Head(shape.hidden_size, shape.vocab_size, _INIT_STD)
-        cosines, sines = rotary_tables(shape.context_length, shape.head_dim, shape.rope_base)
+        cosines = sines = None
+        if not learned:
+            cosines, sines = rotary_tables(shape.context_length, shape.head_dim, shape.rope_base)
         self.register_buffer("cosines", cosines, persistent=False)
         self.register_buffer("sines", sines, persistent=False)
         self.train_block: Callable[..., torch.Tensor] = call_block
@@ -159,20 +214,24 @@ class Decoder(nn.Module):
         Args:
             tokens: Ids, [batch, tokens].
             targets: Ids of the tokens that follow, [batch, tokens].
-            reduce: The mean of all losses, a scalar; else each token's, [batch, tokens], without gradients.
+            reduce: The mean of all losses, as trained on, a scalar; else each token's cross-entropy, [batch, tokens],
+                without gradients.
         """
         x = self.embedding(tokens)
-        length = tokens.shape[1]
-        cosines, sines = self.cosines[:length], self.sines[:length]
+        rotation = None
+        if self.positions is not None:
+            x = self.positions(x)
+        elif self.cosines is not None and self.sines is not None:
+            rotation = self.cosines[: tokens.shape[1]], self.sines[: tokens.shape[1]]
         call = self.train_block if self.training else call_block  # the loss of a run is measured without a compiler
         for block in self.blocks:
             if self.activation_checkpointing and self.training:
-                x = checkpoint(call, block, x, cosines, sines, use_reentrant=False)
+                x = checkpoint(call, block, x, rotation, use_reentrant=False)
             else:
-                x = call(block, x, cosines, sines)
+                x = call(block, x, rotation)
         x = self.norm(x)
         if targets is not None:
             x = cross_entropy.as_autocast_would(x)  # what the norm gave need not outlive the loss
         if self.tied:
-            return logits_or_losses(x, self.embedding.weight, targets, reduce)
-        return self.head(x, targets, reduce)
+            return logits_or_losses(x, self.embedding.weight, self.loss_rules, targets, reduce)
+        return self.head(x, targets, reduce, self.loss_rules)
