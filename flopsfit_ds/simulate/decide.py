@@ -130,7 +130,7 @@ def measure_unknown(
     runs: Sequence[RunPlan],
     progress: Callable[[int, int], None],
     simulator: Simulator,
-    case_of: Callable[[RunPlan], Case] | None = None,
+    case_of: Callable[[RunPlan], Case],
 ) -> SweepPlan:
     """The plan with those runs placed anew whose activations were not known, by what a simulation finds.
 
@@ -142,7 +142,7 @@ def measure_unknown(
         runs: Those of its runs that are to be trained.
         progress: Told how many runs are measured, of how many.
         simulator: Runs the engine.
-        case_of: What a run trains; without it, a language model.
+        case_of: What a run trains.
 
     Raises:
         PlanError: A run fits nowhere.
@@ -156,8 +156,7 @@ def measure_unknown(
         try:
             if time.monotonic() - began > _PATIENCE_SECONDS:
                 raise SimulationError(f"the {_PATIENCE_SECONDS:.0f} s that a start waits for it")
-            case = (case_of or language_model)(run)
-            profile = learn_activations(simulator, case, run.placement.profile, plan.cluster)
+            profile = learn_activations(simulator, case_of(run), run.placement.profile, plan.cluster)
         except SimulationError as error:
             warnings.append(
                 f"{run.label}: the memory of its activations is not known, for the simulation stopped at {error}; it "
@@ -200,7 +199,11 @@ def _with_runs(plan: SweepPlan, changed: Mapping[str, RunPlan], warnings: Sequen
 
 
 def review_placements(
-    plan: SweepPlan, runs: Sequence[RunPlan], progress: Callable[[int, int], None], simulator: Simulator | None = None
+    plan: SweepPlan,
+    runs: Sequence[RunPlan],
+    progress: Callable[[int, int], None],
+    simulator: Simulator | None = None,
+    case_of: Callable[[RunPlan], Case] | None = None,
 ) -> SweepPlan:
     """The plan with the placements of some runs checked by simulation, and moved where they do not fit.
 
@@ -213,22 +216,29 @@ def review_placements(
         runs: Those of its runs that are to be trained.
         progress: Told how many placements are checked, of how many.
         simulator: Runs the engine; without it, one for this call.
+        case_of: What a run trains; without it, a language model.
 
     Raises:
         PlanError: Nothing that was planned for a run fits.
     """
-    if plan.corpus.source == "dataset":
-        return plan  # a study's class is only known in its process, which has measured it
+    if case_of is None:
+        if plan.corpus.source == "dataset":
+            return plan  # a study's class is only known to `find_optimal`, which has reviewed its plan
+        case_of = language_model
     with simulator or Simulator() as simulator:
-        plan = measure_unknown(plan, runs, progress, simulator)
+        plan = measure_unknown(plan, runs, progress, simulator, case_of)
         if plan.cluster.kind == "cpu":
             return plan  # a CPU slot has no memory of its own to run out of
         wanted = {run.run_id for run in runs}
-        return _review_near(plan, [run for run in plan.runs if run.run_id in wanted], progress, simulator)
+        return _review_near(plan, [run for run in plan.runs if run.run_id in wanted], progress, simulator, case_of)
 
 
 def _review_near(
-    plan: SweepPlan, runs: Sequence[RunPlan], progress: Callable[[int, int], None], simulator: Simulator
+    plan: SweepPlan,
+    runs: Sequence[RunPlan],
+    progress: Callable[[int, int], None],
+    simulator: Simulator,
+    case_of: Callable[[RunPlan], Case],
 ) -> SweepPlan:
     """The plan with the placements of what nearly fills a GPU checked."""
     limit = CLEARLY_FITS * plan.cluster.device_memory_bytes
@@ -250,20 +260,20 @@ def _review_near(
                 )
                 break
             try:
-                reviewed[run.run_id] = _review(simulator, plan, run)
+                reviewed[run.run_id] = _review(simulator, plan, run, case_of(run))
             except SimulationError as error:
                 warnings.append(f"{run.label}: placed by closed forms alone, for the simulation stopped at {error}")
         progress(len(near), len(near))
     return _with_runs(plan, reviewed, warnings)
 
 
-def _review(simulator: Simulator, plan: SweepPlan, run: RunPlan) -> RunPlan:
+def _review(simulator: Simulator, plan: SweepPlan, run: RunPlan, case: Case) -> RunPlan:
     placement = run.placement
     chosen = placement.layout
     larger = [c for c in placement.alternatives if c.strategy.num_gpus > chosen.strategy.num_gpus]
     decision = decide_layout(
         simulator,
-        language_model(run),
+        case,
         placement.profile,
         (chosen, *placement.fallbacks, *larger),
         plan.cluster,

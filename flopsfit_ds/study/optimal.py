@@ -26,7 +26,7 @@ from flopsfit_ds.plan.family import counts_active
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan, build_plan
 from flopsfit_ds.simulate import Simulator
 from flopsfit_ds.simulate.case import ClassCase
-from flopsfit_ds.simulate.decide import measure_unknown
+from flopsfit_ds.simulate.decide import review_placements
 from flopsfit_ds.simulate.profile import LOOKED_AT_SAMPLES
 from flopsfit_ds.spec import AdaptiveDesign, SweepSpec, validate_spec
 from flopsfit_ds.study.datasets import Adapter
@@ -205,7 +205,7 @@ def find_optimal(
     if spec.execution.simulate_memory:
         with Simulator() as simulator:
             case_of = functools.partial(_case, model_class, samples, loss_fn, fingerprint)
-            plan = measure_unknown(plan, plan.runs, lambda done, total: None, simulator, case_of)
+            plan = review_placements(plan, plan.runs, lambda done, total: None, simulator, case_of)
     if not train:
         return plan
     workloads = _Workloads(

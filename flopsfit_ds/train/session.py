@@ -22,6 +22,7 @@ from torch import nn
 from flopsfit_ds.plan.ds_config import deepspeed_config
 from flopsfit_ds.plan.sweep_plan import RunPlan
 from flopsfit_ds.train.mends.alone import go_without_peers
+from flopsfit_ds.train.mends.construction import built_as_at_every_stage
 from flopsfit_ds.train.mends.norms import keep_norm
 from flopsfit_ds.train.mends.zero3 import share_master_weights
 from flopsfit_ds.train.model.compiled import CompiledBlocks, compile_blocks, hide_hooks
@@ -117,7 +118,8 @@ def open_session(
     accelerator = _start_accelerate(order, config, timeout)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = run.recipe.tf32
     seed_everything(run.seed, device=accelerator.device)
-    model = build_model(workload, order, config, accelerator.device)
+    with built_as_at_every_stage(accelerator):
+        model = build_model(workload, order, config, accelerator.device)
     blocks = compile_blocks(model) if compiled and isinstance(model, Decoder) else None
     freeze(model, run.recipe.frozen_parameters)
     give_scalars_a_dimension(model)

@@ -7,7 +7,7 @@ from torch.utils.data import default_collate
 
 from flopsfit_ds.base.hardware import resolve_cluster
 from flopsfit_ds.memory import Strategy, estimate_memory
-from flopsfit_ds.simulate import Simulator
+from flopsfit_ds.simulate import SimulationError, Simulator
 from flopsfit_ds.simulate.case import ClassCase
 from flopsfit_ds.simulate.profile import profile_class
 from flopsfit_ds.train.data.dataset import call_model
@@ -28,6 +28,14 @@ def test_scalars_and_grouped_products_in_fp32_are_simulated(name):
     closed = estimate_memory(found.profile, strategy, CPU, accumulation=1)
     assert seen.components.parameters == pytest.approx(4 * found.num_params, rel=0.1)
     assert 0.9 < closed.peak_allocated_bytes / seen.peak_allocated_bytes < 2
+
+
+@pytest.mark.slow
+def test_experts_that_values_choose_are_never_left_out_of_a_simulation():
+    """`if mask.any()` would be false on tensors without values, and the experts' activations would be missing."""
+    strategy, found = Strategy(0, 1, 4, False, "none", "fp32"), measured(FOREIGN["looped experts"], WIDTH)
+    with Simulator() as simulator, pytest.raises(SimulationError, match="DataDependentOutput"):
+        simulated(simulator, FOREIGN["looped experts"], WIDTH, strategy, CPU, found)
 
 
 DRAWN = [(Strategy(0, 1, 8, False, "none", "fp32"), 1), (Strategy(2, 2, 4, False, "none", "fp32"), 2)]

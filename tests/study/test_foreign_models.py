@@ -20,6 +20,7 @@ def foreign_plan(
     model_class: type[torch.nn.Module] | None = None,
     span: float = 3,
     budget: float = 1e12,
+    hardware: dict[str, object] | None = None,
     **changes: object,
 ) -> SweepPlan:
     """Of a language model that someone else wrote, on windows of constant tokens."""
@@ -30,7 +31,8 @@ def foreign_plan(
         dataset=[(tokens, tokens)] * 200, loss_fn=foreign.loss, compute_budgets=[budget],
         global_batch_samples=8,
         design={"sizes_per_budget": 2, "size_span": span},
-        training={"precision": "fp32"}, hardware={"device": "cpu", "gpus_per_node": 2}, train=False, **changes,
+        training={"precision": "fp32"}, hardware=hardware or {"device": "cpu", "gpus_per_node": 2}, train=False,
+        **changes,
     )  # fmt: skip
     assert isinstance(result, SweepPlan)
     return result
@@ -100,6 +102,21 @@ def test_experts_in_blocks_of_their_own_are_planned_at_zero_3_too() -> None:
     assert any("ZeRO-3, which gathers blocks.0, blocks.1 whole" in warning for warning in found.warnings)
     with pytest.raises(PlanError, match=r"allow zero_stages: \[0, 3\]"):
         foreign_plan("expert blocks", placement={"zero_stages": [2], "num_gpus": [2]})
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_simulation_process")
+def test_a_class_that_nearly_fills_a_gpu_is_simulated_before_it_is_trained() -> None:
+    def planned(**hardware: object) -> SweepPlan:
+        one = {"device": "H100-SXM", "gpus_per_node": 1} | hardware
+        return foreign_plan("Llama", hardware=one, placement={"memory_margin": 0.001})
+
+    roomy = planned()
+    assert {run.placement.memory.method for run in roomy.runs} == {"closed-form"}
+    largest = max(run.placement.memory.device_total_bytes for run in roomy.runs)
+    tight = planned(device_memory=int(1.01 * largest))
+    assert {run.placement.memory.method for run in tight.runs} == {"simulation"}
+    assert [run.run_id for run in tight.runs] == [run.run_id for run in roomy.runs]
 
 
 def test_a_parameter_without_a_dimension_is_a_vector_that_reads_as_it_was() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from helpers.study.foreign_training import STEPS, trained
+from helpers.train.from_config import NAME as FROM_CONFIG
 from helpers.train.ranks import Layout
 
 
@@ -24,6 +25,15 @@ def test_experts_that_a_ranks_batch_passes_by_train_at_zero_3(server, tmp_path, 
     """Ranks would gather and reduce different parameters, and abort, if the modules around them were not leaves."""
     expected = trained(server, tmp_path / "whole", name, Layout(0, 2))
     found = trained(server, tmp_path / "sharded", name, Layout(3, 2, 2))
+    assert found.codes == expected.codes == [0, 0], found.logs()
+    assert found.losses == pytest.approx(expected.losses, abs=1e-6)
+    assert found.outcome["loss"] == pytest.approx(expected.outcome["loss"], abs=1e-6)
+
+
+def test_a_model_that_from_config_builds_has_the_same_weights_at_zero_3(server, tmp_path):
+    """transformers would build it in parts and draw other weights: another first loss, under the same identity."""
+    expected = trained(server, tmp_path / "whole", FROM_CONFIG, Layout(0, 2))
+    found = trained(server, tmp_path / "sharded", FROM_CONFIG, Layout(3, 2))
     assert found.codes == expected.codes == [0, 0], found.logs()
     assert found.losses == pytest.approx(expected.losses, abs=1e-6)
     assert found.outcome["loss"] == pytest.approx(expected.outcome["loss"], abs=1e-6)

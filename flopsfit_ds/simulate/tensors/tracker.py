@@ -143,8 +143,12 @@ class LiveMemory(TorchDispatchMode):
         self._scope: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and count what it returns; make up a value where one is read out of a fake tensor."""
-        if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
+        """Run an operation and count what it returns; make up a value where one is read out of a fake tensor.
+
+        Not for a module's forward pass, whose way may depend on it: there PyTorch raises, unless the value is known.
+        """
+        reads_value = func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor)
+        if reads_value and not self.modules.inside:
             return _plausible_value(args[0])
         out = self._run(func, args, kwargs or {})
         if isinstance(out, torch.Tensor):
