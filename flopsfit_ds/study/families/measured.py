@@ -17,10 +17,26 @@ _LOOKS = 6
 """At sizes, for a number of active parameters; two are enough where their share is the same at all sizes."""
 
 
-def nearest_by_active(nearest_by_total: Callable[[float], SizedModel], num_params: float) -> SizedModel:
+def nearest_by_active(
+    nearest_by_total: Callable[[float], SizedModel],
+    num_params: float,
+    name: str,
+    size_of: Callable[[SizedModel], str],
+    remedy: str,
+) -> SizedModel:
     """The model nearest to a number of parameters, which means active ones where the model is sized by them.
 
     Their share of the total changes slowly with the size, so that the total aimed at settles in a few looks.
+
+    Args:
+        nearest_by_total: The model nearest to a total, however far.
+        num_params: Asked for.
+        name: Of the model, for an error.
+        size_of: What a model's size parameter is, for an error.
+        remedy: What to change, for an error.
+
+    Raises:
+        PlanError: No size is within a factor of 2.
     """
     model = nearest_by_total(num_params)
     for _ in range(_LOOKS):
@@ -28,6 +44,16 @@ def nearest_by_active(nearest_by_total: Callable[[float], SizedModel], num_param
         if aimed is model:
             break
         model = aimed
+    off = num_params / model.num_params_of_design
+    if not 0.5 <= off <= 2:  # where sizes are coarse, the next may be nearer: once more as far on
+        model = nearest_by_total(num_params * off * model.num_params / model.num_params_of_design)
+    counted = model.num_params_of_design
+    if not 0.5 <= counted / num_params <= 2:
+        active = "active " * (counted != model.num_params)
+        raise PlanError(
+            f"no {name} has about {format_count(num_params)} {active}parameters: with {size_of(model)} it has "
+            f"{format_count(counted)}; change {remedy}"
+        )
     return model
 
 

@@ -95,18 +95,27 @@ class ClassFamily:
             SpecError: The class cannot be built, or does not grow with its size parameter.
             PlanError: No size is within a factor of 2, the loss is no scalar, or FLOPs cannot be counted.
         """
-        return nearest_by_active(lambda aimed: self._nearest_by_total(aimed, taken), num_params)
+        return nearest_by_active(
+            lambda aimed: self._nearest_by_total(aimed, taken),
+            num_params,
+            self._class.__name__,
+            lambda model: self._size_of(model.num_params),
+            "the sizes or model.size_multiple_of",
+        )
+
+    def _size_of(self, num_params: int) -> str:
+        step = next(step for step, count in self._counts.items() if count == num_params)
+        return f"{self._size_parameter}={step * self._multiple}"
 
     def _nearest_by_total(self, num_params: float, taken: Container[int]) -> SizedModel:
         upper = smallest_reaching(self._count, num_params, self._multiple, self._class.__name__, self._size_parameter)
         near = [step for step in range(upper - 3, upper + 4) if step >= 1 and self._count(step) not in taken]
         best = min(near, key=lambda step: abs(self._count(step) / num_params - 1), default=None)
-        if best is None or not 0.5 <= self._count(best) / num_params <= 2:
-            shown = best or upper
+        if best is None:
             raise PlanError(
-                f"no {self._class.__name__} has about {format_count(num_params)} parameters: with "
-                f"{self._size_parameter}={shown * self._multiple} it has {format_count(self._count(shown))}; change "
-                "the sizes or model.size_multiple_of"
+                f"no other {self._class.__name__} has about {format_count(num_params)} parameters: with "
+                f"{self._size_of(self._count(upper))} it has {format_count(self._count(upper))}; change the sizes or "
+                "model.size_multiple_of"
             )
         return self._sized(best)
 

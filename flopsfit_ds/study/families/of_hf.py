@@ -28,6 +28,7 @@ _NEAR = 4
 """Widths on either side of the one that has the size at the aimed depth."""
 _DEPTH_PENALTY = 0.1
 """What a depth off the aimed ratio counts beside a size off the one asked for; as for the built-in decoder."""
+_REMEDY = "the sizes, model.head_dim, model.size_multiple_of or model.vocab_size"
 
 
 class _Builder:
@@ -112,7 +113,13 @@ class HfFamily:
             SpecError: The model cannot be built, or does not grow with its size parameter.
             PlanError: No size is within a factor of 2, no heads divide one, or FLOPs cannot be counted.
         """
-        return nearest_by_active(lambda aimed: self._nearest_by_total(aimed, taken), num_params)
+        return nearest_by_active(
+            lambda aimed: self._nearest_by_total(aimed, taken), num_params, self._name, self._size_of, _REMEDY
+        )
+
+    def _size_of(self, model: SizedModel) -> str:
+        step, depth = next(at for at, sized in self._models.items() if sized is model)
+        return f"{self._model.size_parameter}={step * self._growth.step} and {depth} layers"
 
     def _nearest_by_total(self, num_params: float, taken: Container[int]) -> SizedModel:
         growth = self._growth
@@ -120,7 +127,7 @@ class HfFamily:
             lambda step: self._count(step, growth.aimed_depth(step * growth.step)),
             num_params, growth.step, self._name, self._model.size_parameter,
         )  # fmt: skip
-        best: tuple[float, int, int] | None = None
+        best: tuple[bool, float, int, int] | None = None
         for step in range(max(1, upper - _NEAR), upper + _NEAR + 1):
             aimed = growth.aimed_depth(step * growth.step)
             for depth in self._depths(step, aimed, num_params):
@@ -128,16 +135,16 @@ class HfFamily:
                     continue
                 off = abs(math.log(self._count(step, depth) / num_params))
                 score = off + _DEPTH_PENALTY * abs(math.log(depth / aimed))
-                if off <= math.log(2) and (best is None or score < best[0]):
-                    best = score, step, depth
+                ranked = off > math.log(2), score, step, depth
+                best = ranked if best is None else min(best, ranked)
         if best is None:
             size = upper * growth.step
             raise PlanError(
-                f"no {self._name} has about {format_count(num_params)} parameters: with {self._model.size_parameter}="
-                f"{size} it has {format_count(self._count(upper, growth.aimed_depth(size)))}; change the sizes, "
-                "model.head_dim, model.size_multiple_of or model.vocab_size"
+                f"no other {self._name} has about {format_count(num_params)} parameters: with "
+                f"{self._model.size_parameter}={size} it has "
+                f"{format_count(self._count(upper, growth.aimed_depth(size)))}; change {_REMEDY}"
             )
-        return self._sized(best[1], best[2])
+        return self._sized(*best[2:])
 
     def _depths(self, step: int, aimed: int, num_params: float) -> list[int]:
         """Depths of a width within half an octave of the aimed one, next to the one that has the size."""
