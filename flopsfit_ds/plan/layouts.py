@@ -101,7 +101,9 @@ class Search:
     rules: PlacementRules
     micro_batch_size_per_gpu: int | None = None
     """The only one there is; None where any may be chosen."""
-    _known: dict[Strategy, Layout] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _known: dict[tuple[int, Offload, int, bool, int], Layout] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def best_of_each_layout(self, share: float = 1.0) -> list[Layout]:
         """For every stage, number of GPUs and checkpointing, the largest micro-batch that fits into this share.
@@ -254,20 +256,20 @@ class Search:
     def _layout(
         self, zero_stage: int, offload: Offload, num_gpus: int, checkpointing: bool, micro_batch: int
     ) -> Layout:
-        rules = self.rules
-        strategy = Strategy(
-            zero_stage,  # pyright: ignore[reportArgumentType]
-            num_gpus,
-            micro_batch,
-            checkpointing,
-            offload,
-            self.precision,
-            rules.communication,
-            rules.deepspeed,
-        )
-        known = self._known.get(strategy)
+        asked = zero_stage, offload, num_gpus, checkpointing, micro_batch
+        known = self._known.get(asked)
         if known is None:
-            known = self._known[strategy] = self._work_out(strategy)
+            strategy = Strategy(
+                zero_stage,  # pyright: ignore[reportArgumentType]
+                num_gpus,
+                micro_batch,
+                checkpointing,
+                offload,
+                self.precision,
+                self.rules.communication,
+                self.rules.deepspeed,
+            )
+            known = self._known[asked] = self._work_out(strategy)
         return known
 
     def _work_out(self, strategy: Strategy) -> Layout:

@@ -8,6 +8,7 @@ allotments so), every such choice is simulated in several orders, and the shorte
 
 from __future__ import annotations
 
+import math
 import random
 from bisect import bisect_left, insort
 from collections.abc import Sequence
@@ -131,17 +132,23 @@ def pack(
     return _improve(best, runs, start, num_lanes, bound, _AGAIN)
 
 
-def list_schedule(allotments: Sequence[Allotment], free: Sequence[Sequence[float]], num_lanes: int = 1) -> float:
+def list_schedule(
+    allotments: Sequence[Allotment], free: Sequence[Sequence[float]], num_lanes: int = 1, limit: float = math.inf
+) -> float:
     """When the last run ends, each in one allotment and started as early as it can, in the best of a few orders.
 
     Args:
         allotments: One a run.
         free: For each node, seconds until each of its lanes is free.
         num_lanes: Equal shares that a slot can be divided into.
+        limit: A schedule that is longer is of no use: where all are, some length beyond it.
     """
     if not allotments:
         return 0.0
-    return min(_simulate(allotments, order, free, num_lanes)[0] for order in _orders(allotments, num_lanes))
+    shortest = math.inf
+    for order in _orders(allotments, num_lanes):
+        shortest = min(shortest, _simulate(allotments, order, free, num_lanes, min(limit, shortest))[0])
+    return shortest
 
 
 def shortest_target(
@@ -205,7 +212,7 @@ def _with_fewer_changes(
         cheaper = (index for index in range(1, len(costs)) if costs[index] < costs[now])
         for index in (0, *sorted(cheaper, key=lambda index: costs[index])):
             chosen[number] = index
-            seconds = list_schedule(_picked(runs, chosen), free, num_lanes)
+            seconds = list_schedule(_picked(runs, chosen), free, num_lanes, near_enough * shortest)
             if seconds <= near_enough * shortest:
                 found.append((sum(index > 0 for index in chosen), seconds, tuple(chosen)))
                 break
@@ -267,7 +274,7 @@ def _improve(
             new_order[position], new_order[other] = new_order[other], new_order[position]
         elif position:
             new_order.insert(draw.randrange(position), new_order.pop(position))
-        new_makespan, new_last = _simulate(_picked(runs, new_allotments), new_order, start, num_lanes)
+        new_makespan, new_last = _simulate(_picked(runs, new_allotments), new_order, start, num_lanes, makespan)
         idle = 0 if new_makespan < makespan else idle + 1
         if new_makespan <= makespan:
             order, allotments, makespan, last = new_order, new_allotments, new_makespan, new_last
@@ -295,21 +302,34 @@ def _orders(allotments: Sequence[Allotment], num_lanes: int) -> list[tuple[int, 
 
 
 def _simulate(
-    allotments: Sequence[Allotment], order: Sequence[int], busy: Sequence[Sequence[float]], num_lanes: int
+    allotments: Sequence[Allotment],
+    order: Sequence[int],
+    busy: Sequence[Sequence[float]],
+    num_lanes: int,
+    limit: float = math.inf,
 ) -> tuple[float, int]:
-    """Place runs in this order, each as early as it can start, gaps not filled: end and number of the last."""
+    """Place runs in this order, each as early as it can start, gaps not filled: end and number of the last.
+
+    What ends after the limit is of no use: there it stops, with an end that is beyond the limit too.
+    """
     nodes = [list(lanes) for lanes in busy]
+    wide_enough: dict[int, list[list[float]]] = {}
     end, last = 0.0, order[0]
     for number in order:
         allotment = allotments[number]
         lanes = allotment.num_slots * (allotment.lanes if allotment.num_slots == 1 else num_lanes)
-        best, best_start = -1, float("inf")
-        for index, node in enumerate(nodes):
-            if len(node) >= lanes and node[lanes - 1] < best_start:
-                best, best_start = index, node[lanes - 1]
-        finish = _take(nodes[best], lanes, allotment.seconds) if best >= 0 else _spread(nodes, lanes, allotment.seconds)
+        if lanes not in wide_enough:
+            wide_enough[lanes] = [node for node in nodes if len(node) >= lanes]
+        able = wide_enough[lanes]
+        if able:
+            starts = [node[lanes - 1] for node in able]
+            finish = _take(able[starts.index(min(starts))], lanes, allotment.seconds)
+        else:
+            finish = _spread(nodes, lanes, allotment.seconds)
         if finish > end:
             end, last = finish, number
+            if end > limit:
+                break
     return end, last
 
 
