@@ -31,7 +31,7 @@ from flopsfit_ds.plan.design import (
 )
 from flopsfit_ds.plan.family import Family, SizedModel, count_active, decoder_family, num_token_ids
 from flopsfit_ds.plan.layouts import Search
-from flopsfit_ds.plan.packing.sweep import Makespan, expected_makespan, narrow_batches, spread_long_runs
+from flopsfit_ds.plan.packing.sweep import Makespan, expected_makespan, narrow_batches, spread_long_runs, year_long
 from flopsfit_ds.plan.placement import Placement, shared_search
 from flopsfit_ds.plan.placing import held_layout_warning, place_points, placement_rules
 from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan, known_optimizer, optimizer_warnings
@@ -191,7 +191,9 @@ class SweepPlan:
         searches = [self.layouts_of(run) for run in self.runs]
         spread = spread_long_runs(placements, searches, self.cluster, self.spec.placement.points_per_gpu)
         plan = replace(self, runs=tuple(map(lambda run, to: replace(run, placement=to), self.runs, spread)))
-        said = narrow_batches(spread, searches, [run.label for run in plan.runs], self.cluster, plan.makespan())
+        now = plan.makespan()
+        said = narrow_batches(spread, searches, [run.label for run in plan.runs], self.cluster, now)
+        said += year_long({run.label: run.paid_seconds for run in plan.runs}, now)
         return replace(plan, warnings=tuple(dict.fromkeys((*self.warnings, *said))))
 
     def to_json_dict(self) -> dict:

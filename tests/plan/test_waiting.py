@@ -60,3 +60,28 @@ def test_a_batch_that_divides_over_few_gpus_is_told_with_one_that_divides_over_m
     assert "a global batch of 512 sequences" in said
     again = plan_of(with_values(prime, design__num_params=["1B", "3B"], training__global_batch_tokens=512 * 8192))
     assert again.makespan().seconds < plan.makespan().seconds / 10
+
+
+@pytest.mark.parametrize(("tokens", "years"), [(20, False), (400, True)])
+def test_a_sweep_of_more_than_a_year_says_so(tokens, years):
+    plan = plan_of(with_values(LADDER, design__tokens_per_parameter=[tokens]))
+    assert (plan.makespan().seconds > 365.25 * 86400) is years
+    assert any("years on these devices" in warning for warning in plan.warnings) is years
+
+
+def test_a_run_that_takes_years_alone_is_named():
+    plan = plan_of(
+        with_values(LADDER, design__num_params=["1B", "8B"], hardware={"device": "H100-SXM", "num_nodes": 1})
+    )
+    few = plan_of(
+        with_values(
+            LADDER, design__num_params=["1B", "8B"], design__tokens_per_parameter=[500],
+            hardware={"device": "H100-SXM", "gpus_per_node": 8, "host_memory": "2TiB"},
+        )
+    )  # fmt: skip
+    assert not any("years" in warning for warning in plan.warnings)
+    (said,) = [warning for warning in few.warnings if "years on these devices" in warning]
+    longest = max(few.runs, key=lambda run: run.paid_seconds)
+    years = few.makespan().seconds / (365.25 * 86400)
+    assert f"takes {years:,.1f} years" in said
+    assert f"1 of 2 runs longer than one by themselves (the longest, {longest.label}: " in said

@@ -28,9 +28,7 @@ def width_of(asked: float) -> int:
     return found.width  # pyright: ignore[reportAttributeAccessIssue]
 
 
-@pytest.mark.parametrize(
-    ("asked", "width"), [(13e3, 16), (27e3, 32), (36e3, 32), (60e3, 48), (130e3, 48)]
-)
+@pytest.mark.parametrize(("asked", "width"), [(13e3, 16), (27e3, 32), (36e3, 32), (60e3, 48), (130e3, 48)])
 def test_sizes_that_lie_far_apart_are_found_by_active_parameters(asked, width):
     assert width_of(asked) == width
 

@@ -6,7 +6,7 @@ would wait for it alone, with most devices idle, it takes more of them: at a wor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from flopsfit_ds.base.hardware import Cluster
@@ -22,6 +22,9 @@ _WAITING = 1.5
 """Times longer than all work spread evenly over the devices: a run of that length is waited for."""
 _SHORT_SECONDS = 600.0
 """A sweep of less than this does not wait: what starting processes takes is no part of predicted times."""
+
+_YEAR_SECONDS = 365.25 * 86400
+"""What takes longer is a slip in a number or in the hardware more often than a wish: no lease of devices lasts so."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,25 @@ def narrow_batches(
         f"{', '.join(names[:3])}: {batch} sequences a step divide over no more than {used} of {cluster.num_gpus} GPUs, "
         f"and the sweep waits for that; a global batch of {better} sequences divides over more"
         for (batch, used, better), names in said.items()
+    ]
+
+
+def year_long(seconds: Mapping[str, float], now: Makespan) -> list[str]:
+    """What to say of a sweep that takes longer than a year, if all predictions hold.
+
+    Args:
+        seconds: Of each run on the devices that it is planned on, by its label.
+        now: How long the sweep takes.
+    """
+    if now.seconds <= _YEAR_SECONDS:
+        return []
+    longest = max(seconds, key=lambda label: seconds[label])
+    alone = sum(each > _YEAR_SECONDS for each in seconds.values())
+    runs = f"{alone} of {len(seconds)} runs longer than one by themselves" if alone else "no run so long by itself"
+    return [
+        f"the sweep takes {now.seconds / _YEAR_SECONDS:,.1f} years on these devices, {runs} (the longest, {longest}: "
+        f"{seconds[longest] / _YEAR_SECONDS:,.1f}); see whether the budgets or tokens of design and hardware's devices "
+        "are what is meant"
     ]
 
 
