@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.base.units import format_count, format_flops
-from flopsfit_ds.data.corpus import Corpus
+from flopsfit_ds.data.corpus import Corpus, Drawn
 from flopsfit_ds.plan.recorded.chosen import ChosenRun
 from flopsfit_ds.spec import AdaptiveDesign, IsoflopDesign, LadderDesign, PointsDesign
 from flopsfit_ds.spec.training import SeedsAt
@@ -284,33 +284,48 @@ def seeds_of_points(
     return [seeds if number in chosen else seeds[:1] for number in range(len(points))]
 
 
-def batch_warnings(
-    label: str, budget: float | None, batches: BatchPlan, corpus: Corpus, words: BatchWords
-) -> list[str]:
-    """What the user should know of a run's batches and of how often it sees its data.
+def batch_warnings(runs: Sequence[tuple[str, float | None, BatchPlan]], corpus: Corpus, words: BatchWords) -> list[str]:
+    """What the user should know of the runs' batches and of how often they see their data, a line for each kind.
 
     Args:
-        label: Of the run.
-        budget: FLOPs of its isoFLOP budget; None for other designs.
-        batches: Its steps and tokens.
+        runs: Of each its label, the FLOPs of its isoFLOP budget (None for other designs), and its steps and tokens.
         corpus: The data.
         words: For messages.
     """
-    found = []
-    for drawn in corpus.drawn(batches.num_tokens):
-        if drawn.repeats is not None and drawn.repeats > 1:
-            of_source = f" of {drawn.source}" if drawn.source else ""
+    repeating: dict[str, list[tuple[str, Drawn]]] = {}
+    for label, _, batches in runs:
+        for drawn in corpus.drawn(batches.num_tokens):
+            if drawn.repeats is not None and drawn.repeats > 1:
+                repeating.setdefault(drawn.source, []).append((label, drawn))
+    found = [_repeats_warning(each) for each in repeating.values()]
+    for label, budget, batches in runs:
+        if batches.made_smaller:
+            head = f"{format_flops(budget)} FLOPs: a" if budget else f"{label}: a"
             found.append(
-                f"{label}: trains on {format_count(drawn.num_tokens)} tokens{of_source} of "
-                f"{format_count(drawn.unique_tokens or 0)} unique ones: the data repeats {drawn.repeats:.1f} times"
-                f"{_WORN_OUT if drawn.repeats > _WORTH_NEW else ''}"
+                f"{head} global batch of {batches.global_batch_sequences} sequences instead of {words.batch}, so that "
+                f"{'every point has one batch and meets the budget' if budget else 'its tokens are met'}"
             )
-    if batches.made_smaller:
-        head = f"{format_flops(budget)} FLOPs: a" if budget else f"{label}: a"
-        found.append(
-            f"{head} global batch of {batches.global_batch_sequences} sequences instead of {words.batch}, so that "
-            f"{'every point has one batch and meets the budget' if budget else 'its tokens are met'}"
-        )
-    if batches.num_steps < _MIN_STEPS:
-        found.append(f"{label}: only {batches.num_steps} optimiser steps; a smaller {words.batch} gives more")
-    return found
+    short = [(batches.num_steps, label) for label, _, batches in runs if batches.num_steps < _MIN_STEPS]
+    if short:
+        fewest, label = min(short)
+        others = f", and {_counted(len(short) - 1)} fewer than {_MIN_STEPS}" if len(short) > 1 else ""
+        found.append(f"{label}: only {fewest} optimiser steps{others}; a smaller {words.batch} gives more")
+    return list(dict.fromkeys(found))
+
+
+def _repeats_warning(repeating: Sequence[tuple[str, Drawn]]) -> str:
+    """One line for all runs that see a source's tokens more than once: how often the most does."""
+    label, drawn = max(repeating, key=lambda each: each[1].repeats or 0.0)
+    of_source = f" of {drawn.source}" if drawn.source else ""
+    others = f" (and in {_counted(len(repeating) - 1)}, too)" if len(repeating) > 1 else ""
+    assert drawn.repeats is not None
+    assert drawn.unique_tokens is not None
+    return (
+        f"{label}: trains on {format_count(drawn.num_tokens)} tokens{of_source} of "
+        f"{format_count(drawn.unique_tokens)} unique ones: the data repeats {drawn.repeats:.1f} times{others}"
+        f"{_WORN_OUT if drawn.repeats > _WORTH_NEW else ''}"
+    )
+
+
+def _counted(num_others: int) -> str:
+    return f"{num_others} other run{'s' if num_others > 1 else ''}"

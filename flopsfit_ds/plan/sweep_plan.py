@@ -278,12 +278,13 @@ def build_plan(
         heldout = found.heldout_tokens // spec.model.context_length if loss.needs_whole_batches else None
         warnings.append(held_layout_warning(placements[0], held, heldout))
     runs: dict[str, RunPlan] = {}
-    for run, trial in zip(candidates, trials, strict=True):
+    for run in candidates:
         if run.run_id in runs:
             warnings.append(f"{run.label}: stands more than once in the design and is trained once")
         runs.setdefault(run.run_id, run)
-        batch = planned[trial.number]
-        warnings += batch_warnings(run.label, run.compute_budget_flops, batch, found, words)
+    by_run = zip(candidates, trials, strict=True)
+    batches = [(run.label, run.compute_budget_flops, planned[trial.number]) for run, trial in by_run]
+    warnings += batch_warnings(batches, found, words)
     warnings += range_warnings(training, [(run.label, each.at) for run, each in zip(candidates, trials, strict=True)])
     warnings += optimizer_warnings(spec.placement, training, optimizer)
     warnings += offload_warnings(spec, [(run.label, run.placement.strategy.offload) for run in runs.values()])

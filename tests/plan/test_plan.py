@@ -159,12 +159,11 @@ def test_one_seed_at_some_points_is_refused():
 
 
 def test_data_seen_more_than_four_times_is_told_of_with_the_law_that_knows_it(corpus_folder):
-    design = {"method": "points", "points": [{"num_params": 6e3, "num_tokens": d} for d in (4e5, 1.2e6)]}
-    warnings = plan_of(with_values(MICRO, design=design), corpus_folder).warnings
-    told = {
-        warning.split(":")[0]: "fit.law: data-constrained" in warning for warning in warnings if "repeats" in warning
-    }
-    assert list(told.values()) == [False, True]
+    for tokens, told in ((4e5, False), (1.2e6, True)):
+        points = [{"num_params": 6e3, "num_tokens": tokens}]
+        warnings = plan_of(with_values(MICRO, design__points=points), corpus_folder).warnings
+        (repeats,) = [warning for warning in warnings if "repeats" in warning]
+        assert ("fit.law: data-constrained" in repeats) == told
 
 
 def test_the_learning_rate_follows_the_size_where_a_reference_is_given(corpus_folder):
@@ -277,3 +276,14 @@ def test_repeated_data_is_a_warning_with_how_often(tmp_path):
         "the data repeats 2.0 times" in w
         for w in plan_of(with_values(MICRO, design__points=[twice]), tmp_path).warnings
     )
+
+
+def test_runs_that_repeat_data_or_have_few_steps_share_a_line_that_names_the_worst(tmp_path):
+    write_bytes_corpus(tmp_path / "corpus.txt", 1024 + 6400)
+    points = [{"num_params": 6e3, "num_tokens": each} for each in (12_800, 25_600, 19_200, 640, 256)]
+    warnings = plan_of(with_values(MICRO, design__points=points), tmp_path).warnings
+    (repeats,) = [each for each in warnings if "repeats" in each]
+    assert "trains on 25.6k tokens" in repeats
+    assert "the data repeats 4.0 times (and in 2 other runs, too)" in repeats
+    (short,) = [each for each in warnings if "optimiser steps" in each]
+    assert "only 2 optimiser steps, and 1 other run fewer than 20" in short
