@@ -107,7 +107,8 @@ def profile_decoder(
     keys, the values, the attention's output and log-sum-exp; gate, SiLU, up and product of the SwiGLU layer. In fp32,
     and under ZeRO-3's own linear layer, each norm's fp32 output is saved once instead of its casts. Grouped queries in
     fp32 have no fused kernel: scaled queries, expanded keys and values and the softmax are saved instead. Norms of
-    queries and keys save their inputs in fp32; a layer of two matrices its GELU's input and output.
+    queries and keys save their inputs in fp32; a layer of two matrices its GELU's input and output. Attention with a
+    mask has expanded keys and values saved, and is fused in fp32 too; the mask itself is there once for all layers.
     """
     counts, options = shape.parameters, shape.options
     tokens, hidden, kv, wide = shape.context_length, shape.hidden_size, shape.kv_size, shape.intermediate_size
@@ -115,6 +116,8 @@ def profile_decoder(
     unfused = precision == "fp32" and shape.num_kv_heads != shape.num_heads
     scores = item * shape.num_heads * tokens if unfused else 0
     attention = scores + (item * 4 * hidden if unfused else item * (2 * hidden + 2 * kv) + 4 * shape.num_heads)
+    masked = item * 4 * hidden + 4 * shape.num_heads
+    attention += (masked - attention) * shape.masked_layers // shape.num_layers
     norm_inputs, kept = 2 * (4 * hidden + 4), (4 if options.activation == "swiglu" else 2) * item * wide
     if options.qk_norm:
         norm_inputs += 4 * (hidden + kv + shape.num_heads + shape.num_kv_heads)
@@ -139,7 +142,8 @@ def profile_decoder(
         width=hidden,
         sequence_length=tokens,
         precision=precision,
-        buffer_bytes=0 if counts.positions else 2 * 4 * tokens * shape.head_dim,
+        buffer_bytes=(0 if counts.positions else 2 * 4 * tokens * shape.head_dim)
+        + item * tokens * tokens * bool(shape.masked_layers),
         block_saved_bytes=tokens * (norm_inputs + casts + attention + kept),
         block_saved_bytes_zero3=tokens * (norm_inputs + outputs + attention + kept),
         block_input_bytes=tokens * 4 * hidden,
@@ -170,11 +174,15 @@ def _backward_bytes(shape: ModelShape, item: int, scores: int) -> int:
     feed_forward = (2 if gated else 1) * item * wide + 4 * hidden
     casts = (2 if gated else 1) * 2 * hidden
     freed = (4 if gated else 2) * item * wide + 4 * hidden + (casts if item == 2 else 4 * hidden)
+    # of attention with a mask: gradients in and out, of keys and values that are expanded; the residual's
+    masked = 4 * item * hidden + 4 * hidden if shape.masked_layers else 0
+    if shape.masked_layers == shape.num_layers:
+        return max(feed_forward, masked - freed)
     if scores:  # gradients of the softmax and of its input, of the residual and of the values, which are freed
-        return max(feed_forward, 2 * scores + 8 * hidden - freed)
+        return max(feed_forward, max(masked, 2 * scores + 8 * hidden) - freed)
     # gradients in and out, the kernel's fp32 accumulator, the residual's
     fused = 4 * hidden + item * (2 * hidden + 2 * shape.kv_size) + 4 * hidden
-    return max(feed_forward, fused - freed)
+    return max(feed_forward, max(masked, fused) - freed)
 
 
 def _forward_bytes(shape: ModelShape, item: int, scores: int) -> int:
@@ -190,6 +198,10 @@ def _forward_bytes(shape: ModelShape, item: int, scores: int) -> int:
         norm_output + projections + rotation * hidden,
         norm_output + projections + item * hidden + rotation * kv,
         # scaled queries, expanded keys and values beside the rotated ones, scores and the masked scores
-        norm_output + projections + item * (4 * hidden + kv) + 2 * scores if scores else 0,
+        norm_output + projections + item * (4 * hidden + kv) + 2 * scores
+        if scores and shape.masked_layers < shape.num_layers
+        else 0,
+        # expanded keys and values beside them and the output
+        norm_output + projections + item * (4 * hidden + kv) if shape.masked_layers and kv < hidden else 0,
         8 * hidden + inner * item * wide,  # beside the residual and the norm's output
     )

@@ -61,6 +61,8 @@ class DecoderOptions:
         logit_softcap: Logits c become s tanh(c / s) (Gemma 2); 0 for none.
         z_loss_weight: What the square of log Z counts in training (PaLM; Chowdhery et al., 2022, section 5); 0 for
             none.
+        sliding_window: Tokens that a query of a local layer sees, itself among them (Beltagy et al., 2020); 0 for all.
+        sliding_window_pattern: Which layers are local; repeated over all of them, from the first on.
     """
 
     qk_norm: bool = False
@@ -69,6 +71,8 @@ class DecoderOptions:
     positions: Literal["rotary", "learned"] = "rotary"
     logit_softcap: float = 0.0
     z_loss_weight: float = 0.0
+    sliding_window: int = 0
+    sliding_window_pattern: tuple[Literal["local", "global"], ...] = ("local",)
 
     @property
     def mlp_matrices(self) -> int:
@@ -114,6 +118,18 @@ class ModelShape:
     def kv_size(self) -> int:
         """Width of the keys (and of the values) of all heads."""
         return self.num_kv_heads * self.head_dim
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Of each layer, how many tokens a query sees at most, itself among them."""
+        pattern, context = self.options.sliding_window_pattern, self.context_length
+        local = min(self.options.sliding_window or context, context)
+        return tuple(local if pattern[layer % len(pattern)] == "local" else context for layer in range(self.num_layers))
+
+    @property
+    def masked_layers(self) -> int:
+        """Layers whose attention is not just causal, and takes a mask."""
+        return sum(window < self.context_length for window in self.windows)
 
     @property
     def norms_of_heads(self) -> int:

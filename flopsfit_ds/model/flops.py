@@ -23,10 +23,10 @@ FLOPS_PER_PARAMETER_TOKEN = 6
 
 
 def forward_flops_per_token(shape: ModelShape) -> int:
-    """FLOPs of the forward pass for one token: matrices, attention over the whole context, and the output head."""
+    """FLOPs of the forward pass for one token: matrices, attention over context or window, and the output head."""
     counts = shape.parameters
     matrices = 2 * (counts.attention + counts.mlp + shape.vocab_size * shape.hidden_size)
-    attention = shape.num_layers * 4 * shape.context_length * shape.hidden_size
+    attention = sum(shape.windows) * 4 * shape.hidden_size
     return matrices + attention
 
 

@@ -98,6 +98,8 @@ class DecoderFamily:
                 positions=model.positions,
                 logit_softcap=model.logit_softcap,
                 z_loss_weight=model.z_loss_weight,
+                sliding_window=model.sliding_window or 0,
+                sliding_window_pattern=model.sliding_window_pattern,
             ),
         )
 

@@ -69,6 +69,26 @@ class DecoderModel(Section):
     z_loss_weight: NonNegative = 0.0
     """How much the square of each token's log-partition function counts in training, such as 1e-4; held-out losses are
     without it."""
+    sliding_window: Count | None = None
+    """Tokens that a query of a local layer sees, itself among them; without it all layers see all that came before."""
+    sliding_window_pattern: Annotated[tuple[Literal["local", "global"], ...], Field(min_length=1)] = ("local",)
+    """Which layers are local, repeated from the first layer on: five times `local` and a `global` make every sixth
+    layer see all."""
+
+    @model_validator(mode="after")
+    def _windows(self) -> DecoderModel:
+        window, pattern = self.sliding_window, self.sliding_window_pattern
+        if window is None:
+            if "sliding_window_pattern" in self.model_fields_set:
+                raise ValueError("sliding_window_pattern says nothing without sliding_window; write how many tokens")
+        elif window >= self.context_length:
+            raise ValueError(
+                f"sliding_window {window} hides nothing of a context_length of {self.context_length}; write less, or "
+                "leave it out"
+            )
+        elif "local" not in pattern:
+            raise ValueError("sliding_window_pattern has no local layer; write one, or leave sliding_window out")
+        return self
 
     @model_validator(mode="after")
     def _even_heads(self) -> DecoderModel:
@@ -86,6 +106,8 @@ class DecoderModel(Section):
         values = dump(self)
         if self.positions == "learned":
             values.pop("rope_base", None)
+        if self.sliding_window is None:
+            values.pop("sliding_window_pattern", None)
         return values
 
 

@@ -151,6 +151,11 @@ PLAN: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "positions": (DECODER, {"model__positions": "learned"}),
         "logit_softcap": (DECODER, {"model__logit_softcap": 30}),
         "z_loss_weight": (DECODER, {"model__z_loss_weight": 1e-4}),
+        "sliding_window": (DECODER, {"model__sliding_window": 8}),
+        "sliding_window_pattern": (
+            with_values(DECODER, model__sliding_window=8),
+            {"model__sliding_window_pattern": ["global", "local"]},
+        ),
     },
     "ClassModel": {
         "class_path": (CLASS, {"model__class_path": "helpers.class_models:OtherBigram"}),

@@ -30,6 +30,8 @@ def shapes(draw: st.DrawFn) -> ModelShape:
             positions=draw(st.sampled_from(["rotary", "learned"])),
             logit_softcap=draw(st.sampled_from([0.0, 30.0])),
             z_loss_weight=draw(st.sampled_from([0.0, 1e-4])),
+            sliding_window=draw(st.sampled_from([0, 3, 16])),
+            sliding_window_pattern=draw(st.sampled_from([("local",), ("local", "local", "global")])),
         ),
     )
 

@@ -33,6 +33,8 @@ EVERY_OPTION: dict[str, Any] = {
     "model__logit_softcap": 3,
     "model__z_loss_weight": 1e-2,
     "model__tied_embeddings": False,
+    "model__sliding_window": 4,
+    "model__sliding_window_pattern": ["local", "global"],
 }
 """All that the decoder may have beyond its plain form, strong enough to show."""
 

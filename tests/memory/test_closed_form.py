@@ -211,10 +211,22 @@ OPTIONS: tuple[Case, ...] = (
     (with_options(LONG_TABLE, logit_softcap=30.0, z_loss_weight=1e-4), Strategy(2, 8, 4, True, "none", "bf16"), 4),
 )
 
+WINDOWS = {"sliding_window": 256, "sliding_window_pattern": ("local", "local", "global")}
+MASKED: tuple[Case, ...] = (
+    (with_options(LONG_TABLE, **WINDOWS), Strategy(0, 1, 8, False, "none", "bf16"), 1),
+    (with_options(SHAPE, sliding_window=128), Strategy(3, 8, 8, True, "none", "bf16"), 1),
+    (with_options(SHAPES[5], sliding_window=128), Strategy(2, 8, 4, False, "none", "fp32"), 1),
+)
+
 
 @pytest.mark.slow
 def test_options_of_the_decoder_are_followed(simulator):
     assert all(-0.01 <= error <= 0.03 for error in errors_of(simulator, OPTIONS))
+
+
+@pytest.mark.slow
+def test_masks_of_attention_are_followed(simulator):
+    assert all(-0.01 <= error <= 0.03 for error in errors_of(simulator, MASKED))
 
 
 @pytest.mark.slow

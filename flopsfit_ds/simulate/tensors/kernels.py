@@ -52,7 +52,7 @@ def _attention(
     if attn_mask is None and narrow and query.dim() == 4 and query.shape[-1] <= _MAX_FLASH_HEAD_DIM:
         return _Flash.apply(query, key, value)
     if query.dim() == 4 and not grouped:
-        return _MemoryEfficient.apply(query, key, value)
+        return _MemoryEfficient.apply(query, key, value, attn_mask)
     return torch.ops.aten._scaled_dot_product_attention_math(
         query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
     )[0]
@@ -95,12 +95,16 @@ class _MemoryEfficient(torch.autograd.Function):
     """The memory-efficient kernel, which takes fp32 and masks: saves its inputs, its output and the log-sum-exp."""
 
     @staticmethod
-    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
         out = _heads_last(query, value.shape[-1])
         batch, heads, tokens, _ = query.shape
         log_sum_exp = query.new_empty(batch, heads, _round_up(tokens, 32), dtype=torch.float32)
         seed = query.new_empty(2, dtype=torch.int64)
-        ctx.save_for_backward(query, key, value, out, log_sum_exp, seed)
+        if mask is not None and mask.dtype == torch.bool:
+            mask = mask.new_empty(mask.shape, dtype=query.dtype)
+        ctx.save_for_backward(query, key, value, out, log_sum_exp, seed, mask)
         return out
 
     @staticmethod
@@ -109,7 +113,7 @@ class _MemoryEfficient(torch.autograd.Function):
         d_query, d_key, d_value = (_heads_last(t, t.shape[-1]) for t in (query, key, value))
         delta = query.new_empty(query.shape[:3], dtype=torch.float32)
         del delta
-        return d_query, d_key, d_value
+        return d_query, d_key, d_value, None
 
 
 def _rms_norm(

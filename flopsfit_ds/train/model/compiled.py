@@ -27,17 +27,19 @@ class CompiledBlocks:
         self.failure: str | None = None
         self._compiled = torch.compile(call_block, dynamic=False)
 
-    def __call__(self, block: nn.Module, x: torch.Tensor, rotation: Rotation | None) -> torch.Tensor:
+    def __call__(
+        self, block: nn.Module, x: torch.Tensor, rotation: Rotation | None, bias: torch.Tensor | None
+    ) -> torch.Tensor:
         """The block's output."""
         if self.failure is None:
             try:
-                return self._compiled(block, x, rotation)
+                return self._compiled(block, x, rotation, bias)
             except Exception as error:
                 if not _is_the_compilers(error):
                     raise
                 _log.warning("blocks are not compiled", exc_info=True)
                 self.failure = " ".join(f"{type(error).__name__}: {error}".split())[:_REASON_LENGTH]
-        return call_block(block, x, rotation)
+        return call_block(block, x, rotation, bias)
 
 
 def compile_blocks(model: Decoder) -> CompiledBlocks:

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from flopsfit_ds.model.architecture import ModelShape
 from flopsfit_ds.train.model import cross_entropy
 from flopsfit_ds.train.model.cross_entropy import LossRules
+from flopsfit_ds.train.model.masks import attention_bias
 
 _INIT_STD = 0.02  # GPT-2's `initializer_range`
 
@@ -111,8 +112,8 @@ class Attention(nn.Module):
         self.query_norm = nn.RMSNorm(self.head_dim) if shape.options.qk_norm else None
         self.key_norm = nn.RMSNorm(self.head_dim) if shape.options.qk_norm else None
 
-    def forward(self, x: torch.Tensor, rotation: Rotation | None) -> torch.Tensor:
-        """[batch, tokens, hidden] to the same."""
+    def forward(self, x: torch.Tensor, rotation: Rotation | None, bias: torch.Tensor | None) -> torch.Tensor:
+        """[batch, tokens, hidden] to the same; `bias` is what is not seen, None for what comes after."""
         batch, tokens, hidden = x.shape
         query = self.query(x).view(batch, tokens, self.num_heads, self.head_dim)
         key = self.key(x).view(batch, tokens, self.num_kv_heads, self.head_dim)
@@ -122,12 +123,16 @@ class Attention(nn.Module):
         query, key = query.transpose(1, 2), key.transpose(1, 2)
         if rotation is not None:
             query, key = rotate(query, *rotation), rotate(key, *rotation)
+        key, grouped = key.to(value.dtype), self.num_kv_heads != self.num_heads
+        if bias is not None and grouped:  # no fused kernel of CUDA takes a mask and grouped queries
+            key, value = (each.repeat_interleave(self.num_heads // self.num_kv_heads, 1) for each in (key, value))
         mixed = F.scaled_dot_product_attention(
             query.to(value.dtype),
-            key.to(value.dtype),
+            key,
             value,
-            is_causal=True,
-            enable_gqa=self.num_kv_heads != self.num_heads,
+            attn_mask=bias,
+            is_causal=bias is None,
+            enable_gqa=grouped and bias is None,
         )
         return self.output(mixed.transpose(1, 2).reshape(batch, tokens, hidden))
 
@@ -172,15 +177,15 @@ class Block(nn.Module):
         self.mlp_norm = nn.RMSNorm(shape.hidden_size)
         self.mlp = (SwiGLU if shape.options.activation == "swiglu" else PlainMLP)(shape, output_std)
 
-    def forward(self, x: torch.Tensor, rotation: Rotation | None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, rotation: Rotation | None, bias: torch.Tensor | None) -> torch.Tensor:
         """[batch, tokens, hidden] to the same."""
-        x = x + self.attention(self.attention_norm(x), rotation)
+        x = x + self.attention(self.attention_norm(x), rotation, bias)
         return x + self.mlp(self.mlp_norm(x))
 
 
-def call_block(block: nn.Module, x: torch.Tensor, rotation: Rotation | None) -> torch.Tensor:
-    """The block's output; what is compiled in its place takes the block too, so that all layers share one graph."""
-    return block(x, rotation)
+def call_block(block: nn.Module, x: torch.Tensor, rotation: Rotation | None, bias: torch.Tensor | None) -> torch.Tensor:
+    """The block's output; what is compiled in its place takes the block too, so that layers alike share one graph."""
+    return block(x, rotation, bias)
 
 
 class Decoder(nn.Module):
@@ -193,6 +198,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.activation_checkpointing = activation_checkpointing
         self.tied = shape.tied_embeddings
+        self.windows = shape.windows
         self.loss_rules = LossRules(shape.options.logit_softcap, shape.options.z_loss_weight)
         self.embedding = TokenEmbedding(shape.vocab_size, shape.hidden_size)
         learned = shape.options.positions == "learned"
@@ -224,14 +230,22 @@ class Decoder(nn.Module):
         elif self.cosines is not None and self.sines is not None:
             rotation = self.cosines[: tokens.shape[1]], self.sines[: tokens.shape[1]]
         call = self.train_block if self.training else call_block  # the loss of a run is measured without a compiler
-        for block in self.blocks:
+        biases = self._biases(x)
+        for block, window in zip(self.blocks, self.windows, strict=True):
             if self.activation_checkpointing and self.training:
-                x = checkpoint(call, block, x, rotation, use_reentrant=False)
+                x = checkpoint(call, block, x, rotation, biases.get(window), use_reentrant=False)
             else:
-                x = call(block, x, rotation)
+                x = call(block, x, rotation, biases.get(window))
         x = self.norm(x)
         if targets is not None:
             x = cross_entropy.as_autocast_would(x)  # what the norm gave need not outlive the loss
         if self.tied:
             return logits_or_losses(x, self.embedding.weight, self.loss_rules, targets, reduce)
         return self.head(x, targets, reduce, self.loss_rules)
+
+    def _biases(self, x: torch.Tensor) -> dict[int, torch.Tensor]:
+        """What layers of each window do not see beside what comes after: made once for all that see alike."""
+        tokens, dtype = x.shape[1], cross_entropy.as_autocast_would(x[:1, :1]).dtype
+        return {
+            window: attention_bias(tokens, window, dtype, x.device) for window in {*self.windows} if window < tokens
+        }
