@@ -62,7 +62,7 @@ def test_flops_are_sums_by_hand():
 
 def test_windows_change_runs_and_their_absence_does_not(corpus_folder):
     plain, local, every_second = (
-        plan_of(with_values(MICRO, **changes), corpus_folder).runs[0]
+        plan_of(with_values(MICRO, model__width_per_layer=4, **changes), corpus_folder).runs[0]
         for changes in (
             {},
             {"model__sliding_window": 8},
