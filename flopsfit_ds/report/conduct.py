@@ -44,14 +44,20 @@ def _repeats(records: Sequence[RunRecord]) -> str:
     known = [(record, record.unique_tokens) for record in records if record.unique_tokens]
     if not known:
         return "How many tokens are distinct is not on record, so whether data repeats is not known."
-    epochs = {record.label: record.planned.num_tokens / unique for record, unique in known}
+    epochs: dict[str, float] = {}
+    of_source: dict[str, str] = {}
+    for record, unique in known:
+        passes = {f", source {name}": each.repeats for name, each in record.sources.items()}
+        passes = passes or {"": record.planned.num_tokens / unique}
+        of_source[record.label] = max(passes, key=lambda name: passes[name])
+        epochs[record.label] = passes[of_source[record.label]]
     most = max(epochs, key=lambda label: epochs[label])
     if epochs[most] <= 1.0:
-        return f"No data repeats: the longest run saw {epochs[most]:.0%} of the distinct tokens."
+        return f"No data repeats: the longest run saw {epochs[most]:.0%} of the distinct tokens{of_source[most]}."
     repeated = sum(epoch > 1.0 for epoch in epochs.values())
     return (
-        f"Data repeats in {repeated} of {len(epochs)} runs, up to {epochs[most]:.1f} times ({most}); a law of fresh "
-        "data is then too pessimistic about tokens."
+        f"Data repeats in {repeated} of {len(epochs)} runs, up to {epochs[most]:.1f} times ({most}{of_source[most]}); "
+        "a law of fresh data is then too pessimistic about tokens."
     )
 
 

@@ -52,6 +52,15 @@ def careful() -> list[Point]:
     return points
 
 
+def test_the_most_repeated_source_of_a_mixture_is_judged_and_not_the_mean():
+    points = [replace(point, unique_tokens=point.num_tokens / 2) for point in careful()]
+    assert audited(points)["data"].status == "passed"
+    points[5] = replace(points[5], most_repeats=4.5)
+    found = audited(points)["data"]
+    assert found.status == "failed"
+    assert "4.5 passes over a source of the mixture" in found.found
+
+
 def audited(points: Sequence[Point], columns: dict[str, str] | None = None, **options):
     source = Source("t", ("table",), tuple(points), (), columns or {}, None, (None,) * len(points))
     report = audit_runs(source, **options)

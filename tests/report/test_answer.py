@@ -14,7 +14,7 @@ import pytest
 from flopsfit_ds.base.units import format_count
 from flopsfit_ds.fit import ScalingFit
 from flopsfit_ds.plan.sweep_plan import SweepPlan
-from flopsfit_ds.records import RunRecord
+from flopsfit_ds.records import RunRecord, SourceTokens
 from flopsfit_ds.report import gather
 from flopsfit_ds.report.conduct import conduct
 from flopsfit_ds.report.figures.for_papers import as_latex
@@ -84,6 +84,9 @@ def test_conduct_tells_tuning_repeats_and_scaling() -> None:
     scarce = [replace(each, unique_tokens=round(each.planned.num_tokens / 3)) for each in records]
     assert "up to 3.0 times" in conduct(scarce)[1]
     assert "No data repeats" in conduct([replace(each, unique_tokens=10**13) for each in records])[1]
+    taken = {"prose": SourceTokens(500, 100, 5.0), "code": SourceTokens(50, 100, 0.5)}
+    mixed = [replace(each, unique_tokens=200, sources=taken) for each in records]
+    assert f"up to 5.0 times ({first.label}, source prose)" in conduct(mixed)[1]
     assert first.observed is not None
     wide = replace(
         first, observed=replace(first.observed, world_size=4, zero_stage=2, seconds=first.observed.seconds / 2)

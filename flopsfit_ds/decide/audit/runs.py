@@ -134,11 +134,12 @@ def _repeats(view: AuditView) -> Check:
 
 def _data(view: AuditView) -> Check:
     title = "Data fresh, or its repeats counted"
-    ratios = [p.num_tokens / p.unique_tokens for p in view.points if p.unique_tokens]
+    ratios = [p.most_repeats or p.num_tokens / p.unique_tokens for p in view.points if p.unique_tokens]
     if not ratios:
         remedy = "give the unique tokens in a column of that name: repeated data is worth less than fresh data"
         return unknown("data", title, "unique tokens are not given", remedy)
-    found = f"at most {max(ratios):.3g} passes over the data"
+    mixed = any(p.most_repeats for p in view.points)
+    found = f"at most {max(ratios):.3g} passes over {'a source of the mixture' if mixed else 'the data'}"
     if max(ratios) <= MUCH_REPEATED:
         return passed("data", title, found)
     return failed(

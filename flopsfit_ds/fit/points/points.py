@@ -36,6 +36,7 @@ class Point:
         schedule: How its learning rate ran, such as "cosine" or "wsd".
         row: Where the point stood in its source, counted from 1 at the first row of data; None for a point made by
             hand.
+        most_repeats: How often the run went through the source of a mixture that it repeated most; None of one source.
     """
 
     num_params: float
@@ -52,6 +53,7 @@ class Point:
     trunk: str | None = None
     schedule: str | None = None
     row: int | None = None
+    most_repeats: float | None = None
 
     @property
     def compute_flops(self) -> float:
@@ -143,6 +145,7 @@ def points_from_records(
                 label=record.label,
                 run_id=record.run_id,
                 unique_tokens=record.unique_tokens,
+                most_repeats=max((each.repeats for each in record.sources.values()), default=None),
                 compute_budget_flops=record.compute_budget_flops,
                 loss_standard_error=record.loss_standard_error,
                 trunk=record.trunk,
