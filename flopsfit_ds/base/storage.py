@@ -14,13 +14,28 @@ import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from flopsfit_ds.base.errors import RecordError, SweepFolderError
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
+FIT_FORMAT, FORECAST_FORMAT = "flopsfit-ds/fit", "flopsfit-ds/forecast"
+"""What `format` holds in the JSON of a fit, and of a registered forecast."""
+Kind = Literal["folder", "sweep", "empty", "binary", "fit", "forecast", "table", "yaml"]
+KIND_WORDS: dict[Kind, str] = {
+    "folder": "a folder",
+    "sweep": "the folder of a sweep, which status, report and audit take",
+    "empty": "empty",
+    "binary": "no text",
+    "fit": "a fit, which predict, register and report take",
+    "forecast": "a registered forecast, which score takes",
+    "table": "a table, which fit, audit and report take",
+    "yaml": "YAML, as a spec is, which plan and sweep take",
+}
+"""Completes "it is ..." for people who named one thing where another was meant."""
+_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq")
 _TAIL_BYTES = 4096  # a line of metrics is some 130 bytes: the last thirty
 _Kind = TypeVar("_Kind")
 
@@ -70,7 +85,30 @@ def cannot_write(path: Path, error: OSError) -> SweepFolderError:
     """What a user is told of a write that failed."""
     if error.errno == errno.ELOOP:
         return SweepFolderError(f"{path}: is a symbolic link, and is not written through; remove it")
-    return SweepFolderError(f"{path}: cannot be written: {error.strerror}; free space or change output_root")
+    remedy = _REMEDIES.get(error.errno or 0, "free space or change output_root")
+    return SweepFolderError(f"{path}: cannot be written: {error.strerror}; {remedy}")
+
+
+def kind_of(path: Path) -> Kind | None:
+    """What lies at a path, for messages on something else that was wanted there; None where nothing known does."""
+    try:
+        if path.is_dir():
+            return "sweep" if (path / "plan.json").exists() else "folder"
+        content = path.read_bytes() if path.is_file() else None  # a pipe would wait, a device has no end
+    except OSError:
+        return None
+    if content is None or not content.strip():
+        return None if content is None else "empty"
+    if path.suffix.lower() in (".parquet", ".pq") or content.startswith(b"PAR1"):
+        return "table"
+    if b"\0" in content or "\N{REPLACEMENT CHARACTER}" in content.decode(errors="replace"):
+        return "binary"
+    marks: tuple[tuple[str, Kind], ...] = ((FIT_FORMAT, "fit"), (FORECAST_FORMAT, "forecast"))
+    for mark, kind in marks:
+        if content.lstrip().startswith(b"{") and f'"format": "{mark}"'.encode() in content:
+            return kind
+    suffix = path.suffix.lower()
+    return "table" if suffix in _TABLES else "yaml" if suffix in (".yaml", ".yml") else None
 
 
 def user_cache_folder(name: str) -> Path:
@@ -134,6 +172,13 @@ def read_json(path: Path) -> Any:
     return content
 
 
+_REMEDIES = {
+    errno.ENOENT: "make its folder first",
+    errno.ENOTDIR: "a part of its path is a file",
+    errno.EISDIR: "it is a folder, name a file in it",
+    errno.ENAMETOOLONG: "shorten it",
+}
+"""Of writes that no space would help; by errno."""
 _LINE_HEAD = b'{"crc32": "'
 _LINE_JOIN = b'", '
 

@@ -12,6 +12,7 @@ import typer
 
 from flopsfit_ds import __version__
 from flopsfit_ds.base.errors import FlopsfitError
+from flopsfit_ds.base.text import shown
 from flopsfit_ds.cli.streams import guarded, see_to_descriptors
 
 _HOMES = {
@@ -42,6 +43,8 @@ _HOMES = {
     "completion": "completion",
 }
 """Command -> the module that adds it, in the order in which they are listed."""
+_OF_A_NAME = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EROFS)
+"""What is wrong with a path that a user named: no mistake of the program's."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -106,6 +109,9 @@ def _run(arguments: Sequence[str]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except OSError as error:
+        if error.filename is not None and error.errno in _OF_A_NAME:
+            print(f"error: {shown(os.fspath(error.filename))}: {error.strerror}", file=sys.stderr)
+            return 2
         if error.errno not in (errno.EPIPE, errno.ENOSPC) or error.filename is not None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ import typer
 
 from flopsfit_ds.base.errors import DataError, FitError, SweepFolderError
 from flopsfit_ds.base.presets import shipped_specs
+from flopsfit_ds.base.storage import KIND_WORDS, atomic_write, kind_of
 from flopsfit_ds.base.units import parse_quantity
 
 if TYPE_CHECKING:
@@ -56,15 +58,26 @@ def quantity(text: str, flag: str) -> float:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write what an option asks for to a file.
+    """Write what an option asks for to a file, whole or not at all.
 
     Raises:
-        FitError: It cannot be written.
+        SweepFolderError: It cannot be written.
+        FitError: So, where it is no plain file.
     """
+    if _is_replaceable(path):
+        atomic_write(path, text)
+        return
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise FitError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _is_replaceable(path: Path) -> bool:
+    """Not a device, a pipe, a link, or a file in a folder that takes no new one: these are written in place."""
+    if not path.exists():
+        return not path.is_symlink()
+    return path.is_file() and not path.is_symlink() and os.access(path.parent, os.W_OK)
 
 
 def spec_path(argument: str) -> Path:
@@ -135,8 +148,16 @@ def require_sweep(folder: Path) -> None:
     Raises:
         SweepFolderError: It has no plan.
     """
-    if not (folder / "plan.json").exists():
-        raise SweepFolderError(f"{folder}: no sweep's folder: it has no plan.json")
+    if (folder / "plan.json").exists():
+        return
+    kind = kind_of(folder)
+    if kind == "folder":
+        found = "it has no plan.json"
+    elif kind is not None:
+        found = f"it is {KIND_WORDS[kind]}"
+    else:
+        found = "it is a file" if folder.exists() else "there is none"
+    raise SweepFolderError(f"{folder}: no sweep's folder: {found}; sweeps lie in outputs/NAME")
 
 
 def plan_from(

@@ -193,6 +193,8 @@ def _none_ended(path: Path, ended: EndedRuns) -> str:
     if ended.unusable:
         first = ended.unusable[0]
         return f"{path} holds no run that can be used: {len(ended.unusable)} are left out; {first.name}: {first.reason}"
+    if not ((path / "plan.json").exists() or (path / "runs").exists()):
+        return f"{path}: no folder of a sweep, nor of a tracker's files; give one, such as outputs/NAME, or a table"
     return f"{path} holds no finished run (runs/*/record.json)" + (" of its plan.json" if ended.others else "")
 
 

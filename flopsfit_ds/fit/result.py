@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flopsfit_ds.base.errors import FitError
+from flopsfit_ds.base.storage import FIT_FORMAT, KIND_WORDS, kind_of
 from flopsfit_ds.base.text import html_table
 from flopsfit_ds.fit.checks.diagnostics import Diagnostics
 from flopsfit_ds.fit.checks.warnings import FitWarning
@@ -21,7 +22,7 @@ from flopsfit_ds.fit.solve.bootstrap import Draws
 from flopsfit_ds.fit.solve.certificate import Certificate
 from flopsfit_ds.fit.solve.intervals import Interval
 
-FORMAT = "flopsfit-ds/fit"
+FORMAT = FIT_FORMAT
 VERSION = 1  # of fit.json: raised when an old file would be misread
 POINT_COLUMNS = tuple(field.name for field in fields(Point))
 
@@ -346,14 +347,20 @@ def load_fit_dict(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise FitError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise FitError(f"{path} is not JSON: {error}") from error
+        raise FitError(_no_fit(Path(path), f"no JSON ({error})")) from error
     if isinstance(content, dict) and "crc32" in content:
         content = content.get("content")  # fit.json of a sweep folder carries a checksum about it
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise FitError(f"{path} is no fit: write one with flopsfit-ds fit DATA --json")
+        raise FitError(_no_fit(Path(path), "other JSON"))
     if content.get("version") != VERSION:
         raise FitError(f"{path} has version {content.get('version')}, this package reads {VERSION}; fit again")
     return content
+
+
+def _no_fit(path: Path, otherwise: str) -> str:
+    kind = kind_of(path)
+    found = otherwise if kind is None else KIND_WORDS[kind]
+    return f"{path} is no fit but {found}: write one with flopsfit-ds fit DATA -o fit.json"
 
 
 def _finite(value: float) -> float | None:

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from flopsfit_ds.base.errors import SpecError
+from flopsfit_ds.base.storage import KIND_WORDS, kind_of
 from flopsfit_ds.base.text import shown
 from flopsfit_ds.spec.sections import SweepSpec
 
@@ -85,8 +86,19 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
             f"{path}: no such file; `flopsfit-ds specs` lists the specs that come with the package"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read: {error}") from None
+        _refuse_other_kinds(path)
+        raise SpecError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    _refuse_other_kinds(path)
     return parse_spec(text, overrides, name=str(path))
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """A table may be YAML too, and is still no spec."""
+    kind = kind_of(path)
+    if kind in ("folder", "sweep", "binary", "fit", "forecast", "table"):
+        inner = path / "spec.yaml"
+        remedy = f"its spec is {inner}" if inner.is_file() else "a spec is a YAML file, as `flopsfit-ds init` writes"
+        raise SpecError(f"{path}: cannot be read as a spec: it is {KIND_WORDS[kind]}; {remedy}")
 
 
 def parse_spec(text: str, overrides: Sequence[str] = (), name: str = "spec") -> SweepSpec:
@@ -205,6 +217,9 @@ def _read_yaml(text: str, name: str) -> _Source:
     if not isinstance(data, dict):
         found = "nothing" if data is None else type(data).__name__
         raise SpecError(f"{name}: a spec is a mapping with keys such as name, design and model; found {found}")
+    if data and not data.keys() & SweepSpec.model_fields.keys():
+        keys = ", ".join(shown(key) for key in list(data)[:_MAX_MESSAGES])
+        raise SpecError(f"{name}: no spec: it has no key of one, such as name, design and model; found {keys}")
     lines: dict[tuple[str | int, ...], int] = {}
     _walk(node, (), lines, name, set())
     return _Source(name, data, lines, {})

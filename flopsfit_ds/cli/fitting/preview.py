@@ -12,7 +12,16 @@ import typer
 
 from flopsfit_ds.base.units import format_count, format_flops, format_seconds
 from flopsfit_ds.cli.fitting.tables import print_rows
-from flopsfit_ds.cli.options import AllowImport, AsJson, Overrides, SpecArgument, plan_from, quantity, tuning_from
+from flopsfit_ds.cli.options import (
+    AllowImport,
+    AsJson,
+    Overrides,
+    SpecArgument,
+    fit_file,
+    plan_from,
+    quantity,
+    tuning_from,
+)
 from flopsfit_ds.cli.prose import say
 from flopsfit_ds.spec.fit_options import COUNT_FIELDS
 
@@ -36,7 +45,7 @@ def preview_command(
     target_compute: Annotated[
         str | None, typer.Option(help="FLOPs of the run to be planned; the spec's, or ten times the largest run.")
     ] = None,
-    prior: Annotated[Path | None, typer.Option(help="An earlier fit.json whose law is about right.")] = None,
+    prior: Annotated[Path | None, typer.Option(help="A fit.json, or its sweep, whose law is about right.")] = None,
     allow_import: AllowImport = None,
     as_json: AsJson = False,
 ) -> None:
@@ -56,7 +65,7 @@ def preview_command(
         target_compute=options.target_compute
         if target_compute is None
         else quantity(target_compute, "--target-compute"),
-        prior=None if prior is None else load_prior(prior),
+        prior=None if prior is None else load_prior(fit_file(prior)),
         loss=options.loss,
         huber_delta=options.huber_delta,
     )

@@ -13,6 +13,7 @@ import typer
 
 from flopsfit_ds.base.errors import SpecError
 from flopsfit_ds.base.hardware import read_machine
+from flopsfit_ds.base.storage import KIND_WORDS, kind_of
 from flopsfit_ds.cli.options import quantity, write_text
 
 _BELOW_TARGET = (3000.0, 1000.0, 300.0)
@@ -79,6 +80,8 @@ def init_command(
 
     Example: flopsfit-ds init --data train.bin --vocab-size 50304 --device H100-SXM --target 1e22 --yes
     """
+    from flopsfit_ds.spec import parse_spec
+
     if output.exists():
         raise SpecError(f"--output {output}: exists already; name another file, or move it away")
     shape = {} if from_hf is None else shape_of_config(from_hf)
@@ -96,7 +99,9 @@ def init_command(
         price = quantity(ask("Price of a GPU-hour, 0 for none", "0"), "--price") or None
     chosen = name or _NAME.sub("-", Path(data).stem.lower()).strip("-.")[:64] or "study"
     answers = Answers(chosen, data, tokenizer, device, gpus, price, quantity(target, "--target"), shape)
-    write_text(output, spec_text(answers, small=small))
+    text = spec_text(answers, small=small)
+    parse_spec(text, name=f"{output} (not written)")
+    write_text(output, text)
     print(f"wrote {output}")
     _show_plan(output)
 
@@ -141,9 +146,11 @@ def shape_of_config(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SpecError(f"--from-hf {path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+        kind = kind_of(path)
+        found = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise SpecError(
             f"--from-hf {path}: no config of a decoder: it needs hidden_size, num_hidden_layers, num_attention_heads, "
-            f"intermediate_size and vocab_size as numbers ({type(error).__name__}: {error})"
+            f"intermediate_size and vocab_size as numbers ({found if kind is None else f'it is {KIND_WORDS[kind]}'})"
         ) from error
     return {
         "vocab_size": vocabulary,
@@ -203,9 +210,9 @@ def _data_lines(answers: Answers, small: bool) -> list[str]:
     heldout += "  # never trained on; the loss of a run is measured on them"
     if answers.data == "python-stdlib":
         return ["source: python-stdlib  # bytes of Python's own library, on every machine", heldout]
-    path = f"path: {json.dumps(answers.data)}  # relative to this file"
     if Path(answers.data).suffix in _TOKENS:
         later = "# num_tokens: 10B  # lets the sweep be planned before the file exists"
-        return ["source: tokens", path, later, heldout]
+        return ["source: tokens", f"path: {json.dumps(answers.data)}  # relative to this file", later, heldout]
     told = [] if answers.tokenizer is None else [f"tokenizer: {json.dumps(answers.tokenizer)}"]
-    return ["source: text", path, *told, heldout]
+    paths = f"paths: [{json.dumps(answers.data)}]  # files, folders or patterns, relative to this file"
+    return ["source: text", paths, *told, heldout]

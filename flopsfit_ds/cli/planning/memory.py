@@ -126,7 +126,11 @@ def point_of_hf(config: str | None, like: str | None, flags: Flags) -> tuple[Poi
     if flags.checkpointing:
         raise SpecError("--checkpointing recomputes the blocks of the built-in decoder; leave it out")
     model = HfModel(family="hf", config=config, like=like, context_length=flags.seq)
-    family = HfFamily(model, Training(precision=flags.precision), Path())  # pyright: ignore[reportArgumentType]
+    try:
+        family = HfFamily(model, Training(precision=flags.precision), Path())  # pyright: ignore[reportArgumentType]
+    except SpecError as error:
+        told = str(error).replace("model.config:", "--hf-config", 1).replace("model.like:", "--like", 1)
+        raise SpecError(told) from error
     sized = family.own_size()
     active = sized.num_params_active
     told = f", {format_count(active)} active" if active and active != sized.num_params else ""

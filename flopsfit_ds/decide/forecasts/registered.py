@@ -18,12 +18,11 @@ import numpy as np
 
 import flopsfit_ds
 from flopsfit_ds.base.errors import FitError, RecordError
-from flopsfit_ds.base.storage import atomic_write, json_converter
+from flopsfit_ds.base.storage import FIT_FORMAT, FORECAST_FORMAT, KIND_WORDS, atomic_write, json_converter, kind_of
 from flopsfit_ds.fit.forecast.prediction import PredictionModel
-from flopsfit_ds.fit.result import FORMAT as FIT_FORMAT
 from flopsfit_ds.fit.result import load_fit_dict
 
-FORMAT = "flopsfit-ds/forecast"
+FORMAT = FORECAST_FORMAT
 VERSION = 1  # of the file: raised when another reading of it would be needed
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 """Levels of the intervals that are printed and scored one by one."""
@@ -211,6 +210,12 @@ def load_forecast(path: str | Path) -> Registered:
     except OSError as error:
         raise FitError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
+        kind = kind_of(path)
+        if kind not in (None, "forecast"):
+            raise FitError(
+                f"{path} is no forecast but {KIND_WORDS[kind]}: write one with flopsfit-ds register FIT.JSON "
+                "--compute FLOPS -o FILE"
+            ) from error
         raise RecordError(f"{path} is no whole JSON file: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         is_fit = isinstance(document, dict) and FIT_FORMAT in (

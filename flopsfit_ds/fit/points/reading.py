@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flopsfit_ds.base.errors import DataError
+from flopsfit_ds.base.storage import KIND_WORDS, kind_of
 from flopsfit_ds.fit.points.columns import match_columns, read_number, unit_of
 from flopsfit_ds.fit.points.points import CONVENTION, Exclusion, Point
 from flopsfit_ds.fit.points.tracker_files import folder_rows, is_mlflow, mlflow_rows, tracker_files, wandb_rows
@@ -139,6 +140,11 @@ def _rows(path: Path, content: bytes) -> Iterator[dict[str, Any]]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not text in UTF-8 (byte {error.start}): save it as UTF-8 or as Parquet") from error
+    if "\0" in text:
+        raise DataError(f"{path} is no text (byte {text.index(chr(0))} is zero): save it as CSV in UTF-8 or as Parquet")
+    kind = kind_of(path) if suffix in (".json", ".yaml", ".yml") else None
+    if kind in ("fit", "forecast", "yaml"):
+        raise DataError(f"{path} is {KIND_WORDS[kind]}; a table is needed here: .csv, .tsv, .jsonl or .parquet")
     if suffix in (".jsonl", ".ndjson", ".json"):
         return _json_rows(path, text)
     if suffix in (".csv", ".tsv", ".txt"):
@@ -186,7 +192,9 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
             try:
                 yield number, json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}, line {number} is not JSON: {error}") from error
+                raise DataError(
+                    f"{path}, line {number} is not JSON: {error}; give an object a line, or one list of objects"
+                ) from error
 
 
 def _parquet_rows(path: Path, content: bytes) -> Iterator[dict[str, Any]]:

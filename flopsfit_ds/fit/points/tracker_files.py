@@ -46,10 +46,11 @@ def folder_rows(folder: Path) -> list[Row]:
     events = [path for path in files if path.name.startswith(_EVENTS)]
     runs = [path for path in files if path.suffix == ".wandb"]
     if bool(events) == bool(runs):
-        there = (
-            "files of TensorBoard and of Weights & Biases, name the folder of one" if events else "no runs of either"
+        if events:
+            raise DataError(f"{folder}: holds files of TensorBoard and of Weights & Biases, name the folder of one")
+        raise DataError(
+            f"{folder}: holds no files of TensorBoard and no runs of Weights & Biases; give a table, such as .csv"
         )
-        raise DataError(f"{folder}: holds {there}")
     return _event_rows(folder, events) if events else [row for path in runs for row in wandb_rows(path)]
 
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from flopsfit_ds.base.errors import SpecError
+from flopsfit_ds.base.storage import KIND_WORDS, kind_of
 from flopsfit_ds.base.text import shown
 from flopsfit_ds.model.published import PUBLISHED
 from flopsfit_ds.spec import HfModel
@@ -150,7 +151,9 @@ def _read_file(path: Path, where: str) -> tuple[str, dict[str, Any]]:
     except OSError as error:
         raise SpecError(f"{where}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
-        raise SpecError(f"{where}: this is not JSON: {error}") from error
+        kind = kind_of(path)
+        found = str(error) if kind is None else f"it is {KIND_WORDS[kind]}"
+        raise SpecError(f"{where}: this is not the JSON of a model's configuration: {found}") from error
     if not isinstance(values, dict):
         raise SpecError(f"{where}: a configuration is a mapping; found {type(values).__name__}")
     inner = values.get("text_config")
