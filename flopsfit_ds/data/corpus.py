@@ -17,7 +17,7 @@ from flopsfit_ds.base.errors import DataError
 from flopsfit_ds.base.units import format_bytes
 from flopsfit_ds.data.contents import HASHED_WHOLE_BYTES, file_digests
 from flopsfit_ds.data.formats.layout import BYTES_PER_ID, Format
-from flopsfit_ds.data.formats.megatron import pair_of
+from flopsfit_ds.data.formats.megatron import index_of, pair_of
 from flopsfit_ds.data.formats.token_file import check_width, read_layout
 from flopsfit_ds.data.sources.arrow import files_of
 from flopsfit_ds.data.sources.chunks import litdata, mds
@@ -95,6 +95,7 @@ class Corpus:
         reading: How its documents are read; None of a file of ids that is read in place, and of an object.
         heldout_sets: Further corpora by name, of which the held-out tokens are measured and none is trained on.
         mixed: Of a mixture, its sources; files, tokens and bytes are then those of all of them.
+        ends: The file that says where its documents end; None where none does.
     """
 
     source: Literal[
@@ -114,6 +115,7 @@ class Corpus:
     reading: Reading | None = None
     heldout_sets: tuple[tuple[str, Corpus], ...] = ()
     mixed: tuple[MixedSource, ...] = ()
+    ends: str | None = None
 
     @property
     def trained_on(self) -> tuple[Corpus, ...]:
@@ -259,6 +261,7 @@ def _token_corpus(
     if num_tokens not in (None, layout.num_ids):
         raise DataError(f"data.path: {path} holds {layout.num_ids} ids; the spec says data.num_tokens: {num_tokens}")
     (digest,) = file_digests([path])
+    ends = index_of(path) if layout.format == "megatron" else path.with_suffix(".ends")
     return Corpus(
         source="tokens",
         files=(str(path),),
@@ -275,6 +278,7 @@ def _token_corpus(
             f"{path.name}: compared by {_compared(num_bytes)} when a sweep goes on",
             *layout.odd,
         ),
+        ends=str(ends) if ends is not None and ends.is_file() else None,
     )
 
 

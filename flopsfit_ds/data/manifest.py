@@ -128,10 +128,15 @@ def _check_set(name: str, other: Corpus, corpus: Corpus) -> None:
 
 def _counted(data: FileSource | DatasetData, base: Path, vocab_size: int, folder: Path) -> Corpus:
     corpus = find_corpus(data, base, vocab_size)
-    if corpus.num_tokens is not None or corpus.reading is None:
+    if corpus.reading is None:
         return corpus
-    manifest = read_manifest(written_path(corpus, folder, vocab_size).with_suffix(".json"))
+    path = written_path(corpus, folder, vocab_size)
+    manifest = read_manifest(path.with_suffix(".json"))
     if manifest is None or manifest.made_from != made_from(corpus):
+        return corpus
+    if manifest.num_documents is not None:
+        corpus = replace(corpus, ends=str(path.with_suffix(".ends")))
+    if corpus.num_tokens is not None:
         return corpus
     documents = "" if manifest.num_documents is None else f" of {manifest.num_documents:,} documents"
     note = f"{manifest.num_tokens:,} ids{documents}, written before"

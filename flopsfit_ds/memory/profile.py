@@ -125,6 +125,8 @@ def profile_decoder(
     outputs, casts = 2 * 4 * hidden, (readers * item * hidden if precision == "bf16" else 2 * 4 * hidden)
     # saved for the soft cap: its tanh; of the z-loss, a second gradient of the logits, before both are added
     beside_loss = 4 * bool(options.logit_softcap) + 4 * bool(options.z_loss_weight)
+    of_sequences = not options.attention_across_documents  # masks, a set for each; else one for all
+    masks = item * tokens * tokens * len({w for w in shape.windows if of_sequences or w < tokens})
     table = shape.vocab_size * hidden
     in_blocks, with_gradient = counts.attention + counts.mlp, shape.num_layers - num_blocks_without_gradient
     cast = in_blocks * with_gradient // shape.num_layers + table
@@ -142,8 +144,7 @@ def profile_decoder(
         width=hidden,
         sequence_length=tokens,
         precision=precision,
-        buffer_bytes=(0 if counts.positions else 2 * 4 * tokens * shape.head_dim)
-        + item * tokens * tokens * bool(shape.masked_layers),
+        buffer_bytes=(0 if counts.positions else 2 * 4 * tokens * shape.head_dim) + (0 if of_sequences else masks),
         block_saved_bytes=tokens * (norm_inputs + casts + attention + kept),
         block_saved_bytes_zero3=tokens * (norm_inputs + outputs + attention + kept),
         block_input_bytes=tokens * 4 * hidden,
@@ -152,7 +153,7 @@ def profile_decoder(
         loss_bytes=tokens * (12 + beside_loss) * shape.vocab_size,
         logits_bytes=tokens * item * shape.vocab_size,
         finds_loss_by_chunks=True,
-        input_bytes=16 * tokens,
+        input_bytes=16 * tokens + (8 * tokens + masks if of_sequences else 0),
         block_forward_bytes=tokens * _forward_bytes(shape, item, scores),
         last_gradient_params=counts.positions + (0 if shape.tied_embeddings else table),
         chunk_bytes=CHUNK_BYTES + 4 * LOGITS_AT_ONCE * bool(options.logit_softcap),

@@ -63,6 +63,7 @@ class DecoderOptions:
             none.
         sliding_window: Tokens that a query of a local layer sees, itself among them (Beltagy et al., 2020); 0 for all.
         sliding_window_pattern: Which layers are local; repeated over all of them, from the first on.
+        attention_across_documents: A token sees those of the documents before its own.
     """
 
     qk_norm: bool = False
@@ -73,6 +74,7 @@ class DecoderOptions:
     z_loss_weight: float = 0.0
     sliding_window: int = 0
     sliding_window_pattern: tuple[Literal["local", "global"], ...] = ("local",)
+    attention_across_documents: bool = True
 
     @property
     def mlp_matrices(self) -> int:
@@ -129,6 +131,8 @@ class ModelShape:
     @property
     def masked_layers(self) -> int:
         """Layers whose attention is not just causal, and takes a mask."""
+        if not self.options.attention_across_documents:
+            return self.num_layers
         return sum(window < self.context_length for window in self.windows)
 
     @property

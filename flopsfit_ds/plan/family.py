@@ -10,9 +10,11 @@ from typing import Protocol
 
 from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.base.units import format_count
+from flopsfit_ds.data.corpus import Corpus
+from flopsfit_ds.data.documents import Documents, look_at_documents
 from flopsfit_ds.memory import ModelProfile, profile_decoder
 from flopsfit_ds.model.architecture import LEARNED_POSITIONS, DecoderOptions, LanguageShape, ModelShape, SizingRule
-from flopsfit_ds.model.flops import FlopsSource, training_flops_per_token
+from flopsfit_ds.model.flops import FlopsSource, Keys, training_flops_per_token
 from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan, decoder_states
 from flopsfit_ds.spec import ClassModel, DecoderModel, SweepSpec, Training
 from flopsfit_ds.spec.fit_options import COUNT_WORDS
@@ -77,7 +79,10 @@ class Family(Protocol):
 class DecoderFamily:
     """The built-in decoder in all sizes."""
 
-    def __init__(self, model: DecoderModel, training: Training, optimizer: OptimizerPlan | None = None) -> None:
+    def __init__(
+        self, model: DecoderModel, training: Training, optimizer: OptimizerPlan | None = None, keys: Keys = ()
+    ) -> None:
+        self._keys = keys
         self.warnings: list[str] = []
         self._optimizer = optimizer
         self._training = training
@@ -100,6 +105,7 @@ class DecoderFamily:
                 z_loss_weight=model.z_loss_weight,
                 sliding_window=model.sliding_window or 0,
                 sliding_window_pattern=model.sliding_window_pattern,
+                attention_across_documents=model.attention_across_documents,
             ),
         )
 
@@ -111,11 +117,11 @@ class DecoderFamily:
         """
         shape = self._rule.nearest(num_params, taken)
         training = self._training
-        return sized_decoder(shape, training.frozen_parameters, training.precision, self._optimizer)
+        return sized_decoder(shape, training.frozen_parameters, training.precision, self._optimizer, self._keys)
 
 
-def decoder_family(spec: SweepSpec, optimizer: OptimizerPlan | None) -> DecoderFamily:
-    """The family of a spec that needs nothing but its numbers.
+def decoder_family(spec: SweepSpec, optimizer: OptimizerPlan | None, keys: Keys = ()) -> DecoderFamily:
+    """The family of a spec that needs nothing but its numbers, and what a query may see within documents.
 
     Raises:
         PlanError: The spec names a class of the user's own, which has to be looked at.
@@ -126,7 +132,20 @@ def decoder_family(spec: SweepSpec, optimizer: OptimizerPlan | None) -> DecoderF
             f"--allow-import {spec.model.class_path.partition('.')[0].partition(':')[0]}"
         )
     assert isinstance(spec.model, DecoderModel)  # sizes of a library's model come from `study`
-    return DecoderFamily(spec.model, spec.training, optimizer)
+    return DecoderFamily(spec.model, spec.training, optimizer, keys)
+
+
+def documents_of(spec: SweepSpec, corpus: Corpus) -> Documents | None:
+    """What attention sees that a spec keeps within documents; None where it goes across them.
+
+    Raises:
+        DataError: Where documents end is not known.
+    """
+    model = spec.model
+    if not isinstance(model, DecoderModel) or model.attention_across_documents:
+        return None
+    windows = {model.context_length, model.sliding_window or model.context_length}
+    return look_at_documents(corpus, model.context_length, tuple(windows))
 
 
 def num_token_ids(spec: SweepSpec) -> int:
@@ -137,7 +156,11 @@ def num_token_ids(spec: SweepSpec) -> int:
 
 @functools.lru_cache(maxsize=4096)
 def sized_decoder(
-    shape: ModelShape, frozen: tuple[str, ...], precision: Precision, optimizer: OptimizerPlan | None = None
+    shape: ModelShape,
+    frozen: tuple[str, ...],
+    precision: Precision,
+    optimizer: OptimizerPlan | None = None,
+    keys: Keys = (),
 ) -> SizedModel:
     """What planning needs to know of a decoder, some of its parameters frozen by glob patterns of their names.
 
@@ -171,7 +194,7 @@ def sized_decoder(
         num_params_trainable=trainable,
         num_params_active=counts.total,
         num_params_matrices=counts.attention + counts.mlp + shape.vocab_size * shape.hidden_size,
-        flops_per_token=training_flops_per_token(shape, frozen_matrices),
+        flops_per_token=training_flops_per_token(shape, frozen_matrices, keys),
         flops_source="counted",
         profile=profile,
     )

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -29,7 +29,7 @@ from flopsfit_ds.plan.design import (
     design_points,
     plan_points,
 )
-from flopsfit_ds.plan.family import Family, SizedModel, count_active, decoder_family, num_token_ids
+from flopsfit_ds.plan.family import Family, SizedModel, count_active, decoder_family, documents_of, num_token_ids
 from flopsfit_ds.plan.layouts import Search
 from flopsfit_ds.plan.packing.sweep import Makespan, expected_makespan, narrow_batches, spread_long_runs, year_long
 from flopsfit_ds.plan.placement import Placement, shared_search
@@ -241,9 +241,12 @@ def build_plan(
     cluster = resolve_cluster(arithmetic(spec.training), machine, **spec.hardware.model_dump())
     check_switches(spec, cluster.device_name)
     optimizer = optimizer or known_optimizer(spec.training, cluster.kind)
-    family = family or decoder_family(spec, optimizer)
     folder = Path(spec.output_root) / spec.name
     found = corpus or find_spec_corpus(spec, Path(spec_folder), num_token_ids(spec), folder / "data")
+    documents = documents_of(spec, found)
+    if documents is not None:
+        found = replace(found, notes=(*found.notes, documents.note))
+    family = family or decoder_family(spec, optimizer, () if documents is None else documents.keys)
     context_length = spec.model.context_length
     check_corpus(found, context_length)
     training = spec.training
@@ -265,7 +268,11 @@ def build_plan(
     trials = trials_of(spec, together, optimizer, choices.runs)
 
     def runs_on(corpus: Corpus) -> list[RunPlan]:
-        return [_plan_run(spec, corpus, *together[each.number], placements[each.number], each, loss) for each in trials]
+        data = corpus.identity if documents is None else [*corpus.identity, documents.digest]
+        return [
+            _plan_run(spec, corpus, *together[each.number], placements[each.number], each, loss, data)
+            for each in trials
+        ]
 
     candidates = runs_on(found)
     warnings += choices.words(spec)
@@ -314,6 +321,7 @@ def _plan_run(
     placement: Placement,
     trial: Trial,
     loss: LossTraits,
+    data: list[Any],
 ) -> RunPlan:
     model, recipe, seed = point.model, trial.recipe, trial.seed
     identity = {
@@ -324,7 +332,7 @@ def _plan_run(
         "context_length": spec.model.context_length,
         "recipe": recipe.identity(),
         "seed": seed,
-        "data": corpus.identity,
+        "data": data,
         **loss.identity(),
         **placement.strategy.identity(),
     }

@@ -76,8 +76,12 @@ class LanguageModelCase:
         """Inputs and targets, each [num_sequences, context_length]."""
         import torch
 
-        shape = (num_sequences, self.shape.context_length)
-        return torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
+        from flopsfit_ds.train.data.tokens import stays_within_documents
+
+        ids, starts, targets = (
+            torch.zeros((num_sequences, self.shape.context_length), dtype=torch.int64) for _ in range(3)
+        )
+        return (ids, starts) if stays_within_documents(self.shape) else ids, targets
 
     def loss(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
         """Mean cross-entropy."""

@@ -74,6 +74,9 @@ class DecoderModel(Section):
     sliding_window_pattern: Annotated[tuple[Literal["local", "global"], ...], Field(min_length=1)] = ("local",)
     """Which layers are local, repeated from the first layer on: five times `local` and a `global` make every sixth
     layer see all."""
+    attention_across_documents: bool = True
+    """Whether a token sees those of the documents before its own in a sequence; `false` where it is known where
+    documents end."""
 
     @model_validator(mode="after")
     def _windows(self) -> DecoderModel:

@@ -156,6 +156,7 @@ PLAN: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
             with_values(DECODER, model__sliding_window=8),
             {"model__sliding_window_pattern": ["global", "local"]},
         ),
+        "attention_across_documents": (PAIR, {"model__attention_across_documents": False}),
     },
     "ClassModel": {
         "class_path": (CLASS, {"model__class_path": "helpers.class_models:OtherBigram"}),

@@ -216,6 +216,8 @@ MASKED: tuple[Case, ...] = (
     (with_options(LONG_TABLE, **WINDOWS), Strategy(0, 1, 8, False, "none", "bf16"), 1),
     (with_options(SHAPE, sliding_window=128), Strategy(3, 8, 8, True, "none", "bf16"), 1),
     (with_options(SHAPES[5], sliding_window=128), Strategy(2, 8, 4, False, "none", "fp32"), 1),
+    (with_options(LONG_TABLE, attention_across_documents=False), Strategy(0, 1, 8, False, "none", "bf16"), 1),
+    (with_options(SHAPE, attention_across_documents=False, **WINDOWS), Strategy(3, 8, 8, True, "none", "bf16"), 1),
 )
 
 

@@ -6,7 +6,11 @@ number of sequences and of document bounds (uint64 each); then sizes (int32), by
 
 from __future__ import annotations
 
+import itertools
+import os
 import struct
+import sys
+from array import array
 from pathlib import Path
 from typing import BinaryIO
 
@@ -93,6 +97,21 @@ def read_index(index: Path, path: Path, num_bytes: int) -> Layout:
         raise DataError(f"data.path: {path} is empty; it takes a file of token ids")
     documents = f"{sequences} sequences in {max(bounds - 1, 0)} documents"
     return Layout("megatron", _CODES[code], 0, num_bytes // width, f"{index.name} beside it: {documents}")
+
+
+def read_bounds(index: Path) -> array[int]:
+    """Ids up to the end of each document, of an index that `read_index` has looked at."""
+    with index.open("rb") as stream:
+        stream.seek(len(_MAGIC))
+        _, _, sequences, bounds = _HEAD.unpack(stream.read(_HEAD.size))
+        sizes, firsts = array("i", stream.read(4 * sequences)), array("q")
+        stream.seek(8 * sequences, os.SEEK_CUR)
+        firsts.frombytes(stream.read(8 * bounds))
+    if sys.byteorder == "big":
+        sizes.byteswap()
+        firsts.byteswap()
+    ends = array("q", itertools.accumulate(sizes, initial=0))
+    return array("q", (ends[first] for first in firsts[1:]))
 
 
 def _sequence(stream: BinaryIO, begin: int, sequences: int, number: int) -> tuple[int, int]:

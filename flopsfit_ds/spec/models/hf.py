@@ -70,6 +70,16 @@ class HfModel(Section):
     approximate_flops: bool = False
     """Whether FLOPs may be 6 N D where the model's operations cannot be counted; without it, that is an error."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _sees_all(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "attention_across_documents" in data:
+            raise ValueError(
+                "attention_across_documents is of the built-in decoder (family: decoder); models of transformers see "
+                "all of a sequence: leave it out"
+            )
+        return data
+
     @model_validator(mode="after")
     def _one_start(self) -> HfModel:
         given = [name for name in ("architecture", "config", "like") if getattr(self, name) is not None]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from flopsfit_ds.train.data.sampling import Mixture
-from flopsfit_ds.train.data.tokens import LanguageWorkload, TokenWorkload
+from flopsfit_ds.train.data.tokens import LanguageWorkload, TokenWorkload, stays_within_documents
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class MixtureWorkload(LanguageWorkload):
         """Which source a sample is of, by weight."""
         return Mixture(self.names, self.weights, tuple(part.num_training_samples for part in self.parts))
 
-    def training_batch(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs and targets, each [batch, context_length]."""
+    def training_batch(self, indices: np.ndarray) -> tuple[Any, torch.Tensor]:
+        """Inputs and targets, as those of one file."""
         inputs, targets, _ = self._gather(indices, self.mixture.sizes, [part.training_batch for part in self.parts])
         return inputs, targets
 
-    def heldout_batch(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Inputs and targets, each [batch, context_length], and what each window counts, [batch].
+    def heldout_batch(self, indices: np.ndarray) -> tuple[Any, torch.Tensor, torch.Tensor]:
+        """Inputs and targets, as those of one file, and what each window counts, [batch].
 
         All windows of a source count its share together, however many it holds out.
         """
@@ -67,16 +67,21 @@ class MixtureWorkload(LanguageWorkload):
 
     def _gather(
         self, indices: np.ndarray, sizes: Sequence[int], read: Sequence[Callable[[np.ndarray], Any]]
-    ) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+    ) -> tuple[Any, torch.Tensor, np.ndarray]:
         """Windows by number among those of all sources: inputs, targets, and the source of each."""
         ends = np.cumsum(sizes)
         sources = np.searchsorted(ends, indices, side="right")
-        inputs, targets = torch.empty((2, len(indices), self.shape.context_length), dtype=torch.int64)
+        inputs, starts, targets = torch.empty((3, len(indices), self.shape.context_length), dtype=torch.int64)
+        within = stays_within_documents(self.shape)
         for number in np.unique(sources):
             here = np.flatnonzero(sources == number)
             rows = torch.from_numpy(here)
-            inputs[rows], targets[rows] = read[number](indices[here] - (ends[number] - sizes[number]))
-        return inputs, targets, sources
+            given, targets[rows] = read[number](indices[here] - (ends[number] - sizes[number]))
+            if within:
+                inputs[rows], starts[rows] = given
+            else:
+                inputs[rows] = given
+        return (inputs, starts) if within else inputs, targets, sources
 
 
 def seen_of_sources(mixture: Mixture | None, num_samples: int, seed: int, tokens_per_sample: int) -> dict[str, Any]:

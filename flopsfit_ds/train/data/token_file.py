@@ -42,6 +42,7 @@ class TokenFile:
         heldout_tokens: At the end, kept out of training.
         offset: Bytes before the first id.
         bytes_per_token: Of text, among the held-out tokens; None where documents are known as ids only.
+        ends: The file that says where documents end; None where none does.
     """
 
     path: str
@@ -50,6 +51,7 @@ class TokenFile:
     heldout_tokens: int
     offset: int = 0
     bytes_per_token: float | None = None
+    ends: str | None = None
 
     def open(self) -> np.ndarray:
         """The ids, memory-mapped, [num_tokens]."""
@@ -83,7 +85,8 @@ def prepare_tokens(
     folder.mkdir(parents=True, exist_ok=True)
     if corpus.source == "tokens":
         assert corpus.num_tokens is not None
-        tokens = TokenFile(corpus.files[0], corpus.dtype, corpus.num_tokens, corpus.heldout_tokens, corpus.offset)
+        held, skipped, ends = corpus.heldout_tokens, corpus.offset, corpus.ends
+        tokens = TokenFile(corpus.files[0], corpus.dtype, corpus.num_tokens, held, skipped, ends=ends)
         check_source(corpus, folder)
         _check_ids(tokens, vocab_size)
         place = source_manifest(corpus, folder)
@@ -98,7 +101,8 @@ def prepare_tokens(
         num_tokens = path.stat().st_size // np.dtype(dtype).itemsize
         manifest = describe(path, corpus, dtype, num_tokens, joined.sha256, joined.num_documents)
         write_manifest(path.with_suffix(".json"), manifest)
-    tokens = TokenFile(str(path), dtype, manifest.num_tokens, corpus.heldout_tokens)
+    ends = None if manifest.num_documents is None else str(path.with_suffix(".ends"))
+    tokens = TokenFile(str(path), dtype, manifest.num_tokens, corpus.heldout_tokens, ends=ends)
     tokens = replace(tokens, bytes_per_token=_bytes_per_token(tokens, manifest))
     _check_ids(tokens, vocab_size)
     return tokens

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from flopsfit_ds.base.errors import DataError
+from flopsfit_ds.data.documents import document_ends
 from flopsfit_ds.model.architecture import HfShape, LanguageShape, ModelShape
 from flopsfit_ds.model.head import fits_at_once
 from flopsfit_ds.train.data.outputs import logits_of
@@ -73,8 +75,8 @@ class LanguageWorkload:
         """Cross-entropy in nats a token of each window, [batch]."""
         inputs, targets = batch
         if _finds_its_loss(self.shape, targets):
-            return model(inputs, targets, reduce=False).mean(dim=1)
-        return plain_losses(logits_of(model(inputs)), targets).mean(dim=1)
+            return _called(model, inputs, targets, reduce=False).mean(dim=1)
+        return plain_losses(logits_of(_called(model, inputs)), targets).mean(dim=1)
 
     def check_losses(self, model: torch.nn.Module, batch: Any) -> None:
         """Nothing to see: both are means of the same losses of tokens, and every window has equally many."""
@@ -115,19 +117,37 @@ class TokenWorkload(LanguageWorkload):
         """None: a file is one source."""
         return None
 
-    def training_batch(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs and targets, each [batch, context_length]."""
+    def training_batch(self, indices: np.ndarray) -> tuple[Any, torch.Tensor]:
+        """Inputs and targets, each [batch, context_length].
+
+        Where attention stays within documents, inputs are the ids and for each token where in the sequence its
+        document begins.
+        """
         return self._windows(indices * self.shape.context_length)
 
-    def heldout_batch(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs and targets, each [batch, context_length]."""
+    def heldout_batch(self, indices: np.ndarray) -> tuple[Any, torch.Tensor]:
+        """Inputs and targets, each [batch, context_length]; inputs as of `training_batch`."""
         start = self.tokens.num_tokens - self.tokens.heldout_tokens
         return self._windows(start + indices * self.shape.context_length)
 
-    def _windows(self, starts: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def _windows(self, starts: np.ndarray) -> tuple[Any, torch.Tensor]:
         offsets = np.arange(self.shape.context_length + 1)
         windows = torch.from_numpy(_open(self.tokens)[starts[:, None] + offsets].astype(np.int64))
-        return windows[:, :-1], windows[:, 1:]
+        inputs, targets = windows[:, :-1], windows[:, 1:]
+        if not stays_within_documents(self.shape):
+            return inputs, targets
+        return (inputs, torch.from_numpy(self._document_starts(starts))), targets
+
+    def _document_starts(self, starts: np.ndarray) -> np.ndarray:
+        """Where in its window the document of each token begins, 0 if before it, [batch, context_length]."""
+        assert self.tokens.ends is not None
+        ends, found = _ends(self.tokens.ends), np.zeros((len(starts), self.shape.context_length), np.int64)
+        firsts = np.searchsorted(ends, starts, side="right")
+        lasts = np.searchsorted(ends, starts + self.shape.context_length)
+        for row, start, first, last in zip(found, starts, firsts, lasts, strict=True):
+            inside = ends[first:last] - start
+            row[inside] = inside
+        return np.maximum.accumulate(found, axis=1)
 
     def heldout_weights(self, batch: Any) -> torch.Tensor:
         """Every window counts alike, [batch]."""
@@ -146,8 +166,8 @@ def language_model_loss(shape: LanguageShape, model: torch.nn.Module, batch: Any
     """
     inputs, targets = batch
     if _finds_its_loss(shape, targets):
-        return model(inputs, targets)
-    outputs = model(inputs)
+        return _called(model, inputs, targets)
+    outputs = _called(model, inputs)
     z_loss_weight = shape.options.z_loss_weight if isinstance(shape, ModelShape) else 0.0
     loss = plain_losses(logits_of(outputs), targets, z_loss_weight).mean()
     if isinstance(shape, HfShape) and shape.router_loss_weight:
@@ -155,8 +175,26 @@ def language_model_loss(shape: LanguageShape, model: torch.nn.Module, batch: Any
     return loss
 
 
+def _called(model: torch.nn.Module, inputs: Any, *targets: torch.Tensor, **options: Any) -> Any:
+    """What the model gives; inputs are ids, or these and where documents begin."""
+    if isinstance(inputs, torch.Tensor):
+        return model(inputs, *targets, **options)
+    ids, document_starts = inputs
+    return model(ids, *targets, document_starts=document_starts, **options)
+
+
 def _finds_its_loss(shape: LanguageShape, targets: torch.Tensor) -> bool:
     return isinstance(shape, ModelShape) and not fits_at_once(targets.numel(), shape.vocab_size)
+
+
+def stays_within_documents(shape: LanguageShape) -> bool:
+    """Whether a model is told where documents begin."""
+    return isinstance(shape, ModelShape) and not shape.options.attention_across_documents
+
+
+@functools.lru_cache(maxsize=64)
+def _ends(place: str) -> np.ndarray:
+    return np.asarray(document_ends(Path(place)))
 
 
 @functools.lru_cache(maxsize=64)  # files of a mixture and of held-out sets; each is an open map

@@ -214,7 +214,13 @@ class Decoder(nn.Module):
         self.register_buffer("sines", sines, persistent=False)
         self.train_block: Callable[..., torch.Tensor] = call_block
 
-    def forward(self, tokens: torch.Tensor, targets: torch.Tensor | None = None, reduce: bool = True) -> torch.Tensor:
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        targets: torch.Tensor | None = None,
+        reduce: bool = True,
+        document_starts: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Logits of the next token at every position; with targets, losses, for which never all logits are held.
 
         Args:
@@ -222,6 +228,8 @@ class Decoder(nn.Module):
             targets: Ids of the tokens that follow, [batch, tokens].
             reduce: The mean of all losses, as trained on, a scalar; else each token's cross-entropy, [batch, tokens],
                 without gradients.
+            document_starts: For each token where in the sequence its document begins, before which nothing is seen,
+                [batch, tokens]; positions count from the sequence's beginning all the same. None where all is seen.
         """
         x = self.embedding(tokens)
         rotation = None
@@ -230,7 +238,7 @@ class Decoder(nn.Module):
         elif self.cosines is not None and self.sines is not None:
             rotation = self.cosines[: tokens.shape[1]], self.sines[: tokens.shape[1]]
         call = self.train_block if self.training else call_block  # the loss of a run is measured without a compiler
-        biases = self._biases(x)
+        biases = self._biases(x, document_starts)
         for block, window in zip(self.blocks, self.windows, strict=True):
             if self.activation_checkpointing and self.training:
                 x = checkpoint(call, block, x, rotation, biases.get(window), use_reentrant=False)
@@ -243,9 +251,11 @@ class Decoder(nn.Module):
             return logits_or_losses(x, self.embedding.weight, self.loss_rules, targets, reduce)
         return self.head(x, targets, reduce, self.loss_rules)
 
-    def _biases(self, x: torch.Tensor) -> dict[int, torch.Tensor]:
+    def _biases(self, x: torch.Tensor, starts: torch.Tensor | None) -> dict[int, torch.Tensor]:
         """What layers of each window do not see beside what comes after: made once for all that see alike."""
         tokens, dtype = x.shape[1], cross_entropy.as_autocast_would(x[:1, :1]).dtype
         return {
-            window: attention_bias(tokens, window, dtype, x.device) for window in {*self.windows} if window < tokens
+            window: attention_bias(tokens, window, dtype, x.device, starts)
+            for window in {*self.windows}
+            if window < tokens or starts is not None
         }
