@@ -146,7 +146,7 @@ class TestTokenFiles:
             (np.asfortranarray(np.zeros((5, 5), dtype=np.uint16)), r"shape \(5, 5\)"),
             (np.zeros(5, dtype=">u2"), "holds >u2"),
             (np.zeros((5, 5), dtype=np.uint16), r"shape \(5, 5\)"),
-            (np.zeros(5, dtype=[("a", "<u2")]), "it takes one row of little-endian uint16, int32"),
+            (np.zeros(5, dtype=[("a", "<u2")]), "it takes one row of uint8, or of little-endian uint16"),
             (np.zeros((), dtype=np.uint16), "it takes one row"),
             (np.zeros(0, dtype=np.uint16), "empty or cut short"),
         ],

@@ -38,8 +38,8 @@ def read_npy(path: Path, num_bytes: int) -> Layout:
         offset = stream.tell()
     if not isinstance(kind, str) or kind not in _DTYPES or dimensions != 1 or not isinstance(shape[0], int):
         raise DataError(
-            f"data.path: {path} holds {kind} of shape {shape}; it takes one row of little-endian uint16, int32, "
-            "uint32 or int64 ids: save ids.ravel().astype('<u4')"
+            f"data.path: {path} holds {kind} of shape {shape}; it takes one row of uint8, or of little-endian uint16, "
+            "int32, uint32 or int64, ids: save ids.ravel().astype('<u4')"
         )
     dtype, count = _DTYPES[kind], shape[0]
     expected = offset + count * BYTES_PER_ID[dtype]
