@@ -20,7 +20,7 @@ def test_a_parameter_without_a_dimension_trains_at_every_stage_on_two_ranks(serv
     assert found.outcome["loss"] == pytest.approx(expected.outcome["loss"], abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["expert blocks", pytest.param("Switch", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["expert blocks", pytest.param("Switch", marks=[pytest.mark.slow, pytest.mark.long])])
 def test_experts_that_a_ranks_batch_passes_by_train_at_zero_3(server, tmp_path, name):
     """Ranks would gather and reduce different parameters, and abort, if the modules around them were not leaves."""
     expected = trained(server, tmp_path / "whole", name, Layout(0, 2))
