@@ -34,6 +34,11 @@ from flopsfit_ds.base.usercode import CANNOT_BE_PICKLED, main_script, pickled
 _LENGTH = struct.Struct("<Q")
 _TIMEOUT_SECONDS = 900.0
 """Those of `scripts/bench_memory.py` took 2 to 7 s each; a hundred times that is a simulation that hangs."""
+_BY_VALUE = {
+    "DataDependentOutputException": "a way that depends on values, which it has none of",
+    "DynamicOutputShapeException": "a shape that depends on values, which it has none of",
+}
+"""What a model asks of tensors without memory that they do not know, by PyTorch's name for it."""
 _ENDED = "the simulation's process ended without an answer"
 
 
@@ -301,10 +306,15 @@ def _import_main(path: str) -> None:
 
 
 def _told(error: BaseException) -> str:
-    """An error in one line: its type, where it was raised, and the first line of what it says."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
+    """An error in one line: its type, where the model or the engine raised it, and the first line of what it says."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = f"{os.sep}torch{os.sep}", os.path.dirname(__file__)  # noqa: PTH120
+    of_user = [frame for frame in frames if not any(folder in frame.filename for folder in ours)]
+    last = (of_user or frames)[-1]
+    kind = type(error).__name__
     text = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__} at {os.path.basename(last.filename)}:{last.lineno}: {text[:300]}"  # noqa: PTH119
+    where = f"{os.path.basename(last.filename)}:{last.lineno}: {text[:300]}"  # noqa: PTH119
+    return f"{_BY_VALUE[kind]}, at {where}" if kind in _BY_VALUE else f"{kind} at {where}"
 
 
 if __name__ == "__main__":

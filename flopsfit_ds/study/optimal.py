@@ -8,7 +8,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from flopsfit_ds.simulate.profile import LOOKED_AT_SAMPLES
 from flopsfit_ds.spec import AdaptiveDesign, SweepSpec, validate_spec
 from flopsfit_ds.study.datasets import Adapter
 from flopsfit_ds.study.families.of_class import ClassFamily
+from flopsfit_ds.study.probes.batches import batch_dependence
 from flopsfit_ds.study.probes.deepspeed_keys import check_deepspeed_keys
 from flopsfit_ds.study.probes.items import check_items
 from flopsfit_ds.study.probes.loss import look_at_loss
@@ -174,6 +175,10 @@ def find_optimal(
             "design.method adaptive: find_optimal trains one batch only; run `flopsfit-ds sweep` on a spec.yaml, "
             "or leave design.method out and choose further runs with `flopsfit-ds next`"
         )
+
+    def loss(model: nn.Module, batch: Any) -> torch.Tensor:
+        return loss_fn(outputs_of(model, batch[0], probe.traits), batch[1])
+
     family = ClassFamily(
         model_class,
         class_path=f"{model_class.__module__}:{model_class.__qualname__}",
@@ -181,7 +186,7 @@ def find_optimal(
         size_multiple_of=size_multiple_of,
         arguments=model_arguments or {},
         samples=samples,
-        loss=lambda model, batch: loss_fn(outputs_of(model, batch[0], probe.traits), batch[1]),
+        loss=loss,
         training=spec.training,
         tokens_per_sample=tokens_per_sample,
         vocab_size=None,
@@ -202,6 +207,7 @@ def find_optimal(
     )
     family.warnings += probe.warnings
     plan = build_plan(spec, family=family, corpus=corpus, loss=probe.traits, optimizer=optimizer)
+    plan = replace(plan, warnings=(*plan.warnings, *batch_dependence(plan, model_class, dataset, loss)))
     if spec.execution.simulate_memory:
         with Simulator() as simulator:
             case_of = functools.partial(_case, model_class, samples, loss_fn, fingerprint)

@@ -232,6 +232,21 @@ def _num_masked(item: Any) -> tuple[int, int]:
     return sum(int((leaf == IGNORED).sum()) for leaf in whole), sum(ends)
 
 
+def _spaced(dataset: Any, count: int) -> list[int]:
+    count = min(len(dataset), count)
+    return [number * (len(dataset) - 1) // max(count - 1, 1) for number in range(count)]
+
+
+def spaced_batch(dataset: Any, count: int) -> Any:
+    """A batch of evenly spaced samples, as many as there are at most.
+
+    Raises:
+        DataError: They cannot be made a batch.
+    """
+    with seeded(0):  # for a dataset that draws at random
+        return _collate(dataset, _spaced(dataset, count))
+
+
 def telling_batch(dataset: Any) -> Any:
     """A batch to look at a loss with: of evenly spaced samples those that differ most in how much of them is masked.
 
@@ -241,8 +256,7 @@ def telling_batch(dataset: Any) -> Any:
     Raises:
         DataError: They cannot be made a batch.
     """
-    count = min(len(dataset), _LOOKED_AT)
-    positions = [number * (len(dataset) - 1) // max(count - 1, 1) for number in range(count)]
+    positions = _spaced(dataset, _LOOKED_AT)
     with seeded(0):  # for a dataset that draws at random
         masked = {position: _num_masked(dataset[position]) for position in dict.fromkeys(positions)}
         ranked = sorted(masked, key=lambda position: masked[position])
