@@ -23,6 +23,7 @@ _HOMES = {
     "estimate-memory": "planning.estimate",
     "fit": "fitting.fit",
     "predict": "fitting.fit",
+    "check-mup": "planning.mup",
     "preview": "fitting.preview",
     "laws": "fitting.laws",
     "report": "fitting.report",

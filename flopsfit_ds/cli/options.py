@@ -175,7 +175,7 @@ def plan_from(
     """
     from flopsfit_ds.study.steps import build_plan
 
-    spec, folder = _spec_of(argument, overrides)
+    spec, folder = read_spec(argument, overrides)
     return build_plan(spec, spec_folder=folder, allow_import=tuple(allow_import or ()), choices=choices)
 
 
@@ -189,11 +189,11 @@ def tuning_from(argument: str, overrides: list[str] | None, allow_import: list[s
     """
     from flopsfit_ds.study.steps import tuning_plan
 
-    spec, folder = _spec_of(argument, overrides)
+    spec, folder = read_spec(argument, overrides)
     return tuning_plan(spec, spec_folder=folder, allow_import=tuple(allow_import or ()))
 
 
-def _spec_of(argument: str, overrides: list[str] | None) -> tuple[SweepSpec, Path]:
+def read_spec(argument: str, overrides: list[str] | None) -> tuple[SweepSpec, Path]:
     """The spec that an argument names, and the folder that its relative paths start from."""
     from flopsfit_ds.spec import load_spec, parse_spec
 

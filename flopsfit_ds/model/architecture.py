@@ -83,6 +83,30 @@ class DecoderOptions:
 
 
 @dataclass(frozen=True)
+class MupScales:
+    """How far a model lies from the base of muP; all it needs to know of the base.
+
+    Attributes:
+        width: Its width over the base's.
+        depth: Its layers over the base's; None where depth is left as it is.
+        head: The width of its heads over the base's.
+        groups: Of a class of the user's, kinds of parameters and glob patterns of names.
+        branches: Of modules whose output is added to the residual stream, glob patterns of names.
+    """
+
+    width: float
+    depth: float | None = None
+    head: float = 1.0
+    groups: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    branches: tuple[str, ...] = ()
+
+    @property
+    def branch_factor(self) -> float:
+        """What a branch is multiplied by before it is added: CompleteP's 1 / depth."""
+        return 1.0 if self.depth is None else 1 / self.depth
+
+
+@dataclass(frozen=True)
 class ModelShape:
     """One decoder-only transformer: pre-RMSNorm, rotary positions, SwiGLU, grouped-query attention, no biases.
 
@@ -97,6 +121,7 @@ class ModelShape:
         tied_embeddings: The output head is the token embedding.
         rope_base: Base of the rotary frequencies.
         options: What is not of that plain form.
+        mup: How far it lies from the base of muP; None without.
     """
 
     num_layers: int
@@ -110,6 +135,7 @@ class ModelShape:
     rope_base: float = 10000.0
     family: Literal["decoder"] = "decoder"
     options: DecoderOptions = DecoderOptions()
+    mup: MupScales | None = None
 
     @property
     def head_dim(self) -> int:
@@ -191,6 +217,7 @@ class ClassShape:
         source_hash: Hash of the class and of all the user's code that it refers to: a changed class is a new run.
         vocab_size: Token ids; None where the class is trained on a dataset of the user's own.
         context_length: Tokens (or positions) a sample.
+        mup: How far it lies from the base of muP; None without.
     """
 
     class_path: str
@@ -200,6 +227,7 @@ class ClassShape:
     vocab_size: int | None
     context_length: int
     family: Literal["class"] = "class"
+    mup: MupScales | None = None
 
 
 @dataclass(frozen=True)
@@ -214,6 +242,7 @@ class HfShape:
         vocab_size: Token ids.
         context_length: Tokens a sequence.
         router_loss_weight: What the balancing loss that a mixture of experts computes counts in training; 0 for none.
+        mup: How far it lies from the base of muP; None without.
     """
 
     architecture: str
@@ -224,6 +253,7 @@ class HfShape:
     context_length: int
     router_loss_weight: float = 0.0
     family: Literal["hf"] = "hf"
+    mup: MupScales | None = None
 
 
 LanguageShape = ModelShape | ClassShape | HfShape
@@ -233,6 +263,8 @@ LanguageShape = ModelShape | ClassShape | HfShape
 def shape_identity(shape: LanguageShape) -> dict[str, Any]:
     """What a run's identity has of a shape: all of it, but options that are off, whose runs keep the ids they had."""
     values = asdict(shape)
+    if shape.mup is None:
+        del values["mup"]
     if isinstance(shape, ModelShape):
         off = asdict(DecoderOptions())
         options = {name: value for name, value in values.pop("options").items() if value != off[name]}

@@ -15,6 +15,7 @@ from flopsfit_ds.data.documents import Documents, look_at_documents
 from flopsfit_ds.memory import ModelProfile, profile_decoder
 from flopsfit_ds.model.architecture import LEARNED_POSITIONS, DecoderOptions, LanguageShape, ModelShape, SizingRule
 from flopsfit_ds.model.flops import FlopsSource, Keys, training_flops_per_token
+from flopsfit_ds.plan.recipe.mup import scaled_optimizer, scales
 from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan, decoder_states
 from flopsfit_ds.spec import ClassModel, DecoderModel, SweepSpec, Training
 from flopsfit_ds.spec.fit_options import COUNT_WORDS
@@ -115,9 +116,32 @@ class DecoderFamily:
         Raises:
             PlanError: None lies within a factor of 2, or everything is frozen.
         """
-        shape = self._rule.nearest(num_params, taken)
+        shape = self._scaled(self._rule.nearest(num_params, taken))
         training = self._training
-        return sized_decoder(shape, training.frozen_parameters, training.precision, self._optimizer, self._keys)
+        optimizer = scaled_optimizer(self._optimizer, shape.mup, training.weight_decay)
+        return sized_decoder(shape, training.frozen_parameters, training.precision, optimizer, self._keys)
+
+    def width_near(self, width: float) -> int:
+        """The width of the family nearest to one."""
+        step = self._rule.head_dim * self._rule.query_heads_per_kv_head
+        return max(1, round(width / step)) * step
+
+    def shape_at(self, width: int, depth: int) -> ModelShape:
+        """The shape of a width and a depth.
+
+        Raises:
+            PlanError: No heads divide it.
+        """
+        step = self._rule.head_dim * self._rule.query_heads_per_kv_head
+        if width % step:
+            raise PlanError(f"a width of {width} is no multiple of {step}, what heads that share keys take of it")
+        return self._scaled(self._rule.shape(depth, width))
+
+    def _scaled(self, shape: ModelShape) -> ModelShape:
+        mup = self._training.mup
+        if mup is None:
+            return shape
+        return replace(shape, mup=scales(mup, shape.hidden_size, shape.num_layers, shape.head_dim))
 
 
 def decoder_family(spec: SweepSpec, optimizer: OptimizerPlan | None, keys: Keys = ()) -> DecoderFamily:

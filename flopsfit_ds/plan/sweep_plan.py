@@ -34,6 +34,7 @@ from flopsfit_ds.plan.layouts import Search
 from flopsfit_ds.plan.packing.sweep import Makespan, expected_makespan, narrow_batches, spread_long_runs, year_long
 from flopsfit_ds.plan.placement import Placement, shared_search
 from flopsfit_ds.plan.placing import held_layout_warning, place_points, placement_rules
+from flopsfit_ds.plan.recipe.mup import check_mup
 from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan, known_optimizer, optimizer_warnings
 from flopsfit_ds.plan.recipe.recipe import Recipe, batch_tokens, range_warnings, rule_point
 from flopsfit_ds.plan.recipe.switches import arithmetic, check_switches, offload_warnings
@@ -240,6 +241,7 @@ def build_plan(
     """
     cluster = resolve_cluster(arithmetic(spec.training), machine, **spec.hardware.model_dump())
     check_switches(spec, cluster.device_name)
+    check_mup(spec)
     optimizer = optimizer or known_optimizer(spec.training, cluster.kind)
     folder = Path(spec.output_root) / spec.name
     found = corpus or find_spec_corpus(spec, Path(spec_folder), num_token_ids(spec), folder / "data")

@@ -60,7 +60,8 @@ def trials_of(
     named = num_rates(spec.training) > 1
 
     def trial(number: int, rate: float, seed: int, names_rate: bool) -> Trial:
-        recipe = make_recipe(spec.training, rate, seen[number], together[number][1].num_steps, optimizer)
+        point, batches = together[number]
+        recipe = make_recipe(spec.training, rate, seen[number], batches.num_steps, optimizer, point.model.shape.mup)
         return Trial(number, recipe, seed, names_rate, seen[number])
 
     found = [

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from flopsfit_ds.base.units import parse_quantity
-from flopsfit_ds.spec.quantities import Quantity, number_schema
+from flopsfit_ds.spec.quantities import Count, Quantity, number_schema
 from flopsfit_ds.spec.section import Section
 
 RateRuleName = Literal["steplaw", "porian", "marin", "sqrt-n-d", "custom"]
@@ -16,6 +16,8 @@ Exponent = Annotated[float, BeforeValidator(parse_quantity), number_schema([-0.2
 
 PUBLISHED = ("steplaw", "porian", "n^(2/3)")
 """Rules that come with their constant; all others need a reference, of the same data and optimiser, to start from."""
+RATES_BY_SIZE = ("steplaw", "porian", "sqrt-n-d")
+"""Rules of the rate that have N in them."""
 REFERENCE_NEEDS: dict[str, tuple[str, ...]] = {
     "marin": ("num_tokens", "global_batch_tokens"),
     "sqrt-n-d": ("num_params", "num_tokens", "global_batch_tokens"),
@@ -93,6 +95,27 @@ class LearningRateRule(Section):
         }
         _check_rule(self.rule, self.reference, exponents, "learning_rate")
         return self
+
+
+class Mup(Section):
+    """muP (Yang et al., 2022) over widths and CompleteP (Dey et al., 2025) over depths: a rate that is best at the base
+    stays the best; `flopsfit_ds.plan.recipe.mup` has the rules. A model of the base's shape is what it is without."""
+
+    base_width: Count = 256
+    """Width at which rate, decay and initial scale mean what they say; 256 is CompleteP's own."""
+    base_depth: Count | None = 2
+    """Layers at which they do, as CompleteP's own; null leaves depth as it is (muP alone)."""
+    base_head_dim: Count | None = None
+    """Width of a head at which attention scores are divided by its root, and by its ratio to this beyond; without it,
+    that of every model, whose heads then must be of one width."""
+
+
+def _as_section(value: Any) -> Any:
+    return ({} if value else None) if isinstance(value, bool) else value
+
+
+MupOption = Annotated[Mup | None, BeforeValidator(_as_section, json_schema_input_type=Mup | bool | None)]
+"""`true` is the base of CompleteP's paper."""
 
 
 class GlobalBatchRule(Section):

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, mode
 
 from flopsfit_ds.spec.optimizers import UNREAD, Optimizer
 from flopsfit_ds.spec.quantities import Count, Fraction, NonNegative, OpenFraction, Quantity, Seconds, Seed
-from flopsfit_ds.spec.rules import Exponent, GlobalBatchRule, LearningRateRule
+from flopsfit_ds.spec.rules import RATES_BY_SIZE, Exponent, GlobalBatchRule, LearningRateRule, MupOption
 from flopsfit_ds.spec.section import Section
 
 Precision = Literal["fp32", "bf16"]
@@ -93,6 +93,9 @@ class Training(Section):
     """Instead: epsilon at one point, from which it follows at others."""
     optimizer: Optimizer | None = None
     """What trains the parameters; without it, AdamW."""
+    mup: MupOption = None
+    """Rates, decay and initial scales that follow width and depth from a base, so that one peak rate holds for all
+    sizes: `true`, or a base of your own. For AdamW; `flopsfit-ds check-mup` shows whether it holds for a model."""
     gradient_clipping: NonNegative = 1.0
     """Largest norm of the gradient; 0 switches clipping off."""
     precision: Precision = "bf16"
@@ -143,12 +146,31 @@ class Training(Section):
         for name in self._unread_by_optimizer:
             if name in given and getattr(self, name) is not None:
                 raise ValueError(f"{name} says nothing to the optimizer that stands here; leave it out")
+        self._check_mup()
         ends = self.decays_end_at
         if ends[-1] != 1 or not all(0 < a < b for a, b in itertools.pairwise(ends)):
             raise ValueError(
                 f"decays_end_at {list(ends)} must rise from above 0 and end with 1, such as [0.25, 0.5, 1]"
             )
         return self
+
+    def _check_mup(self) -> None:
+        if self.mup is None:
+            return
+        if self.optimizer is not None and self.optimizer.name != "adamw":
+            raise ValueError(
+                f"mup beside optimizer {self.optimizer.name}: its rules are known for AdamW alone; write mup: false, "
+                "or name: adamw"
+            )
+        rule = self.learning_rate
+        by_size = "learning_rate_reference_params" if self.learning_rate_reference_params is not None else None
+        if rule is not None and (rule.rule in RATES_BY_SIZE or rule.params_exponent):
+            by_size = f"learning_rate rule {rule.rule}"
+        if by_size is not None:
+            raise ValueError(
+                f"mup beside {by_size}: both lower the rate as models grow; write learning_rates, or a rule without N "
+                "(marin, or custom without params_exponent)"
+            )
 
     @property
     def _unread_by_optimizer(self) -> tuple[str, ...]:

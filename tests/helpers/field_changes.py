@@ -52,6 +52,8 @@ CLUSTER = with_values(
 )
 FREE = with_values(CLUSTER, placement=None)
 
+UNSCALED = with_values(DECODER, training={"global_batch_tokens": 1024, "precision": "fp32"})
+
 RULED = with_values(
     DECODER,
     training={
@@ -98,6 +100,11 @@ def batch(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 def batch_reference(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """A change of the point that the rule of the batch starts from."""
     return batch(reference=RULED["training"]["global_batch"]["reference"] | changes)
+
+
+def mup(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A change of the base of muP."""
+    return with_values(UNSCALED, training__mup={"base_width": 16}), {"training__mup": {"base_width": 16} | changes}
 
 
 def epsilon(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -288,6 +295,7 @@ PLAN: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "beta1": (DECODER, {"training__beta1": 0.8}),
         "beta2": (DECODER, {"training__beta2": 0.8}),
         "epsilon": (DECODER, {"training__epsilon": 1e-6}),
+        "mup": (UNSCALED, {"training__mup": True}),
         "gradient_clipping": (DECODER, {"training__gradient_clipping": 2}),
         "precision": (DECODER, {"training__precision": "bf16"}),
         "seeds": (DECODER, {"training__seeds": [1]}),
@@ -308,6 +316,11 @@ PLAN: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "params_exponent": rate(params_exponent=-0.2),
         "tokens_exponent": rate(tokens_exponent=-0.2),
         "batch_exponent": rate(batch_exponent=-0.2),
+    },
+    "Mup": {
+        "base_width": mup(base_width=64),
+        "base_depth": mup(base_depth=None),
+        "base_head_dim": mup(base_head_dim=4),
     },
     "RateTuning": {
         "num_params": tuned(num_params=[1e4, 5e4]),

@@ -23,6 +23,7 @@ THIRTY = {"design__points": [{"num_params": 6e3, "num_tokens": 3840}]}
 MUON = {"training__optimizer": {"name": "muon"}, "training__gradient_clipping": 0, **THIRTY}
 LION = {"training__optimizer": {"name": "lion"}, "training__learning_rates": [2e-3], **THIRTY}
 ADAFACTOR = {"training__optimizer": {"name": "adafactor"}, "training__learning_rates": [0.1], **THIRTY}
+MUP = {"training__mup": {"base_width": 32, "base_depth": 1}, "training__learning_rates": [3e-3], **THIRTY}
 MUON_PLAN = OptimizerPlan("muon", (), (("momentum", 0.95), ("scale", "match-rms-adamw")), elementwise=False)
 
 
@@ -37,8 +38,9 @@ def largest_difference(first, second) -> float:
         (MUON, [Layout(2, 2, 2), Layout(3, 2, 2)]),
         (LION, [Layout(3, 2, 2)]),
         (ADAFACTOR, [Layout(0, 2, 2)]),
+        (MUP, [Layout(2, 2, 2), Layout(3, 2, 2)]),
     ],
-    ids=["muon", "lion", "adafactor"],
+    ids=["muon", "lion", "adafactor", "mup"],
 )
 def test_losses_are_those_of_one_rank_at_every_stage_that_is_planned(trained, changes, layouts):
     reference = trained(ALONE, **changes)

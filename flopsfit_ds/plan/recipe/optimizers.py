@@ -32,12 +32,14 @@ class GroupPlan:
         learning_rate_factor: Its rate over the recipe's.
         weight_decay: Its own; None for the recipe's, and for none of `norms`.
         parameters: Glob patterns of names that belong to it.
+        epsilon_factor: AdamW's epsilon over the recipe's.
     """
 
     kind: Kind
     learning_rate_factor: float = 1.0
     weight_decay: float | None = None
     parameters: tuple[str, ...] = ()
+    epsilon_factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,9 @@ class OptimizerPlan:
         """What it adds to a run's identity: all that changes a loss."""
         values = asdict(self)
         del values["bytes_an_element"], values["elementwise"]
+        for group in values["groups"]:
+            if group["epsilon_factor"] == 1:
+                del group["epsilon_factor"]
         return values
 
     def group(self, kind: Kind) -> GroupPlan:
@@ -126,12 +131,14 @@ class GroupKey:
         rate_factor: Their rate over the recipe's.
         scale: Of Muon's updates, beside DeepSpeed's own; no part of decay.
         weight_decay: Their own; None for the recipe's.
+        epsilon_factor: AdamW's epsilon over the recipe's.
     """
 
     orthogonal: bool
     rate_factor: float
     scale: float
     weight_decay: float | None
+    epsilon_factor: float = 1.0
 
 
 def group_of(plan: OptimizerPlan, kind: Kind, shape: tuple[int, ...], takes_matrices: bool) -> GroupKey:
@@ -146,7 +153,8 @@ def group_of(plan: OptimizerPlan, kind: Kind, shape: tuple[int, ...], takes_matr
     own = plan.group(kind)
     decay = 0.0 if own.weight_decay is None and kind == "norms" else own.weight_decay
     orthogonal = plan.name == "muon" and kind == "matrices" and takes_matrices
-    return GroupKey(orthogonal, own.learning_rate_factor, _muon_scale(plan, shape) if orthogonal else 1.0, decay)
+    scale = _muon_scale(plan, shape) if orthogonal else 1.0
+    return GroupKey(orthogonal, own.learning_rate_factor, scale, decay, own.epsilon_factor)
 
 
 def _muon_scale(plan: OptimizerPlan, shape: tuple[int, ...]) -> float:

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.base.units import format_count
+from flopsfit_ds.model.architecture import MupScales
+from flopsfit_ds.plan.recipe.mup import scaled_optimizer
 from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan
 from flopsfit_ds.plan.recipe.rules import PowerRule, RulePoint, batch_rule, rate_rule
 from flopsfit_ds.spec.training import DecayShape, Schedule, Training
@@ -125,21 +127,31 @@ def make_recipe(
     point: RulePoint,
     num_steps: int,
     optimizer: OptimizerPlan | None = None,
+    mup: MupScales | None = None,
 ) -> Recipe:
     """Every number of a run's optimisation.
+
+    Args:
+        training: The spec's section.
+        learning_rate: Peak.
+        point: As rules look at it.
+        num_steps: Of the run.
+        optimizer: What trains the parameters; None for AdamW with one rate for all.
+        mup: How far the model lies from the base of muP; None without.
 
     Raises:
         PlanError: A half-life or a warm-up that the run cannot have.
     """
     batch = point.global_batch_tokens
     warmup_steps = _warmup_steps(training, batch, num_steps)
+    weight_decay = _weight_decay(training, learning_rate, batch)
     return Recipe(
         learning_rate=learning_rate,
         warmup_steps=warmup_steps,
         final_learning_rate_fraction=(
             0.0 if training.schedule == "linear-to-zero" else training.final_learning_rate_fraction
         ),
-        weight_decay=_weight_decay(training, learning_rate, batch),
+        weight_decay=weight_decay,
         beta1=training.beta1,
         beta2=_beta2(training, batch),
         epsilon=_epsilon(training, point),
@@ -150,7 +162,7 @@ def make_recipe(
         decays=_decays(training, num_steps, warmup_steps),
         decay_shape=training.decay_shape if training.schedule in ("wsd", "wsd-s") else Recipe.decay_shape,
         tf32=training.tf32,
-        optimizer=optimizer,
+        optimizer=scaled_optimizer(optimizer, mup, weight_decay),
     )
 
 

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, Protocol
 
 from flopsfit_ds.base.units import format_count, format_flops
 from flopsfit_ds.report.curves import AXES, LossCurve, thinned
-from flopsfit_ds.report.figures.axes import log_axis, loss_axis, name_axes, new_drawing, padded
+from flopsfit_ds.report.figures.axes import (
+    count_axis,
+    end_labels,
+    log_axis,
+    loss_axis,
+    name_axes,
+    new_drawing,
+    padded,
+)
 from flopsfit_ds.report.figures.palette import Tone, budget_tones
 from flopsfit_ds.report.figures.svg import Drawing
 
@@ -17,6 +26,50 @@ _FEWEST = 16
 """Of all curves together, and of one at least: a page of 100 runs stays below a megabyte, one of 1,000 below 5."""
 _EARLY = 0.02
 """Share of a run whose losses may leave the figure: the fall from the first steps would flatten all the rest."""
+
+
+class Changes(Protocol):
+    """How far activations moved, over widths or depths."""
+
+    @property
+    def over(self) -> Literal["width", "depth"]:
+        """What grows."""
+        ...
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """Sizes."""
+        ...
+
+    @property
+    def changes(self) -> dict[str, tuple[float, ...]]:
+        """By activation, at each size."""
+        ...
+
+
+def coordinates_figure(pairs: Sequence[tuple[Changes, Changes]]) -> Drawing:
+    """How far activations move in a few steps, with muP (lines) and without (dashes), over widths and over depths.
+
+    Args:
+        pairs: With the rule and without; one or two.
+    """
+    names = list(pairs[0][0].changes)
+    tones: dict[str, Tone] = dict(zip(names, budget_tones(len(names)), strict=True))
+    title = f"Change of activations over {' and '.join(ruled.over for ruled, _ in pairs)}, with muP and without"
+    drawing, axes = new_drawing("coordinates", title, len(pairs), tuple(tones.values()))
+    shown = [each for pair in pairs for found in pair for row in found.changes.values() for each in row]
+    for ax, (ruled, plain) in zip(axes, pairs, strict=True):
+        for found, words, style in ((ruled, "with muP", "-"), (plain, "without", "--")):
+            for name, row in found.changes.items():
+                ends = f"{row[0]:.3g} at {found.values[0]}, {row[-1]:.3g} at {found.values[-1]}"
+                tip = drawing.tip(f"{name}, {words}\n{ends}")
+                ax.plot(found.values, row, style, color=tones[name].light, linewidth=1.6, gid=tip, zorder=2)
+        count_axis(ax, "x", list(ruled.values))
+        log_axis(ax, "y", *padded(shown, (0.05, 0.05)), lambda value: f"{value:.3g}")
+        ends = [(ruled.values[-1], row[-1], name, tones[name]) for name, row in ruled.changes.items()]
+        end_labels(ax, ends)
+        name_axes(ax, ruled.over.capitalize(), "Change, root mean square: with muP lines, without dashes")
+    return drawing
 
 
 def curves_figure(

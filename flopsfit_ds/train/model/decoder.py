@@ -24,6 +24,11 @@ from flopsfit_ds.train.model.masks import attention_bias
 _INIT_STD = 0.02  # GPT-2's `initializer_range`
 
 
+def hidden_std(shape: ModelShape) -> float:
+    """Standard deviation of the weights between widths; under muP its square goes by 1 / width."""
+    return _INIT_STD if shape.mup is None else _INIT_STD / math.sqrt(shape.mup.width)
+
+
 class Projection(nn.Linear):
     """A linear layer without bias, drawn from a normal distribution of standard deviation `std`."""
 
@@ -105,9 +110,13 @@ class Attention(nn.Module):
     def __init__(self, shape: ModelShape, output_std: float) -> None:
         super().__init__()
         self.num_heads, self.num_kv_heads, self.head_dim = shape.num_heads, shape.num_kv_heads, shape.head_dim
-        self.query = Projection(shape.hidden_size, shape.hidden_size, _INIT_STD)
-        self.key = Projection(shape.hidden_size, shape.kv_size, _INIT_STD)
-        self.value = Projection(shape.hidden_size, shape.kv_size, _INIT_STD)
+        std = hidden_std(shape)
+        self.query = Projection(shape.hidden_size, shape.hidden_size, std)
+        self.key = Projection(shape.hidden_size, shape.kv_size, std)
+        self.value = Projection(shape.hidden_size, shape.kv_size, std)
+        away = 1.0 if shape.mup is None else shape.mup.head
+        # muP's 1 / d, which at the base is the usual 1 / sqrt(d), SDPA's own
+        self.score_scale = None if away == 1 else 1 / math.sqrt(self.head_dim * away)
         self.output = Projection(shape.hidden_size, shape.hidden_size, output_std)
         self.query_norm = nn.RMSNorm(self.head_dim) if shape.options.qk_norm else None
         self.key_norm = nn.RMSNorm(self.head_dim) if shape.options.qk_norm else None
@@ -132,6 +141,7 @@ class Attention(nn.Module):
             value,
             attn_mask=bias,
             is_causal=bias is None,
+            scale=self.score_scale,
             enable_gqa=grouped and bias is None,
         )
         return self.output(mixed.transpose(1, 2).reshape(batch, tokens, hidden))
@@ -142,8 +152,8 @@ class SwiGLU(nn.Module):
 
     def __init__(self, shape: ModelShape, output_std: float) -> None:
         super().__init__()
-        self.gate = Projection(shape.hidden_size, shape.intermediate_size, _INIT_STD)
-        self.up = Projection(shape.hidden_size, shape.intermediate_size, _INIT_STD)
+        self.gate = Projection(shape.hidden_size, shape.intermediate_size, hidden_std(shape))
+        self.up = Projection(shape.hidden_size, shape.intermediate_size, hidden_std(shape))
         self.down = Projection(shape.intermediate_size, shape.hidden_size, output_std)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -156,7 +166,7 @@ class PlainMLP(nn.Module):
 
     def __init__(self, shape: ModelShape, output_std: float) -> None:
         super().__init__()
-        self.up = Projection(shape.hidden_size, shape.intermediate_size, _INIT_STD)
+        self.up = Projection(shape.hidden_size, shape.intermediate_size, hidden_std(shape))
         self.down = Projection(shape.intermediate_size, shape.hidden_size, output_std)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -171,7 +181,9 @@ class Block(nn.Module):
         super().__init__()
         # residual branches, as GPT-2 (Radford et al., 2019); by layer, Zhang et al. (2019)
         depth = layer + 1 if shape.options.depth_scaled_init else shape.num_layers
-        output_std = _INIT_STD / math.sqrt(2 * depth)
+        self.branch_factor = 1.0 if shape.mup is None else shape.mup.branch_factor
+        # where a multiplier scales branches by depth, they are drawn as the base's are
+        output_std = hidden_std(shape) / math.sqrt(2 * depth * self.branch_factor)
         self.attention_norm = nn.RMSNorm(shape.hidden_size)
         self.attention = Attention(shape, output_std)
         self.mlp_norm = nn.RMSNorm(shape.hidden_size)
@@ -179,8 +191,8 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor, rotation: Rotation | None, bias: torch.Tensor | None) -> torch.Tensor:
         """[batch, tokens, hidden] to the same."""
-        x = x + self.attention(self.attention_norm(x), rotation, bias)
-        return x + self.mlp(self.mlp_norm(x))
+        x = torch.add(x, self.attention(self.attention_norm(x), rotation, bias), alpha=self.branch_factor)
+        return torch.add(x, self.mlp(self.mlp_norm(x)), alpha=self.branch_factor)
 
 
 def call_block(block: nn.Module, x: torch.Tensor, rotation: Rotation | None, bias: torch.Tensor | None) -> torch.Tensor:
@@ -199,6 +211,7 @@ class Decoder(nn.Module):
         self.activation_checkpointing = activation_checkpointing
         self.tied = shape.tied_embeddings
         self.windows = shape.windows
+        self.head_factor = 1.0 if shape.mup is None else 1 / shape.mup.width
         self.loss_rules = LossRules(shape.options.logit_softcap, shape.options.z_loss_weight)
         self.embedding = TokenEmbedding(shape.vocab_size, shape.hidden_size)
         learned = shape.options.positions == "learned"
@@ -245,6 +258,8 @@ class Decoder(nn.Module):
             else:
                 x = call(block, x, rotation, biases.get(window))
         x = self.norm(x)
+        if self.head_factor != 1:
+            x = x * self.head_factor
         if targets is not None:
             x = cross_entropy.as_autocast_would(x)  # what the norm gave need not outlive the loss
         if self.tied:

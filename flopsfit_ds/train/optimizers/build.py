@@ -85,12 +85,13 @@ def _groups(known: list[KnownParameter], recipe: Recipe, orthogonal: bool) -> li
     for key, parameters in found.items():
         factor = key.rate_factor * key.scale
         decay = recipe.weight_decay if key.weight_decay is None else key.weight_decay
-        groups.append(
-            {
-                "params": parameters,
-                "lr": recipe.learning_rate * factor,
-                RATE_FACTOR: factor,
-                "weight_decay": decay / key.scale,  # what a step takes of a weight goes by its rate alone
-            }
-        )
+        group = {
+            "params": parameters,
+            "lr": recipe.learning_rate * factor,
+            RATE_FACTOR: factor,
+            "weight_decay": decay / key.scale,  # what a step takes of a weight goes by its rate alone
+        }
+        if key.epsilon_factor != 1:
+            group["eps"] = recipe.epsilon * key.epsilon_factor
+        groups.append(group)
     return groups

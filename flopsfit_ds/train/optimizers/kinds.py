@@ -46,13 +46,17 @@ def known_parameters(model: nn.Module, plan: OptimizerPlan) -> list[KnownParamet
     """
     tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     num_ids = max((module.num_embeddings for module in tables), default=0)
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    stacked = {id(parameter) for stack in stacks for parameter in stack.parameters()}
     found: list[KnownParameter] = []
     seen: set[int] = set()
     for name, parameter, owners in _with_owners(model):
         if not parameter.requires_grad or id(parameter) in seen:
             continue
         seen.add(id(parameter))
-        kind = plan.kind_by_name(name) or _looks_like(name, parameter, owners, num_ids)
+        kind = plan.kind_by_name(name) or _looks_like(
+            name, parameter, owners, 0 if id(parameter) in stacked else num_ids
+        )
         convolves = any(isinstance(owner, _CONVOLUTIONS) for owner in owners)
         shape = shape_of(parameter)
         # a matrix, or one an expert; Muon was made for neither kernels nor what is multiplied by none
@@ -73,6 +77,7 @@ def _with_owners(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, list[nn.
 
 
 def _looks_like(name: str, parameter: nn.Parameter, owners: Sequence[nn.Module], num_ids: int) -> Kind:
+    """The kind; `num_ids` is 0 in a stack of layers, where a width may be that of the vocabulary, and no head is."""
     shape = shape_of(parameter)
     own = name.rpartition(".")[2]
     if any(isinstance(owner, nn.Embedding) for owner in owners) or "pos_emb" in own or "position_embed" in own:
