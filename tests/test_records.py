@@ -135,7 +135,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_that_says_what_to_do(tmp_pa
     (tmp_path / "file").write_text("")
     with pytest.raises(SweepFolderError, match=r"change output_root"):
         SweepFolder(tmp_path / "file" / "sweep").prepare()
-    with pytest.raises(SweepFolderError, match=r"cannot be written: No such file.*change output_root"):
+    with pytest.raises(SweepFolderError, match=r"cannot be written: No such file.*make its folder first"):
         atomic_write(tmp_path / "missing" / "x", "")
 
 

@@ -75,10 +75,12 @@ def atomic_write(path: Path, content: str | bytes, *, durable: bool = True) -> N
         temporary.replace(path)
         if durable:
             fsync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:  # Ctrl-C among them
         with suppress(OSError):  # a folder that has turned read-only does not even allow this
             temporary.unlink(missing_ok=True)
-        raise cannot_write(path, error) from None
+        if isinstance(error, OSError):
+            raise cannot_write(path, error) from None
+        raise
 
 
 def cannot_write(path: Path, error: OSError) -> SweepFolderError:

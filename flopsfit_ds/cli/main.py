@@ -5,15 +5,18 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
-
-import typer
+from typing import TYPE_CHECKING
 
 from flopsfit_ds import __version__
 from flopsfit_ds.base.errors import FlopsfitError
 from flopsfit_ds.base.text import shown
 from flopsfit_ds.cli.streams import guarded, see_to_descriptors
+
+if TYPE_CHECKING:  # below it is imported where Ctrl-C is met
+    import typer
 
 _HOMES = {
     "init": "planning.init",
@@ -48,7 +51,13 @@ _OF_A_NAME = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.
 """What is wrong with a path that a user named: no mistake of the program's."""
 
 
+_INTERRUPTED = 130
+"""128 and the number of SIGINT, as shells say it."""
+
+
 def _show_version(wanted: bool) -> None:
+    import typer
+
     if wanted:
         print(__version__)
         raise typer.Exit
@@ -60,6 +69,8 @@ def build_app(command: str | None = None) -> typer.Typer:
     Args:
         command: The one that is asked for: where it is known, no other's module is imported.
     """
+    import typer
+
     app = typer.Typer(
         name="flopsfit-ds",
         help="Plan, train under DeepSpeed and fit scaling-law sweeps of large models.",
@@ -87,13 +98,19 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command.
 
     Returns:
-        0 where all is well, 1 where runs failed, 2 for a mistake of the user's, 130 after Ctrl-C.
+        0 where all is well, 1 where runs failed, 2 for a mistake of the user's, 130 after Ctrl-C, 141 where nobody
+        reads the output any more.
     """
-    with guarded():
-        return _run(arguments)
+    try:
+        with guarded():
+            return _run(arguments)
+    except KeyboardInterrupt:
+        return _interrupted()
 
 
 def _run(arguments: Sequence[str]) -> int:
+    import typer
+
     try:
         app = build_app(next(iter(arguments), None))
         code = app(list(arguments), prog_name="flopsfit-ds", standalone_mode=False)
@@ -106,18 +123,21 @@ def _run(arguments: Sequence[str]) -> int:
         return error.exit_code
     except typer.Exit as leave:
         return leave.exit_code
-    except (typer.Abort, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
-        return 130
+    except typer.Abort:  # at a question; elsewhere typer itself makes this code of Ctrl-C
+        return _interrupted()
+    except SystemExit as leave:
+        if not isinstance(leave.__context__, BrokenPipeError):
+            raise
+        return _reader_left()
     except OSError as error:
         if error.filename is not None and error.errno in _OF_A_NAME:
             print(f"error: {shown(os.fspath(error.filename))}: {error.strerror}", file=sys.stderr)
             return 2
         if error.errno not in (errno.EPIPE, errno.ENOSPC) or error.filename is not None:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if error.errno == errno.EPIPE:
-            return 141
+            return _reader_left()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
         return 2
     except Exception as error:
@@ -125,13 +145,31 @@ def _run(arguments: Sequence[str]) -> int:
             error.show()  # pyright: ignore[reportAttributeAccessIssue]
             return int(error.exit_code)  # pyright: ignore[reportAttributeAccessIssue]
         raise
+    if code == _INTERRUPTED:
+        return _interrupted()
     return code if isinstance(code, int) else 0
+
+
+def _interrupted() -> int:
+    print("interrupted", file=sys.stderr)
+    return _INTERRUPTED
+
+
+def _reader_left() -> int:
+    """What a shell reports of a program that writes into a closed pipe; what is buffered still goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
 
 
 def main() -> None:
     """The console command."""
-    see_to_descriptors()
-    sys.exit(run(sys.argv[1:]))
+    try:
+        see_to_descriptors()
+        code = run(sys.argv[1:])
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to stop but Python's own end
+    except KeyboardInterrupt:
+        code = _INTERRUPTED
+    sys.exit(code)
 
 
 if __name__ == "__main__":

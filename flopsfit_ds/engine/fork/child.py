@@ -116,11 +116,11 @@ def _write_error(path: Path, error: BaseException) -> None:
 def probe_main(connection: Connection) -> None:
     """Tell the driver whether the server could load what it was told to, and whether it touched CUDA."""
     torch = sys.modules.get("torch")
-    connection.send(
-        {
-            "main_error": preload.main_error,
-            "own_server": os.getppid() == preload.server_pid,
-            "cuda": torch is not None and torch.cuda.is_initialized(),
-        }
-    )
+    told = {
+        "main_error": preload.main_error,
+        "own_server": os.getppid() == preload.server_pid,
+        "cuda": torch is not None and torch.cuda.is_initialized(),
+    }
+    with suppress(BrokenPipeError):  # the driver was stopped meanwhile
+        connection.send(told)
     connection.close()
