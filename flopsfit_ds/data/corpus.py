@@ -18,6 +18,7 @@ from flopsfit_ds.base.units import format_bytes
 from flopsfit_ds.data.contents import HASHED_WHOLE_BYTES, file_digests
 from flopsfit_ds.data.formats.layout import BYTES_PER_ID, Format
 from flopsfit_ds.data.formats.megatron import index_of, pair_of
+from flopsfit_ds.data.formats.passages import note_repeated_end
 from flopsfit_ds.data.formats.token_file import check_width, read_layout
 from flopsfit_ds.data.sources.arrow import files_of
 from flopsfit_ds.data.sources.chunks import litdata, mds
@@ -277,6 +278,7 @@ def _token_corpus(
             f"{path.name}: {layout.num_ids:,} ids of {layout.dtype}, known by {layout.known_by}",
             f"{path.name}: compared by {_compared(num_bytes)} when a sweep goes on",
             *layout.odd,
+            *note_repeated_end(path, layout, heldout_tokens),
         ),
         ends=str(ends) if ends is not None and ends.is_file() else None,
     )

@@ -63,6 +63,14 @@ def test_names_of_sizes_are_no_runs() -> None:
     assert dependence_of(points).found == ()
 
 
+def test_a_column_of_runs_says_which_rows_are_checkpoints_of_one(tmp_path: Path) -> None:
+    rows = [f"{p.run_id},{p.num_params:.0f},{p.num_tokens:.0f},{p.loss}" for p in checkpoints()]
+    table = tmp_path / "runs.csv"
+    table.write_text("\n".join(["run,params,tokens,val_loss", *rows]))
+    loaded = load_points(table)
+    assert dependence_of(loaded.points).found == ("48 are checkpoints of one run (8 such groups)",)
+
+
 def test_checkpoints_under_cosine_decay_are_left_out_with_the_reason(tmp_path: Path) -> None:
     rows = [f"{p.num_params!r},{p.num_tokens!r},{p.loss!r},{p.run_id},Cosine" for p in checkpoints()]
     path = tmp_path / "runs.csv"
