@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flopsfit_ds.base.errors import FitError
+from flopsfit_ds.fit.quantiles import normal_quantile
 from flopsfit_ds.spec.fit_options import DEFAULTS, LossName
 
 FloatArray = NDArray[np.float64]
@@ -122,9 +123,7 @@ def huber_moments(loss: LossFunction, noise: float) -> tuple[float, float]:
 
 
 def _one_sided_moments(loss: LossFunction, noise: float) -> tuple[float, float]:
-    from scipy.special import ndtri
-
-    residuals = noise * ndtri((np.arange(_NORMAL_STEPS) + 0.5) / _NORMAL_STEPS)
+    residuals = noise * np.array([normal_quantile((k + 0.5) / _NORMAL_STEPS) for k in range(_NORMAL_STEPS)])
     low, high = float(residuals[0]), float(residuals[-1])
     for _ in range(60):  # halves the range to less than a double's rounding
         shift = 0.5 * (low + high)

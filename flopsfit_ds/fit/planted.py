@@ -88,8 +88,8 @@ def _mixed_theta(form: str, floor: float, rest: float, total: float, rng: np.ran
     rho = rng.uniform(0.75, 1.35)
     share = 1.0 / (1.0 + rho)
     beta = rng.uniform(0.06, 0.16) if form == "kaplan" else rng.uniform(0.3, 0.5)
-    level = (total if form == "kaplan" else rest) / beta
-    mixed = [level + math.log(share), level + math.log(1 - share), rho, beta]
+    level = total if form == "kaplan" else rest
+    mixed = [level + beta * math.log(share), level + beta * math.log(1 - share), beta * rho, beta]
     return mixed if form == "kaplan" else [floor, *mixed]
 
 

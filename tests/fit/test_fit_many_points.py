@@ -10,9 +10,9 @@ from flopsfit_ds.fit.points.points import PointArrays
 from flopsfit_ds.fit.scaling import make_problem
 from flopsfit_ds.fit.solve.bootstrap import MANY_POINTS, bootstrap_fits, one_step, resample_weights
 from flopsfit_ds.fit.solve.certificate import certified_fit
-from flopsfit_ds.fit.solve.solver import minimise
+from flopsfit_ds.fit.solve.solver import local_model, minimise, objective_of
 from flopsfit_ds.fit.solve.starts import grid_starts
-from flopsfit_ds.fit.solve.thinned import MOST_POINTS, minimise_from_afar, sample_points
+from flopsfit_ds.fit.solve.thinned import MOST_POINTS, best_end, best_ends, minimise_from_afar, sample_points
 from helpers.fit.planted_sweeps import sweep
 
 
@@ -66,3 +66,28 @@ def test_where_one_step_is_not_enough_resamples_are_fitted_in_full():
     assert one_step(problem._replace(weights=weights), off, 20) is None
     draws = bootstrap_fits(problem, off, best.starts, np.arange(len(weights[0])), "points", 40, 0)
     assert np.abs(draws.theta.mean(axis=0)[3] - best.theta[3]) < 3 * draws.theta.std(axis=0)[3]
+
+
+def test_the_sums_over_many_points_are_those_of_their_parts():
+    _, problem = many(count=MANY_POINTS // 2)
+    theta = grid_starts(problem)[:2]
+    half = len(problem.log_loss) // 2
+    parts = [problem.points(slice(0, half)), problem.points(slice(half, None))]
+    whole = local_model(problem, theta, np.arange(2))
+    for name in ("objective", "gradient", "hessian", "majorant"):
+        summed = sum(getattr(local_model(part, theta, np.arange(2)), name) for part in parts)
+        np.testing.assert_allclose(getattr(whole, name), summed, rtol=1e-9, atol=1e-9)
+
+
+def test_the_lowest_end_is_found_though_most_starts_are_given_up():
+    for form in ("kaplan", "interaction", "overtraining"):
+        _, points = sweep(form=form, sizes_per_budget=8, noise=0.005)
+        problem = make_problem(get_law(form), make_loss("huber_log", 1e-3), PointArrays.of(points))
+        starts = grid_starts(problem)[:6]
+        weights = np.stack([np.ones(len(points)), np.linspace(0.1, 2.0, len(points))])
+        ends = best_ends(problem, starts, weights)
+        for row, end in zip(weights, ends, strict=True):
+            every = minimise(problem._replace(weights=np.tile(row, (6, 1))), starts, max_iterations=2000)
+            found = objective_of(problem._replace(weights=row[None]), end[None])[0]
+            assert found <= every.objective.min() * (1 + 1e-4), form
+        assert np.allclose(best_end(problem, starts), best_ends(problem, starts, None)[0])

@@ -129,3 +129,14 @@ def test_losses_that_do_not_vary_give_an_error_not_a_number() -> None:
     flat = flat._replace(log_loss=np.full_like(flat.log_loss, np.nan))
     with pytest.raises(FitError):
         certified_fit(flat)
+
+
+@pytest.mark.parametrize("form", ["kaplan", "interaction"])
+def test_a_fit_file_keeps_the_coordinates_of_its_version(form: str) -> None:
+    problem = problem_of(form)
+    theta = certified_fit(problem).theta
+    law, inputs = problem.law, problem.inputs
+    *floor, log_p, log_q, rho, beta = law.stored(theta)
+    mixed = (np.exp(log_p - rho * inputs.n) + np.exp(log_q - inputs.d)) ** beta  # as the first version defined them
+    np.testing.assert_allclose(np.exp(law.log_loss(theta[None], inputs)[0]), sum(floor) + mixed, rtol=1e-12)
+    np.testing.assert_allclose(law.from_stored(law.stored(theta)), theta, rtol=1e-12)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit import Point, fit_scaling_law
-from flopsfit_ds.fit.forecast.parts import members as members_of_forms
 from flopsfit_ds.fit.forecast.prediction import Prediction, PredictionModel
 from flopsfit_ds.fit.forecast.repeats import MemberDraws
+from flopsfit_ds.fit.solve import thinned
 from helpers.fit.planted_sweeps import sweep
 
 
@@ -147,11 +147,10 @@ def test_a_member_that_leans_to_the_newest_budgets_is_nearer_to_them():
 
 def test_of_all_starts_the_end_with_the_least_error_is_taken(monkeypatch):
     ends, errors = np.arange(6.0)[:, None], np.array([3.0, 1.0, 2.0, 5.0, 6.0, 4.0])
-    monkeypatch.setattr(
-        members_of_forms, "minimise", lambda problem, starts: SimpleNamespace(objective=errors, theta=ends)
-    )
+    done = SimpleNamespace(objective=errors, theta=ends, converged=np.ones(6, dtype=bool))
+    monkeypatch.setattr(thinned, "minimise", lambda problem, starts, max_iterations, warm: done)
     problem = SimpleNamespace(_replace=lambda weights: None)
-    assert members_of_forms._solve(problem, np.ones((2, 1)), np.zeros((3, 1)))[:, 0].tolist() == [1.0, 5.0]  # pyright: ignore
+    assert thinned.best_ends(problem, np.zeros((3, 1)), np.ones((2, 1)))[:, 0].tolist() == [1.0, 5.0]  # pyright: ignore
 
 
 def test_drift_corrects_what_every_origin_was_off_by():

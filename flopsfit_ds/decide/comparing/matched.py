@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flopsfit_ds.fit.points.points import Point
+from flopsfit_ds.fit.quantiles import student_quantile
 from flopsfit_ds.fit.result import ScalingFit
 from flopsfit_ds.fit.solve.intervals import Interval
 
@@ -76,9 +77,7 @@ def match_runs(a: Sequence[Point], b: Sequence[Point], fit_a: ScalingFit, level:
     logs = np.log([pair.multiplier for pair in pairs])
     interval = None
     if len(pairs) >= _LEAST_PAIRS:
-        from scipy.special import stdtrit
-
-        half = float(stdtrit(len(pairs) - 1, 0.5 + 0.5 * level)) * float(logs.std(ddof=1)) / math.sqrt(len(pairs))
+        half = student_quantile(len(pairs) - 1, 0.5 + 0.5 * level) * float(logs.std(ddof=1)) / math.sqrt(len(pairs))
         interval = Interval(math.exp(logs.mean() - half), math.exp(logs.mean() + half))
     return Matched(
         tuple(sorted(pairs, key=lambda pair: (pair.compute, pair.num_params))),

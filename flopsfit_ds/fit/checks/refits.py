@@ -11,6 +11,7 @@ from flopsfit_ds.fit.points.points import Point
 from flopsfit_ds.fit.solve.certificate import CertifiedFit
 from flopsfit_ds.fit.solve.covariance import asymptotic_covariance, leverage, run_noise
 from flopsfit_ds.fit.solve.solver import Problem, minimise
+from flopsfit_ds.fit.solve.thinned import best_end
 
 _DELTA_FACTORS = (0.1, 0.3, 3.0, 10.0, 100.0)
 """From the default delta: 1e-4 is all but least deviations for runs that scatter by 0.2%, 0.1 is least squares."""
@@ -92,8 +93,7 @@ def delta_refits(problem: Problem, fit: CertifiedFit, target: Target) -> tuple[D
     refits: list[DeltaRefit] = []
     for factor in _DELTA_FACTORS:
         other = problem._replace(loss=make_loss(problem.loss.name, factor * problem.loss.delta))
-        solution = minimise(other, np.concatenate([fit.minima, fit.starts[:4]]))
-        theta = solution.theta[int(solution.objective.argmin())][None]
+        theta = best_end(other, np.concatenate([fit.minima, fit.starts[:_REFIT_STARTS]]))[None]
         natural = problem.law.natural(theta, problem.inputs)
         refits.append(
             DeltaRefit(
@@ -173,9 +173,7 @@ def small_runs(problem: Problem, fit: CertifiedFit) -> SmallRuns | None:
     if small.sum() < _LEAST_SMALL or large.sum() < law.num_parameters + _REFIT_SPARE or len(sizes) < 2 * _LEAST_SMALL:
         return None
     starts = np.concatenate([fit.theta[None], fit.minima[1:_REFIT_STARTS], fit.starts[:_REFIT_STARTS]])
-    weights = np.tile(large.astype(float), (len(starts), 1))
-    solution = minimise(problem._replace(weights=weights), starts)
-    theta = solution.theta[int(solution.objective.argmin())]
+    theta = best_end(problem.points(large), starts)
     evaluation = law.evaluate(theta[None], problem.inputs)
     excess: FloatArray = problem.log_loss - evaluation.log_loss[0]
     noise = run_noise(excess[large], law.num_parameters)

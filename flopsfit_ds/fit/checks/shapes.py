@@ -6,6 +6,7 @@ import numpy as np
 
 from flopsfit_ds.fit.losses import FloatArray
 from flopsfit_ds.fit.points.points import PointArrays
+from flopsfit_ds.fit.quantiles import f_tail_of_two
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,6 @@ class ResidualTrend:
 
 def residual_trends(arrays: PointArrays, residuals: FloatArray, num_parameters: int) -> tuple[ResidualTrend, ...]:
     """Trends of the residuals (winsorised at four robust sigmas) with N, D, C and D/N."""
-    from scipy.special import fdtrc
-
     robust = 1.4826 * float(np.median(np.abs(residuals)))
     values = np.clip(residuals, -4 * robust, 4 * robust) if robust > 0 else residuals
     values = values - values.mean()
@@ -43,7 +42,7 @@ def residual_trends(arrays: PointArrays, residuals: FloatArray, num_parameters: 
         (slope, curvature), *_ = np.linalg.lstsq(design, values, rcond=None)
         left = float(((values - design @ np.array([slope, curvature])) ** 2).sum())
         explained = float((values**2).sum()) - left
-        p_value = float(fdtrc(2, spare, max(0.0, explained) / 2 / max(left / spare, 1e-300)))
+        p_value = f_tail_of_two(spare, max(0.0, explained) / 2 / max(left / spare, 1e-300))
         trends.append(ResidualTrend(name, float(slope), float(curvature), p_value))
     return tuple(trends)
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from statistics import NormalDist
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from flopsfit_ds.fit.checks.refits import Suspect
 from flopsfit_ds.fit.checks.view import FitView, FitWarning, plain
 from flopsfit_ds.fit.laws.base import FLOOR
 from flopsfit_ds.fit.points.points import Point
+from flopsfit_ds.fit.quantiles import normal_quantile
 
 __all__ = ["FitView", "FitWarning", "budget_warnings", "collect_warnings"]
 
@@ -188,7 +188,7 @@ def _error_at_target(view: FitView) -> float:
     if not optima or "loss" not in optima[-1].intervals:
         return 0.0
     span = optima[-1].intervals["loss"]
-    width = 2.0 * NormalDist().inv_cdf(0.5 + 0.5 * view.level)
+    width = 2.0 * normal_quantile(0.5 + 0.5 * view.level)
     return math.log(span.high / span.low) / width if math.isfinite(span.high) and span.low > 0 else math.inf
 
 

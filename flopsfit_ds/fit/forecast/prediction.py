@@ -17,6 +17,7 @@ from flopsfit_ds.fit.laws.base import Inputs
 from flopsfit_ds.fit.laws.registry import COMPUTE_ONLY, OF_REPEATS, get_law
 from flopsfit_ds.fit.losses import FloatArray
 from flopsfit_ds.fit.points.ray import Ray
+from flopsfit_ds.fit.quantiles import normal_quantile
 from flopsfit_ds.fit.solve.intervals import Interval, student_factor
 
 _RANGE = (1e-30, 1e60)  # far beyond all runs, and products of two are still doubles
@@ -201,7 +202,7 @@ class PredictionModel:
         centre, spread = centre + cost, spread + of_cost
         spread *= student_factor(self.num_spare, level) ** 2
         variance = spread + (self.growth * distance) ** 2
-        half = _OF_NORMAL * _normal_quantile(0.5 + 0.5 * level)
+        half = _OF_NORMAL * normal_quantile(0.5 + 0.5 * level)
 
         def interval(squared: float) -> Interval:
             width = half * math.sqrt(squared)
@@ -286,15 +287,15 @@ class PredictionModel:
         """Plain types; draws with eight digits."""
         return {
             "law": self.law,
-            "theta": self.theta.tolist(),
+            "theta": get_law(self.law).stored(self.theta).tolist(),
             "weight": self.weight,
             "members": [
                 {
                     "law": m.law,
                     "recency": m.recency,
                     "weight": m.weight,
-                    "theta": m.theta.tolist(),
-                    "draws": [[float(f"{v:.8g}") for v in row] for row in m.draws],
+                    "theta": get_law(m.law).stored(m.theta).tolist(),
+                    "draws": [[float(f"{v:.8g}") for v in row] for row in get_law(m.law).stored(m.draws)],
                 }
                 for m in self.members
             ],
@@ -327,15 +328,15 @@ class PredictionModel:
             low, high = (float(ratio) for ratio in content["tokens_per_parameter"])
             return cls(
                 law=str(content["law"]),
-                theta=np.array(content["theta"], float),
+                theta=get_law(str(content["law"])).from_stored(np.array(content["theta"], float)),
                 weight=float(content["weight"]),
                 members=tuple(
                     MemberDraws(
                         m["law"],
                         float(m["recency"]),
                         float(m["weight"]),
-                        np.array(m["theta"], float),
-                        np.array(m["draws"], float),
+                        get_law(m["law"]).from_stored(np.array(m["theta"], float)),
+                        get_law(m["law"]).from_stored(np.array(m["draws"], float)),
                     )
                     for m in content["members"]
                 ),
@@ -367,12 +368,6 @@ def _read_rule(content: dict[str, Any]) -> ComputeRule:
 
 def _exp(value: float) -> float:
     return math.exp(value) if value < FARTHEST else math.inf
-
-
-def _normal_quantile(probability: float) -> float:
-    from scipy.special import ndtri
-
-    return float(ndtri(probability))
 
 
 def predict(

@@ -13,7 +13,7 @@ from flopsfit_ds.fit.points.points import Point, PointArrays
 from flopsfit_ds.fit.solve.covariance import asymptotic_covariance, run_noise
 from flopsfit_ds.fit.solve.solver import Problem
 from flopsfit_ds.fit.solve.starts import grid_starts
-from flopsfit_ds.fit.solve.thinned import minimise_from_afar
+from flopsfit_ds.fit.solve.thinned import best_end
 
 # By `study_forecasts.py --constant` over 237 predictions of two public tables, covered to 86% with a score of 11.1:
 # 4 chunks gave 86% and 10.6, 9 chunks 86% and 11.4; 3 to 12 starts and 1 to 4 spare points changed nothing.
@@ -100,11 +100,8 @@ def roll(
     if origin is None:
         return []
     keep = np.concatenate([np.asarray(group) for group in groups[: origin + 1]])
-    precision = None if problem.precision is None else problem.precision[keep]
-    seen = problem._replace(inputs=problem.inputs.rows(keep), log_loss=problem.log_loss[keep], precision=precision)
-    starts = np.concatenate([best[None], grid_starts(problem)[:_STARTS]])
-    solution = minimise_from_afar(seen, starts)
-    return _judge(problem, law, solution.theta[int(solution.objective.argmin())], origin, keep, groups, log_compute)
+    theta = best_end(problem.points(keep), np.concatenate([best[None], grid_starts(problem)[:_STARTS]]))
+    return _judge(problem, law, theta, origin, keep, groups, log_compute)
 
 
 def _judge(

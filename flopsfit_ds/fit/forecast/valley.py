@@ -31,6 +31,10 @@ _PASSES = 12
 """Of a weighted fit: each follows the variances of the last; where they have not settled, the last counts."""
 _SETTLED = 1e-9
 """Of the logarithm of a power: far below its standard error."""
+_STILL = 1e-12  # likewise, of a step within one pass
+_MOST_STEPS = 100
+_FIRST_DAMPING = 1e-3  # Marquardt 1963 began at 1e-2 and went by factors of ten
+_DAMPING_FACTOR = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,15 +143,7 @@ def _shared_powers(stack: _Stack) -> tuple[tuple[float, float], FloatArray]:
     Budgets count by their own scatter, so that a bad row of one does not spoil the others. It is judged about the
     powers found before, and where losses are exact it vanishes with every pass.
     """
-    from scipy.optimize import least_squares
-
-    prior, low, high = math.log(_USUAL_POWER), *np.log(_POWERS)
-
-    def residuals(log_powers: FloatArray, noise: FloatArray) -> FloatArray:
-        p, q = np.exp(log_powers)
-        left = stack.residuals((float(p), float(q))) / noise[:, None]
-        return np.concatenate([left.ravel(), (log_powers - prior) / _PRIOR_WIDTH])
-
+    prior = math.log(_USUAL_POWER)
     found, spread = np.full(2, prior), np.eye(2) * _PRIOR_WIDTH**2
     for _ in range(_PASSES):
         p, q = np.exp(found)
@@ -155,14 +151,49 @@ def _shared_powers(stack: _Stack) -> tuple[tuple[float, float], FloatArray]:
         if variances is None:
             break
         noise = np.sqrt(np.maximum(variances, _EXACT))
-        bounds = ([low, low], [high, high])
-        end = least_squares(residuals, found, bounds=bounds, args=(noise,), xtol=1e-12, ftol=1e-12, gtol=1e-12)
-        moved, found = float(np.abs(end.x - found).max()), end.x
-        spread = np.linalg.pinv(end.jac.T @ end.jac)
+        end, slopes = _weighted_powers(stack, noise, found)
+        moved, found = float(np.abs(end - found).max()), end
+        spread = np.linalg.pinv(slopes.T @ slopes)
         if moved < _SETTLED:
             break
     p, q = np.exp(found)
     return (float(p), float(q)), spread
+
+
+def _weighted_powers(stack: _Stack, noise: FloatArray, start: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Logarithms of the powers that fit best where budgets scatter by `noise`, and the Jacobian (residuals, 2) there.
+
+    Levenberg-Marquardt within the bounds: a power that would pass one stops there.
+    """
+    prior, (low, high) = math.log(_USUAL_POWER), np.log(_POWERS)
+
+    def residuals(log_powers: FloatArray) -> FloatArray:
+        p, q = np.exp(log_powers)
+        left = stack.residuals((float(p), float(q))) / noise[:, None]
+        return np.concatenate([left.ravel(), (log_powers - prior) / _PRIOR_WIDTH])
+
+    def slopes_at(log_powers: FloatArray) -> FloatArray:
+        rows = _NUDGE * np.eye(2)
+        return np.stack([(residuals(log_powers + r) - residuals(log_powers - r)) / (2 * _NUDGE) for r in rows], axis=1)
+
+    here, left, damping = start, residuals(start), _FIRST_DAMPING
+    slopes = slopes_at(here)
+    for _ in range(_MOST_STEPS):
+        square, pull = slopes.T @ slopes, slopes.T @ left
+        free = ~(((here <= low) & (pull > 0.0)) | ((here >= high) & (pull < 0.0)))
+        step = np.zeros(2)
+        damped = square + damping * np.diag(np.diag(square))
+        step[free] = -np.linalg.solve(damped[np.ix_(free, free)], pull[free])
+        there = np.clip(here + step, low, high)
+        if float(np.abs(there - here).max()) <= _STILL:
+            break
+        then = residuals(there)
+        if then @ then < left @ left:
+            here, left, damping = there, then, damping / _DAMPING_FACTOR
+            slopes = slopes_at(here)
+        else:
+            damping *= _DAMPING_FACTOR
+    return here, slopes
 
 
 def _variances(squares: FloatArray, spare: FloatArray) -> FloatArray | None:

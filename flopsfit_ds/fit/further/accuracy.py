@@ -16,6 +16,7 @@ from flopsfit_ds.fit.further.held_out import HeldOut, chosen_form
 from flopsfit_ds.fit.laws.further.accuracy import Sigmoid
 from flopsfit_ds.fit.losses import FloatArray
 from flopsfit_ds.fit.points.points import Point
+from flopsfit_ds.fit.quantiles import normal_quantile
 from flopsfit_ds.fit.result import ScalingFit
 from flopsfit_ds.fit.scaling import fit_scaling_law
 from flopsfit_ds.fit.solve.intervals import Interval
@@ -259,6 +260,4 @@ def _resampled(
 
 
 def _normal_width(level: float) -> float:
-    from statistics import NormalDist
-
-    return NormalDist().inv_cdf(0.5 + 0.5 * level)
+    return normal_quantile(0.5 + 0.5 * level)

@@ -20,6 +20,7 @@ from flopsfit_ds.fit.further.kinds import Kind, column_kind
 from flopsfit_ds.fit.laws.base import Inputs, Law
 from flopsfit_ds.fit.losses import FloatArray, make_loss
 from flopsfit_ds.fit.points.points import Point, PointArrays
+from flopsfit_ds.fit.quantiles import student_quantile
 from flopsfit_ds.fit.solve.bootstrap import bootstrap_fits
 from flopsfit_ds.fit.solve.certificate import CertifiedFit, certified_fit
 from flopsfit_ds.fit.solve.covariance import run_noise
@@ -129,10 +130,8 @@ class ColumnFit:
         spread = float(law.log_loss(fitted.draws, at)[:, 0].std(ddof=1)) if len(fitted.draws) else 0.0
         distance = math.log(6.0 * num_params * num_tokens / self.largest_compute)
         grown = self.held_out.error_at(self.chosen, max(0.0, distance)) if self.held_out is not None else 0.0
-        from scipy.special import stdtrit
-
         spare = max(1, self.num_points - law.num_parameters)
-        half = float(stdtrit(spare, 0.5 + 0.5 * self.level)) * math.sqrt(spread**2 + fitted.noise**2 + grown**2)
+        half = student_quantile(spare, 0.5 + 0.5 * self.level) * math.sqrt(spread**2 + fitted.noise**2 + grown**2)
         parts = ["the noise of a run"] + ["resamples"] * (len(fitted.draws) > 0)
         parts += ["how fast forecasts of held-out runs went wrong"] * (grown > 0)
         interval = Interval(math.exp(centre - half), math.exp(centre + half))

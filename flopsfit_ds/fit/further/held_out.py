@@ -9,7 +9,8 @@ import numpy as np
 from flopsfit_ds.fit.forecast.parts.members import seen_at
 from flopsfit_ds.fit.losses import FloatArray
 from flopsfit_ds.fit.solve.certificate import CertifiedFit
-from flopsfit_ds.fit.solve.solver import Problem, minimise
+from flopsfit_ds.fit.solve.solver import Problem
+from flopsfit_ds.fit.solve.thinned import best_end
 
 _STARTS = 4  # as many as the ensemble's members start from beside the best, see `forecast.parts.members`
 _SEEN_OF_A_FAMILY = 3  # fewer do not fix its floor and amplitudes, whatever the form
@@ -68,9 +69,8 @@ def held_out_errors(
         distances += [float(log_compute[group].mean()) - here for group in later]
         judged += sum(len(group) for group in later)
         for name, (problem, fit) in forms.items():
-            seen = problem._replace(inputs=problem.inputs.rows(keep), log_loss=problem.log_loss[keep])
-            end = minimise(seen, np.concatenate([fit.theta[None], fit.starts[:_STARTS]]))
-            theta = end.theta[int(end.objective.argmin())]
+            seen = problem.points(keep)
+            theta = best_end(seen, np.concatenate([fit.theta[None], fit.starts[:_STARTS]]))
             error = np.abs(problem.law.log_loss(theta[None], problem.inputs)[0] - problem.log_loss)
             cells[name] += [float(error[group].mean()) for group in later]
     if not distances:

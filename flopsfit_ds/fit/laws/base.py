@@ -54,7 +54,7 @@ class Inputs:
         u = None if log_unique is None else log_unique - self.centre_d
         return Inputs(log_n - self.centre_n, log_d - self.centre_d, self.centre_n, self.centre_d, u)
 
-    def rows(self, index: np.ndarray) -> "Inputs":
+    def rows(self, index: np.ndarray | slice) -> "Inputs":
         """The points at `index`, about the same centres."""
         u = None if self.u is None else self.u[index]
         column = None if self.column is None else self.column[index]
@@ -227,6 +227,14 @@ class Law(ABC):
     @abstractmethod
     def natural(self, theta: FloatArray, inputs: Inputs) -> dict[str, FloatArray]:
         """Parameters in the units of the data: loss_floor, A, B, alpha, beta (and the form's own), each (batch,)."""
+
+    def stored(self, theta: FloatArray) -> FloatArray:
+        """theta (..., parameters) in the coordinates of fit.json."""
+        return theta
+
+    def from_stored(self, stored: FloatArray) -> FloatArray:
+        """theta of the coordinates of fit.json."""
+        return stored
 
     def evaluate(self, theta: FloatArray, inputs: Inputs) -> Evaluation:
         """Prediction and the shares of its terms at every point."""

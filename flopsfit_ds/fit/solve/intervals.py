@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flopsfit_ds.fit.losses import FloatArray
+from flopsfit_ds.fit.quantiles import normal_quantile, student_quantile
 
 POSITIVE = frozenset({"A", "B", "R", "R_N", "num_params", "num_tokens", "loss", "tokens_per_parameter"})
 """Quantities whose intervals are taken on the logarithm."""
@@ -24,10 +25,8 @@ class Interval:
 
 def student_factor(num_spare: int, level: float) -> float:
     """Student over normal quantile at this level; degrees of freedom are the points less the parameters."""
-    from scipy.special import ndtri, stdtrit
-
     tail = 0.5 + 0.5 * level
-    return float(stdtrit(max(1, num_spare), tail) / ndtri(tail))
+    return student_quantile(max(1, num_spare), tail) / normal_quantile(tail)
 
 
 def standard_errors(draws: dict[str, FloatArray]) -> dict[str, float]:

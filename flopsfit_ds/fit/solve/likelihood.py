@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flopsfit_ds.fit.losses import FloatArray, LossFunction, huber_moments
+from flopsfit_ds.fit.quantiles import normal_quantile
 from flopsfit_ds.fit.solve.certificate import CertifiedFit
 from flopsfit_ds.fit.solve.intervals import Interval
 from flopsfit_ds.fit.solve.solver import Problem, minimise
@@ -40,10 +41,8 @@ def likelihood_threshold(loss: LossFunction, noise: float, level: float) -> floa
     Half of the chi-square quantile times E[psi^2] / E[psi'], the factor by which a robust score stands in for a log
     likelihood (Huber and Ronchetti 2009, section 13.4), for normal residuals of standard deviation `noise`.
     """
-    from scipy.special import ndtri
-
     square, inside = huber_moments(loss, noise)
-    return 0.5 * float(ndtri(0.5 + 0.5 * level)) ** 2 * square / max(inside, 1e-12)
+    return 0.5 * normal_quantile(0.5 + 0.5 * level) ** 2 * square / max(inside, 1e-12)
 
 
 def profile_likelihood(

@@ -78,6 +78,15 @@ class Problem(NamedTuple):
             lower[law.parameter_names.index(FLOOR)] = upper[law.parameter_names.index(FLOOR)] = self.floor
         return self._replace(law=law, lower=lower, upper=upper)
 
+    def points(self, index: np.ndarray | slice) -> "Problem":
+        """The same problem of these points alone."""
+        return self._replace(
+            inputs=self.inputs.rows(index),
+            log_loss=self.log_loss[..., index],
+            weights=None if self.weights is None else self.weights[:, index],
+            precision=None if self.precision is None else self.precision[index],
+        )
+
     def weights_of(self, rows: np.ndarray | slice) -> FloatArray | None:
         """Weights of the points in these rows, (rows, points) or (points,); None for ones."""
         if self.weights is None:
@@ -101,7 +110,12 @@ def objective_of(problem: Problem, theta: FloatArray) -> FloatArray:
 
 def local_model(problem: Problem, theta: FloatArray, rows: np.ndarray) -> _Local:
     """Objective, gradient, exact Hessian and majorant of the rows `rows`, computed in blocks that stay in cache."""
-    block = max(1, _BLOCK_ELEMENTS // problem.inputs.n.shape[0])
+    points = problem.inputs.n.shape[0]
+    if points > _BLOCK_ELEMENTS:
+        pieces = (problem.points(slice(k, k + _BLOCK_ELEMENTS)) for k in range(0, points, _BLOCK_ELEMENTS))
+        sums = [local_model(piece, theta, rows) for piece in pieces]
+        return _Local(*(np.sum(column, axis=0) for column in zip(*sums, strict=True)))
+    block = max(1, _BLOCK_ELEMENTS // points)
     parts = [_local_block(problem, theta[k : k + block], rows[k : k + block]) for k in range(0, len(rows), block)]
     if len(parts) == 1:
         return parts[0]

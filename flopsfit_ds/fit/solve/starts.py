@@ -10,6 +10,7 @@ import numpy as np
 from flopsfit_ds.fit.laws.base import Linearised
 from flopsfit_ds.fit.losses import FloatArray
 from flopsfit_ds.fit.solve.solver import Problem, objective_of
+from flopsfit_ds.fit.solve.thinned import thinned
 
 _SMALLEST_SHARE = 0.2
 """0.002, 0.02, 0.2 and 0.5 take 100, 85, 85 and 66 passes to the same ends (`calibrate_fit.py constant`)."""
@@ -53,8 +54,11 @@ def project_amplitudes(linear: Linearised, weights: FloatArray | None = None) ->
 
 
 def grid_starts(problem: Problem) -> FloatArray:
-    """Starts for the solver, best first, one for each region of the grid of exponents, (starts, parameters)."""
-    law = problem.law
+    """Starts for the solver, best first, one for each region of the grid of exponents, (starts, parameters).
+
+    Of many points a sample says which they are.
+    """
+    law, problem = problem.law, thinned(problem)
     shape, region = grid_points(law.grid())
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
         linear = law.linearise(shape, problem.inputs, problem.log_loss)

@@ -23,8 +23,9 @@ from flopsfit_ds.fit.laws.registry import COMPUTE_ONLY, get_law
 from flopsfit_ds.fit.losses import FloatArray
 from flopsfit_ds.fit.solve.certificate import CertifiedFit
 from flopsfit_ds.fit.solve.covariance import asymptotic_covariance, run_noise
-from flopsfit_ds.fit.solve.solver import Problem, minimise
+from flopsfit_ds.fit.solve.solver import Problem
 from flopsfit_ds.fit.solve.starts import grid_starts
+from flopsfit_ds.fit.solve.thinned import best_end
 
 LEAST_MINIMA = 4
 """Of a frontier: two parameters at least, and two to judge them by."""
@@ -188,10 +189,7 @@ def frontier_member(
 def _refit(problem: Problem, fit: CertifiedFit, keep: np.ndarray) -> FloatArray:
     """The fitted form on some of the points."""
     starts = np.concatenate([fit.theta[None], fit.minima[1:_STARTS], fit.starts[:_STARTS]])
-    weights = np.zeros((len(starts), len(problem.log_loss)))
-    weights[:, keep] = 1.0
-    solution = minimise(problem._replace(weights=weights), starts)
-    return solution.theta[int(solution.objective.argmin())]
+    return best_end(problem.points(keep), starts)
 
 
 def _member_view(
@@ -224,8 +222,7 @@ def _frontier(
     small = problem._replace(
         inputs=problem.inputs.at(log_n, log_d), log_loss=log_loss, floor=floor, precision=None
     ).under(law)
-    solution = minimise(small, grid_starts(small))
-    best = solution.theta[int(solution.objective.argmin())]
+    best = best_end(small, grid_starts(small))
     residuals = law.log_loss(best[None], small.inputs)[0] - log_loss
     scatter = run_noise(residuals, 3 if floor is None else 2)
     scale = scatter if problem.loss.on_log else scatter * float(np.exp(log_loss).mean())

@@ -19,7 +19,7 @@ from flopsfit_ds.fit.solve.bootstrap import MANY_POINTS, one_step, resample_weig
 from flopsfit_ds.fit.solve.certificate import CertifiedFit
 from flopsfit_ds.fit.solve.covariance import asymptotic_covariance, run_noise
 from flopsfit_ds.fit.solve.solver import Problem, minimise
-from flopsfit_ds.fit.solve.thinned import MOST_POINTS, on_sample, sample_points
+from flopsfit_ds.fit.solve.thinned import MOST_POINTS, best_ends, on_sample, sample_points
 
 RECENCIES = (0.4, 0.8)
 """Weights fall by this power of compute. On eight public tables cut at 60 budgets the median error of the centre,
@@ -124,9 +124,9 @@ def fit_members(
     if len(everyone) > MOST_POINTS:
         seen = [everyone[:0], *keeps.values(), everyone]
         strata = [np.setdiff1d(later, earlier) for earlier, later in itertools.pairwise(seen)]
-        theta = _solve_many(problem, weights, starts, strata)
+        theta = _solve_many(problem, weights, starts, strata, [keep for _, keep in rows])
     else:
-        theta = _solve(problem, weights, starts)
+        theta = best_ends(problem, starts, weights)
     predicted = law.log_loss(theta, problem.inputs)
     members: list[Member] = []
     size = 1 + len(keeps)
@@ -142,19 +142,19 @@ def fit_members(
     return members
 
 
-def _solve(problem: Problem, weights: FloatArray, starts: FloatArray) -> FloatArray:
-    """For each row of weights the best end of all starts, (rows, parameters)."""
-    count = len(starts)
-    solution = minimise(problem._replace(weights=np.repeat(weights, count, axis=0)), np.tile(starts, (len(weights), 1)))
-    best = solution.objective.reshape(len(weights), count).argmin(axis=1)
-    return solution.theta[np.arange(len(weights)) * count + best]
+def _solve_many(
+    problem: Problem, weights: FloatArray, starts: FloatArray, strata: list[np.ndarray], keeps: list[np.ndarray]
+) -> FloatArray:
+    """As `best_ends`, of many points: a sample of each stratum says which start is best, all points where it ends.
 
-
-def _solve_many(problem: Problem, weights: FloatArray, starts: FloatArray, strata: list[np.ndarray]) -> FloatArray:
-    """As `_solve`, of many points: a sample of each stratum says which start is best, all points where it ends."""
+    The weights of each row are nought outside its own of `keeps`.
+    """
     sample = sample_points(strata, _SEARCHED)
-    ends = _solve(on_sample(problem, sample), weights[:, sample.index], starts)
-    return minimise(problem._replace(weights=weights), ends, warm=True).theta
+    theta = best_ends(on_sample(problem, sample), starts, weights[:, sample.index])
+    for row, keep in enumerate(keeps):
+        seen = problem._replace(weights=weights[row : row + 1]).points(keep)
+        theta[row] = minimise(seen, theta[row][None], warm=True).theta[0]
+    return theta
 
 
 def view_of(problem: Problem, predicted: FloatArray, weights: FloatArray, keep: np.ndarray) -> OriginFit:
@@ -196,10 +196,9 @@ def quasi_log_likelihood(loss: LossFunction, objective: float, count: int) -> fl
     tau = np.geomspace(1e-3, 1e3, 600) * max(objective, least) / count
     root = np.sqrt(tau)
     if math.isfinite(loss.delta):
-        from scipy.special import erf
 
         def half(delta: float) -> FloatArray:
-            inside = np.sqrt(np.pi / 2) * root * erf(delta / (math.sqrt(2.0) * root))
+            inside = np.sqrt(np.pi / 2) * root * np.array([math.erf(x) for x in delta / (math.sqrt(2.0) * root)])
             return inside + tau / delta * np.exp(-0.5 * delta**2 / tau)
 
         mass = half(loss.delta) + half(loss.delta_above)

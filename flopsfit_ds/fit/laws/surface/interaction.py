@@ -14,7 +14,7 @@ class Interaction(Kaplan):
     name = "interaction"
     formula = "L = E + ((Nc/N)^(alpha/beta) + Dc/D)^beta"
     source = "Brandfonbrener et al. 2024, arXiv:2411.12925 (Kaplan's interaction of N and D, over a loss floor)"
-    parameter_names = ("E", "log_P_centred", "log_Q_centred", "rho", "beta")
+    parameter_names = ("E", "log_A_centred", "log_B_centred", "alpha", "beta")
     _first = 1
 
     def terms(self, theta: FloatArray, inputs: Inputs) -> list[Term]:
@@ -24,7 +24,7 @@ class Interaction(Kaplan):
 
     def bounds(self, log_loss: FloatArray) -> tuple[FloatArray, FloatArray]:
         """As Kaplan, with the floor of Chinchilla."""
-        return pack_bounds([floor_bounds(log_loss), *self._mixed_bounds()])
+        return pack_bounds([floor_bounds(log_loss), *self._mixed_bounds(log_loss)])
 
     def grid(self) -> tuple[FloatArray, ...]:
         """Floor as a share of the smallest loss, beta and rho."""
@@ -41,11 +41,10 @@ class Interaction(Kaplan):
         return Linearised(columns, target, shape[:, 1:2] * excess / loss)
 
     def assemble(self, shape: FloatArray, amplitudes: FloatArray, log_loss: FloatArray) -> FloatArray:
-        """(E, log P, log Q, rho, beta)."""
-        floor = shape[:, :1] * np.exp(log_loss.min())
+        """(E, ln A, ln B, alpha, beta)."""
+        floor, beta, rho = shape[:, :1] * np.exp(log_loss.min()), shape[:, 1:2], shape[:, 2:3]
         middle = np.log(np.exp(log_loss)[None, :] - floor).mean(axis=1, keepdims=True)
-        log_amplitudes = np.log(amplitudes) + middle / shape[:, 1:2]
-        return np.concatenate([floor, log_amplitudes, shape[:, 2:3], shape[:, 1:2]], axis=1)
+        return np.concatenate([floor, beta * np.log(amplitudes) + middle, beta * rho, beta], axis=1)
 
     def natural(self, theta: FloatArray, inputs: Inputs) -> dict[str, FloatArray]:
         """As Kaplan, with the floor."""
