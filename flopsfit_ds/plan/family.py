@@ -8,7 +8,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from flopsfit_ds.base.errors import PlanError
+from flopsfit_ds.base.errors import PlanError, SpecError
 from flopsfit_ds.base.units import format_count
 from flopsfit_ds.data.corpus import Corpus
 from flopsfit_ds.data.documents import Documents, look_at_documents
@@ -222,6 +222,22 @@ def sized_decoder(
         flops_source="counted",
         profile=profile,
     )
+
+
+def all_but(names: Sequence[str], trained: Sequence[str]) -> tuple[str, ...]:
+    """Names of parameters that no pattern matches; none where there are no patterns.
+
+    Raises:
+        SpecError: A pattern matches nothing.
+    """
+    for pattern in trained:
+        if not fnmatch.filter(names, pattern):
+            parts = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))
+            raise SpecError(f"--train {pattern!r} matches no parameter; parts of the model are {', '.join(parts)}")
+    if not trained:
+        return ()
+    kept = {name for pattern in trained for name in fnmatch.filter(names, pattern)}
+    return tuple(name for name in names if name not in kept)
 
 
 def _frozen_blocks_in_front(shape: ModelShape, frozen: set[str]) -> int:

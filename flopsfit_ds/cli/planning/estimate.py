@@ -24,6 +24,7 @@ _OF_A_SHAPE = {
     "zero",
     "gpus",
     "accumulation",
+    "train",
 }
 _OF_THE_DECODER = {"layers", "hidden", "heads", "kv_heads", "intermediate", "vocab"}
 _OF_A_SHAPE |= {"checkpointing", "precision", "device"}
@@ -67,6 +68,14 @@ def register(app: typer.Typer) -> None:
         zero: Annotated[int | None, typer.Option(min=0, max=3, help="Only this ZeRO stage.")] = None,
         gpus: Annotated[int | None, typer.Option(min=1, help="Only this number of GPUs.")] = None,
         checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Recompute activations.")] = False,
+        train: Annotated[
+            list[str] | None,
+            typer.Option(
+                metavar="PATTERN",
+                help="Train only parameters of these names, such as '*multi_modal_projector*' of a model of images and "
+                "text, of which all is then looked at; may be given again.",
+            ),
+        ] = None,
         precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "bf16",
         device: Annotated[str, typer.Option(help="A GPU of the table.")] = "H100-SXM",
     ) -> None:
@@ -80,7 +89,8 @@ def register(app: typer.Typer) -> None:
         from flopsfit_ds.cli.planning.memory_tables import as_json_values, print_answers
 
         _refuse_what_would_be_ignored(context, spec)
-        flags = Flags(vocab, seq, micro_batch, accumulation, zero, gpus, checkpointing, precision, device)
+        trained = tuple(train or ())
+        flags = Flags(vocab, seq, micro_batch, accumulation, zero, gpus, checkpointing, precision, device, trained)
         if spec is not None:
             points, warnings = points_of_spec(spec, overrides, allow_import, run)
         elif hf_config is not None or like is not None:

@@ -14,8 +14,8 @@ from flopsfit_ds.base.hardware import resolve_cluster
 from flopsfit_ds.base.units import format_count
 from flopsfit_ds.cli.options import plan_from
 from flopsfit_ds.cli.planning.memory_tables import Answer, Point, layout_of
-from flopsfit_ds.memory import ERROR_OF_DECODERS, MemoryEstimate, ModelProfile, estimate_memory, profile_decoder
-from flopsfit_ds.model.architecture import LanguageShape
+from flopsfit_ds.memory import ERROR_OF_DECODERS, MemoryEstimate, ModelProfile, estimate_memory
+from flopsfit_ds.plan.family import SizedModel
 from flopsfit_ds.plan.layouts import Layout, Search
 from flopsfit_ds.plan.placement import choose_layout, shared_search
 from flopsfit_ds.simulate.cache import LIBRARIES
@@ -48,6 +48,7 @@ class Flags:
     checkpointing: bool
     precision: str
     device: str
+    trained: tuple[str, ...] = ()
 
 
 def points_of_spec(
@@ -94,16 +95,17 @@ def point_of_flags(
         PlanError: The rules leave nothing to compare.
     """
     from flopsfit_ds.model.architecture import ModelShape
-    from flopsfit_ds.model.flops import training_flops_per_token
+    from flopsfit_ds.plan.family import all_but, sized_decoder
 
     if hidden % heads or heads % (kv_heads or heads):
         raise SpecError(f"--hidden {hidden} must be a multiple of --heads {heads}, and that of --kv-heads {kv_heads}")
     _check_precision(flags.precision)
     width = intermediate or -(-hidden * 8 // 24) * 8
     shape = ModelShape(layers, hidden, heads, kv_heads or heads, width, flags.vocab, flags.seq)
-    profile = profile_decoder(shape, flags.precision)  # pyright: ignore[reportArgumentType]
-    label = f"{layers} layers x {hidden}, {format_count(profile.num_params)}"
-    return _point(label, shape, profile, training_flops_per_token(shape), flags)
+    frozen = all_but([name for name, _ in shape.tensors()], flags.trained)
+    sized = sized_decoder(shape, frozen, flags.precision)  # pyright: ignore[reportArgumentType]
+    label = f"{layers} layers x {hidden}, {format_count(sized.num_params)}"
+    return _point(label, sized, flags, frozen)
 
 
 def point_of_hf(config: str | None, like: str | None, flags: Flags) -> tuple[Point, list[str]]:
@@ -120,14 +122,28 @@ def point_of_hf(config: str | None, like: str | None, flags: Flags) -> tuple[Poi
     """
     from flopsfit_ds.spec import HfModel
     from flopsfit_ds.spec.training import Training
-    from flopsfit_ds.study.families.of_hf import HfFamily
+    from flopsfit_ds.study.families.of_hf import HfFamily, frozen_beside
+    from flopsfit_ds.study.families.of_vision import look_at_vision_language, vision_language_values
 
     _check_precision(flags.precision)
     if flags.checkpointing:
         raise SpecError("--checkpointing recomputes the blocks of the built-in decoder; leave it out")
+    values = vision_language_values(Path(config)) if config is not None and flags.trained else None
+    if values is not None:
+        sized, frozen, warnings = look_at_vision_language(
+            values,
+            f"--hf-config {config}",
+            flags.seq,
+            flags.precision,
+            flags.trained,  # pyright: ignore[reportArgumentType]
+        )
+        label = f"{config}: {sized.profile.name} of images and text, {format_count(sized.num_params)}"
+        return _point(label, sized, flags, frozen), warnings
     model = HfModel(family="hf", config=config, like=like, context_length=flags.seq)
+    training = Training(precision=flags.precision)  # pyright: ignore[reportArgumentType]
     try:
-        family = HfFamily(model, Training(precision=flags.precision), Path())  # pyright: ignore[reportArgumentType]
+        frozen = frozen_beside(model, flags.trained)
+        family = HfFamily(model, training.model_copy(update={"frozen_parameters": frozen}), Path())
     except SpecError as error:
         told = str(error).replace("model.config:", "--hf-config", 1).replace("model.like:", "--like", 1)
         raise SpecError(told) from error
@@ -135,7 +151,7 @@ def point_of_hf(config: str | None, like: str | None, flags: Flags) -> tuple[Poi
     active = sized.num_params_active
     told = f", {format_count(active)} active" if active and active != sized.num_params else ""
     label = f"{like or config}: {sized.profile.name}, {format_count(sized.num_params)}{told}"
-    return _point(label, sized.shape, sized.profile, sized.flops_per_token, flags), family.warnings
+    return _point(label, sized, flags, frozen), family.warnings
 
 
 def _check_precision(precision: str) -> None:
@@ -143,7 +159,7 @@ def _check_precision(precision: str) -> None:
         raise SpecError(f"--precision: found {precision!r}; allowed: fp32, bf16")
 
 
-def _point(label: str, shape: LanguageShape, profile: ModelProfile, flops_per_token: float, flags: Flags) -> Point:
+def _point(label: str, sized: SizedModel, flags: Flags, frozen: tuple[str, ...]) -> Point:
     """Layouts of a model without a sweep.
 
     Raises:
@@ -163,7 +179,8 @@ def _point(label: str, shape: LanguageShape, profile: ModelProfile, flops_per_to
         offload="allowed" if flags.zero in (None, 3) else "never",
     )
     batch = flags.micro_batch * flags.accumulation * cluster.num_gpus
-    search = Search(profile, flops_per_token * flags.seq, batch, profile.precision, cluster, rules)
+    profile = sized.profile
+    search = Search(profile, sized.flops_per_token * flags.seq, batch, profile.precision, cluster, rules)
     survey = search.survey()
     if not survey:
         raise PlanError(f"--gpus {flags.gpus}: beyond one node of {per_node} GPUs only whole nodes are planned")
@@ -172,7 +189,7 @@ def _point(label: str, shape: LanguageShape, profile: ModelProfile, flops_per_to
     reason = f"{best.strategy.label}: " + (
         "the fewest GPU-seconds of those that fit" if fitting else f"nothing fits; this needs {search.need(best)}"
     )
-    return Point(label, (), shape, (), profile, search, best, reason)
+    return Point(label, (), sized.shape, frozen, profile, search, best, reason)
 
 
 @contextlib.contextmanager

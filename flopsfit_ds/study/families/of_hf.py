@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.base.units import format_count
 from flopsfit_ds.model.architecture import HfShape
 from flopsfit_ds.model.loss_traits import LossTraits
-from flopsfit_ds.plan.family import SizedModel
+from flopsfit_ds.plan.family import SizedModel, all_but
 from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan, plan_optimizer
 from flopsfit_ds.simulate.profile import LOOKED_AT_SAMPLES, count_parameters, profile_class
 from flopsfit_ds.spec import HfModel, Training
 from flopsfit_ds.study.families.hf_growth import Growth
+from flopsfit_ds.study.families.hf_start import read_start
 from flopsfit_ds.study.families.measured import nearest_by_active, sized_model, smallest_reaching
 from flopsfit_ds.train.data.tokens import language_model_loss
 from flopsfit_ds.train.model.hf import build_from_config, config_hash, hf_config, library, router_loss_weight
@@ -31,14 +32,28 @@ _DEPTH_PENALTY = 0.1
 _REMEDY = "the sizes, model.head_dim, model.size_multiple_of or model.vocab_size"
 
 
-class _Builder:
+class ModelBuilder:
     """A model's constructor, called with the fields of its configuration."""
 
     def __init__(self, architecture: str) -> None:
         self.__name__ = self._architecture = architecture
 
     def __call__(self, **fields: Any) -> nn.Module:
+        """The model with these fields."""
         return build_from_config(hf_config(self._architecture, fields))
+
+
+def frozen_beside(model: HfModel, trained: Sequence[str]) -> tuple[str, ...]:
+    """Names of the parameters of a model at its own size that no pattern matches; none without patterns.
+
+    Raises:
+        SpecError: It is no causal language model, or a pattern matches nothing.
+    """
+    if not trained:
+        return ()
+    with torch.device("meta"):
+        names = [name for name, _ in build_from_config(read_start(model, Path()).config).named_parameters()]
+    return all_but(names, trained)
 
 
 class HfFamily:
@@ -167,7 +182,7 @@ class HfFamily:
         if (step, depth) not in self._counts:
             fields = self._fields(step, depth)
             self._growth.check(fields, self._where(step, depth))
-            self._counts[step, depth] = count_parameters(_Builder(self._name), fields)
+            self._counts[step, depth] = count_parameters(ModelBuilder(self._name), fields)
         return self._counts[step, depth]
 
     def _sized(self, step: int, depth: int) -> SizedModel:
@@ -189,7 +204,7 @@ class HfFamily:
         tokens = torch.arange(LOOKED_AT_SAMPLES * context) % self.vocab_size  # a model may go by their values
         tokens = tokens.view(LOOKED_AT_SAMPLES, context)
         measured = profile_class(
-            _Builder(self._name),
+            ModelBuilder(self._name),
             fields,
             samples=(tokens, tokens),
             loss=lambda module, batch: language_model_loss(shape, module, batch),

@@ -5,14 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import transformers
 from torch import nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    PreTrainedConfig,
+)
+from transformers.initialization import no_init_weights
 
 from flopsfit_ds.base.errors import DataError
 from flopsfit_ds.model.architecture import HfShape
+from flopsfit_ds.train.model.vision import VisionLanguage
 
 _SAYS_NOTHING_OF_THE_MODEL = ("transformers_version", "_name_or_path", "architectures", "id2label", "label2id")
 
@@ -42,14 +49,27 @@ def config_hash(config: PreTrainedConfig) -> str:
 def build_from_config(config: PreTrainedConfig) -> nn.Module:
     """A causal language model of fp32 parameters, its weights drawn as the library draws them.
 
+    Or one of images and text, whose weights are not drawn.
+
     The class is called, not its `from_config`: where DeepSpeed's ZeRO-3 is configured, that builds partitioned modules,
     whose weights are others than those at every other stage.
     """
     config.dtype = None
-    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    model = model_class(config)
+    if reads_images(config):
+        with no_init_weights():  # it is looked at, and never trained here: torch's `trunc_normal_` reads values
+            whole = cast("Any", MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)])(config)
+        whole.tie_weights()
+        model = VisionLanguage(whole)
+    else:
+        model = cast("Any", MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])(config)
     model.train()
     return model
+
+
+def reads_images(config: PreTrainedConfig) -> bool:
+    """Whether it is of a model of images and text, and of no causal language model."""
+    kinds = (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING)
+    return [type(config) in kind for kind in kinds] == [True, False]
 
 
 def build_hf(shape: HfShape) -> nn.Module:
