@@ -176,7 +176,7 @@ def read_manifest(place: Path) -> Manifest | None:
     """A manifest; None where there is none, or none that can be read, which is said."""
     try:
         return json_converter(Manifest).validate_python(read_json(place))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (RecordError, ValidationError) as error:
         _log.warning("%s: %s; it is written anew", place, str(error).splitlines()[0])

@@ -134,8 +134,8 @@ def point_of_hf(config: str | None, like: str | None, flags: Flags) -> tuple[Poi
             values,
             f"--hf-config {config}",
             flags.seq,
-            flags.precision,
-            flags.trained,  # pyright: ignore[reportArgumentType]
+            flags.precision,  # pyright: ignore[reportArgumentType]
+            flags.trained,
         )
         label = f"{config}: {sized.profile.name} of images and text, {format_count(sized.num_params)}"
         return _point(label, sized, flags, frozen), warnings
