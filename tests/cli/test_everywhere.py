@@ -112,7 +112,11 @@ def test_no_line_is_wider_than_the_terminal(width: int, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     fitted = ("fit", "runs.csv", "--bootstrap-samples", 0, "-o", "fit.json")
     predicted = ("predict", "fit.json", "--compute", "1e22")
-    for command in (fitted, predicted, ("preview", "quickstart"), ("hardware",), ("audit", "runs.csv"), ("specs",)):
+    registered = ("register", "fit.json", "--compute", "1e22", "-o", "forecast.json")
+    scored = ("score", "forecast.json", "--loss", "2.2")
+    chosen = ("next", "runs.csv", "--gpu-hours", "10", "--flops-per-second", "1e14")
+    others = (("preview", "quickstart"), ("hardware",), ("audit", "runs.csv"), ("specs",))
+    for command in (fitted, predicted, registered, scored, chosen, *others):
         screen = Screen()
         with contextlib.redirect_stdout(screen):
             assert run([str(word) for word in command]) == 0

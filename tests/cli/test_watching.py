@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -12,6 +13,7 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
+from flopsfit_ds.cli import main
 from flopsfit_ds.cli.main import build_app
 from flopsfit_ds.engine.disk.attempts import open_attempt
 from flopsfit_ds.engine.disk.folder import write_plan
@@ -135,6 +137,7 @@ def test_a_log_is_found_by_the_beginning_of_a_name_and_its_escapes_do_nothing(sw
 def test_curves_in_the_terminal_as_a_figure_and_as_a_table(sweep, tmp_path):
     folder, plan = sweep
     text = call("curves", folder.path, "--csv", tmp_path / "c.csv", "--svg", tmp_path / "c.svg", "--over", "steps")
+    assert "training loss, nats per byte" in text
     assert f"a {plan.runs[1].label}: loss" in text
     assert "at step 40" in text
     rows = list(csv.DictReader(io.StringIO((tmp_path / "c.csv").read_text())))
@@ -144,6 +147,21 @@ def test_curves_in_the_terminal_as_a_figure_and_as_a_table(sweep, tmp_path):
     assert plan.runs[1].label in (tmp_path / "c.svg").read_text()
     wrong = CliRunner().invoke(build_app(), ["curves", str(folder.path), "--over", "time"])
     assert "tokens, steps, flops" in str(wrong.exception)
+
+
+@pytest.mark.parametrize("width", [40, 60, 120])
+def test_pictures_are_as_wide_as_the_terminal(sweep, width, monkeypatch):
+    folder, _ = sweep
+    monkeypatch.setenv("COLUMNS", str(width))
+    screen = io.StringIO()
+    screen.isatty = lambda: True
+    for command in ("timeline", "curves"):
+        with contextlib.redirect_stdout(screen):
+            assert main.run([command, str(folder.path)]) == 0
+    lines = screen.getvalue().splitlines()
+    axis = [line for line in lines if line.endswith("|")]
+    assert {len(line) for line in axis} == {width}
+    assert max(len(line) for line in lines) <= width
 
 
 def test_lines_are_json_that_any_reader_reads(sweep):

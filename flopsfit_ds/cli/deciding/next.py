@@ -10,11 +10,16 @@ import typer
 
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.base.units import format_count, format_flops, format_seconds
+from flopsfit_ds.cli.fitting.tables import print_rows
 from flopsfit_ds.cli.options import AsJson, given_files, quantity
+from flopsfit_ds.cli.prose import say
 
 if TYPE_CHECKING:
     from flopsfit_ds.decide.choosing.choose import Errors, NextRuns
     from flopsfit_ds.decide.sources import Source
+
+
+_HEADINGS = ("", "purpose", "N", "D", "FLOPs", "GPU h", "GPUs", "starts", "\u00b1N*", "\u00b1D*", "\u00b1loss")
 
 
 def register(app: typer.Typer) -> None:
@@ -25,7 +30,10 @@ def register(app: typer.Typer) -> None:
 def next_command(
     data: Annotated[list[Path], typer.Argument(help="Runs so far: tables, sweep folders, fits; - is standard input.")],
     gpu_hours: Annotated[float, typer.Option(help="What may be spent on the batch.")],
-    target: Annotated[str | None, typer.Option(help="FLOPs of the run to plan; ten times the largest without.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="FLOPs of the run to plan; else the sweep's own, or ten times the largest."),
+    ] = None,
     gpus: Annotated[int, typer.Option(help="GPUs side by side: all runs end within GPU-hours over GPUs.")] = 1,
     flops_per_second: Annotated[
         str | None,
@@ -39,16 +47,18 @@ def next_command(
     Example: flopsfit-ds next outputs/my-study --gpu-hours 500 --target 1e24
     """
     from flopsfit_ds.decide.choosing.choose import choose_next
-    from flopsfit_ds.decide.sources import read_sources
+    from flopsfit_ds.decide.sources import plan_beside, read_sources
 
     with given_files(data) as files:
         source = read_sources(files)
+        plan = plan_beside(files[0]) if len(files) == 1 else None
+    own = None if plan is None else plan.spec.fit.target_compute
     speed = _speed(source) if flops_per_second is None else quantity(flops_per_second, "--flops-per-second")
     found = choose_next(
         source.points,
         gpu_hours * 3600.0,
         speed,
-        target_compute=None if target is None else quantity(target, "--target"),
+        target_compute=own if target is None else quantity(target, "--target"),
         gpus=gpus,
         most_runs=most_runs,
     )
@@ -68,33 +78,38 @@ def _speed(source: Source) -> float:
     return speed
 
 
-def _told(errors: Errors) -> str:
-    return f"{errors.log_num_params:7.1%}  {errors.log_num_tokens:7.1%}  {errors.log_loss:7.2%}"
+def _told(errors: Errors) -> tuple[str, ...]:
+    return (f"{errors.log_num_params:.1%}", f"{errors.log_num_tokens:.1%}", f"{errors.log_loss:.2%}")
 
 
 def _print_next(found: NextRuns, speed: float) -> None:
-    print(
+    say(
         f"target {format_flops(found.target_compute)} FLOPs: N* {format_count(found.num_params)}, D* "
         f"{format_count(found.num_tokens)}, loss {found.loss:.4f} as it is believed now"
     )
-    names = ("purpose", "N", "D", "FLOPs", "GPU h", "GPUs", "starts")
-    print("  ".join(["    ", *(f"{name:>8}" for name in names), "error of N*       D*     loss"]))
-    print("  ".join([" now", *(f"{'':>8}" for _ in names), f"    {_told(found.before)}"]))
+    rows = [("now", *7 * ("",), *_told(found.before))]
     for number, run in enumerate(found.runs, start=1):
         cells = (
+            str(number),
             run.purpose,
             format_count(run.num_params),
             format_count(run.num_tokens),
             format_flops(run.compute),
             f"{run.gpu_seconds / 3600:.3g}",
-            str(run.gpus),
+            "" if found.gpus == 1 else str(run.gpus),
             format_seconds(run.start_seconds),
         )
-        print("  ".join([f"{number:>4}", *(f"{cell:>8}" for cell in cells), f"    {_told(run.after)}"]))
-    print(
+        rows.append((*cells, *_told(run.after)))
+    columns = [k for k, name in enumerate(_HEADINGS) if name != "GPUs" or found.gpus > 1]
+    print_rows([_HEADINGS[k] for k in columns], [[row[k] for k in columns] for row in rows])
+    say(
         f"{len(found.runs)} runs of {found.num_candidates} candidates, {found.gpu_seconds / 3600:.3g} GPU-hours at "
-        f"{format_flops(speed)} FLOP/s, all done after {format_seconds(found.wall_seconds)} on {found.gpus} GPUs"
+        f"{format_flops(speed)} FLOP/s, all done after {format_seconds(found.wall_seconds)} on {found.gpus} "
+        f"{'GPU' if found.gpus == 1 else 'GPUs'}"
     )
     if any(run.purpose == "tuning" for run in found.runs):
-        print("tuning: half and twice the learning rate at that place; is the loss there as low as it can be?")
-    print("errors are standard errors of logarithms, if one of the forms of law is right; fit again after the batch")
+        say("tuning: half and twice the learning rate at that place; is the loss there as low as it can be?")
+    say(
+        "\u00b1N*, \u00b1D*, \u00b1loss: what is not known of them after each run, as standard errors of logarithms, "
+        "if one of the forms of law is right; fit again after the batch"
+    )

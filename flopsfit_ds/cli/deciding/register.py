@@ -10,6 +10,7 @@ import typer
 
 from flopsfit_ds.base.units import format_count, format_flops
 from flopsfit_ds.cli.options import AsJson, fit_file, print_json, quantity
+from flopsfit_ds.cli.prose import say
 
 
 def register(app: typer.Typer) -> None:
@@ -48,15 +49,15 @@ def register_command(
         print_json({"file": str(output), "digest": registered.digest, "forecast": asdict(registered.forecast)})
         return
     forecast = registered.forecast
-    print(
+    say(
         f"registered at {forecast.made_at}: loss {forecast.loss:.4f} at {format_flops(forecast.compute)} FLOPs (N "
         f"{format_count(forecast.num_params)}, D {format_count(forecast.num_tokens)}), {forecast.extrapolation:.3g} "
         "times the largest run"
     )
     for band in forecast.intervals:
-        print(f"  {band.level:4.0%} interval {band.low:.4f} to {band.high:.4f}")
-    print(f"{output}: {registered.digest}")
-    print(
+        say(f"  {band.level:4.0%} interval {band.low:.4f} to {band.high:.4f}")
+    print(f"{output}:\n{registered.digest}")
+    say(
         "the digest shows that the file was changed, not who wrote it: publish it now, and flopsfit-ds score "
         f"{output} --loss MEASURED --digest DIGEST holds the file to it"
     )

@@ -10,7 +10,9 @@ import typer
 
 from flopsfit_ds.base.errors import DataError, FitError, RecordError
 from flopsfit_ds.base.units import format_flops
+from flopsfit_ds.cli.fitting.tables import print_rows
 from flopsfit_ds.cli.options import quantity, write_text
+from flopsfit_ds.cli.prose import say
 
 if TYPE_CHECKING:
     from flopsfit_ds.decide.forecasts.scoring import ScoreTable
@@ -116,31 +118,26 @@ def _results(path: Path) -> dict[Path, float]:
 
 def _print_scores(table: ScoreTable) -> None:
     levels = [level.level for level in table.levels]
-    held = "  ".join(f"{level:>4.0%}" for level in levels)
-    width = max([8, *(len(row.name) for row in table.rows)])
-    print(
-        f"{'forecast':{width}}  {'registered':25}  {'FLOPs':>8}  {'ahead':>6}  {'forecast':>8}  {'measured':>8}  "
-        f"{'error':>7}  {'at':>4}  {held}  {'so far: CRPS':>12}"
-    )
+    headings = ["forecast", "registered", "FLOPs", "ahead", "said", "measured", "error", "at"]
+    headings += [f"{level:.0%}" for level in levels] + ["CRPS so far"]
+    rows = []
     pairs = list(zip(table.rows, table.running, strict=True))
     for row, run in pairs[-_MOST_RUNNING:]:
         inside = {hit.level: "in" if hit.inside else "OUT" for hit in row.hits}
-        marks = "  ".join(f"{inside.get(level, '-'):>4}" for level in levels)
-        print(
-            f"{row.name:{width}}  {row.made_at:25}  {format_flops(row.compute):>8}  {row.extrapolation:>5.3g}x  "
-            f"{row.predicted:>8.4f}  {row.measured:>8.4f}  {row.error:>+7.2%}  {row.quantile:>4.0%}  {marks}  "
-            f"{run.crps:>12.3%}"
-        )
+        place = (row.name, row.made_at, format_flops(row.compute), f"{row.extrapolation:.3g}x")
+        found = (f"{row.predicted:.4f}", f"{row.measured:.4f}", f"{row.error:+.2%}", f"{row.quantile:.0%}")
+        rows.append((*place, *found, *(inside.get(level, "-") for level in levels), f"{run.crps:.3%}"))
+    print_rows(headings, rows)
     if len(pairs) > _MOST_RUNNING:
-        print(f"({len(pairs) - _MOST_RUNNING} earlier ones are not shown; --json has all)")
+        say(f"({len(pairs) - _MOST_RUNNING} earlier ones are not shown; --json has all)")
     last = table.running[-1]
-    print(
+    say(
         f"{last.count} scored: mean CRPS {last.crps:.3%} of the loss, mean size of the error "
         f"{last.absolute_error:.2%}, mean error {last.bias:+.2%}"
     )
     for level in table.levels:
         low, high = level.expected
-        print(
+        say(
             f"  {level.level:4.0%} intervals: {level.inside} of {level.count} held ({level.inside / level.count:.0%}; "
             f"{low} to {high} would be no surprise: {level.verdict}), mean width {level.width:.2%}, interval score "
             f"{level.score:.2%}"

@@ -11,6 +11,7 @@ from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.base.units import format_count, format_flops
 from flopsfit_ds.cli.fitting.tables import print_rows
 from flopsfit_ds.cli.options import print_json
+from flopsfit_ds.cli.prose import say
 
 if TYPE_CHECKING:
     from flopsfit_ds.fit.further.domains import LawOfLoss
@@ -88,15 +89,15 @@ def show_losses(
     print_rows(headings, [_row(law) for law in laws])
     for law in laws:
         if law.fit is None:
-            print(f"{law.column}: no law: {law.reason}")
+            say(f"{law.column}: no law: {law.reason}")
         elif at is not None:
             told = law.fit.predict(num_params=at[0], num_tokens=at[1], level=level)
-            print(
+            say(
                 f"{law.column}: loss {told.loss:.4f} at {format_count(at[0])} parameters and {format_count(at[1])} "
                 f"tokens; {level:.0%} interval {told.interval.low:.4f} to {told.interval.high:.4f}"
             )
     fits = [law.fit for law in laws if law.fit is not None]
-    print(f"target {format_flops(fits[0].target_compute)} FLOPs; {differ or 'intervals of N* there meet'}")
+    say(f"target {format_flops(fits[0].target_compute)} FLOPs; {differ or 'intervals of N* there meet'}")
     for law in laws:
         print_left_out(law.excluded, f"{law.column}: ")
 
@@ -104,7 +105,7 @@ def show_losses(
 def print_left_out(excluded: Sequence[Exclusion], of: str = "") -> None:
     """Each row that entered no law, with its reason."""
     for gone in excluded:
-        print(f"left out: {of}row {gone.row}{' ' + gone.name if gone.name else ''}: {gone.reason}")
+        say(f"left out: {of}row {gone.row}{' ' + gone.name if gone.name else ''}: {gone.reason}")
 
 
 def _row(law: LawOfLoss) -> tuple[str, ...]:

@@ -39,13 +39,14 @@ def print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print plain rows below their headings, the first column to the left; on a narrow terminal, a few lines a row."""
     width, lines = terminal_width(), [headings, *rows]
     widths = [max(len(line[k]) for line in lines) for k in range(len(headings))]
-    if width is not None and sum(widths) + 2 * len(widths) > width:
+    if width is not None and sum(widths) + 2 * (len(widths) - 1) > width:
         for row in rows:
-            say(f"{row[0]}: " + ", ".join(f"{name} {text}" for name, text in zip(headings[1:], row[1:], strict=True)))
+            named = zip(headings[1:], row[1:], strict=True)
+            say(f"{row[0]}: " + ", ".join(f"{name} {text}" for name, text in named if text))
         return
     for line in lines:
         cells = [line[0].ljust(widths[0]), *(text.rjust(w) for text, w in zip(line[1:], widths[1:], strict=True))]
-        print("  ".join(cells))
+        print("  ".join(cells).rstrip())
 
 
 def _print_missing(table: Table) -> None:

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flopsfit_ds.base.errors import SweepFolderError
+from flopsfit_ds.base.errors import DataError, SweepFolderError
 from flopsfit_ds.base.storage import atomic_write
 from flopsfit_ds.base.units import format_count, format_flops
 from flopsfit_ds.cli.options import SweepFolderArgument, require_sweep
+from flopsfit_ds.cli.prose import say
 from flopsfit_ds.cli.sweeping.logs import choose_runs
 
 if TYPE_CHECKING:
+    from flopsfit_ds.records import SweepFolder
     from flopsfit_ds.report.curves import LossCurve
 
 _MARKS = "abcdefgh"
@@ -60,12 +62,25 @@ def register(app: typer.Typer) -> None:
         found = read_curves(sweep, [run.run_id for run in chosen])
         if not found:
             raise SweepFolderError(f"{folder}: none of these runs has trained a step yet")
+        unit = _unit(sweep)
         if as_csv is not None:
             atomic_write(as_csv, curves_csv(found))
         if svg is not None:
-            (figure,), _ = rendered(lambda: [curves_figure(found, over, smooth)])
+            (figure,), _ = rendered(lambda: [curves_figure(found, over, smooth, unit)])
             atomic_write(svg, figure.standalone)
-        print(terminal_figure(found, over, smooth, Console().width))
+        for line in terminal_figure(found, over, smooth, Console().width, unit).splitlines():
+            say(line)
+
+
+def _unit(sweep: SweepFolder) -> str:
+    """Of the losses; empty where the plan is of another version, for curves are still drawn then."""
+    from flopsfit_ds.decide.sources import read_sweep_plan
+    from flopsfit_ds.report.findings import unit_of_loss
+
+    try:
+        return unit_of_loss(read_sweep_plan(sweep), ())
+    except DataError:
+        return ""
 
 
 def curves_csv(curves: Sequence[LossCurve]) -> str:
@@ -81,7 +96,7 @@ def curves_csv(curves: Sequence[LossCurve]) -> str:
     return text.getvalue()
 
 
-def terminal_figure(curves: Sequence[LossCurve], over: str, smooth: float, width: int) -> str:
+def terminal_figure(curves: Sequence[LossCurve], over: str, smooth: float, width: int, unit: str = "") -> str:
     """The curves as text: each with a letter of its own, and below a line a run with its last values.
 
     Args:
@@ -89,6 +104,7 @@ def terminal_figure(curves: Sequence[LossCurve], over: str, smooth: float, width
         over: Key of `AXES`.
         smooth: Share of the past in each value.
         width: Columns of the terminal.
+        unit: Of the losses; empty where nobody here knows it.
     """
     import plotext
 
@@ -115,4 +131,4 @@ def terminal_figure(curves: Sequence[LossCurve], over: str, smooth: float, width
     ]
     left = len(curves) - len(_MARKS)
     rows += [f"{left} more are listed and not drawn; name those to draw"] if left > 0 else []
-    return "\n".join(["training loss, nats a token, smoothed", figure, *rows])
+    return "\n".join([f"training loss{unit and ', '}{unit}, smoothed", figure, *rows])

@@ -11,11 +11,14 @@ import typer
 
 from flopsfit_ds.base.units import format_seconds
 from flopsfit_ds.cli.options import AsJson, SweepFolderArgument, require_sweep
+from flopsfit_ds.cli.prose import terminal_width
 
 if TYPE_CHECKING:
     from flopsfit_ds.engine.disk.watch import Span
 
 _NAMES = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+_WIDTH, _NARROWEST = 80, 20
+"""Characters of the time axis where there is no terminal, and at least."""
 _IDLE, _FAILED, _GOES_ON = ".", "x", ">"
 
 
@@ -25,7 +28,10 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def timeline(  # pyright: ignore[reportUnusedFunction]
         folder: SweepFolderArgument,
-        width: Annotated[int, typer.Option(min=20, max=400, help="Characters of the time axis.")] = 80,
+        width: Annotated[
+            int | None,
+            typer.Option(min=20, max=400, help="Characters of the time axis; those of the terminal without."),
+        ] = None,
         as_json: AsJson = False,
     ) -> None:
         """Show which slot ran what when, earlier starts of the sweep and what runs now among it.
@@ -37,7 +43,12 @@ def register(app: typer.Typer) -> None:
 
         require_sweep(folder)
         spans = attempts_on_slots(SweepFolder(folder))
-        print(json.dumps([asdict(span) for span in spans], indent=1) if as_json else draw_timeline(spans, width))
+        if as_json:
+            print(json.dumps([asdict(span) for span in spans], indent=1))
+            return
+        margin = max((len(slot) for span in spans for slot in span.slots), default=0) + len(" ||")
+        there = terminal_width()
+        print(draw_timeline(spans, width or max(_NARROWEST, _WIDTH if there is None else there - margin)))
 
 
 def draw_timeline(spans: Sequence[Span], width: int) -> str:
