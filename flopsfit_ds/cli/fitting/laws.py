@@ -10,6 +10,7 @@ import typer
 
 from flopsfit_ds.base.errors import DataError, FitError
 from flopsfit_ds.cli.fitting.several import print_left_out, show_accuracy, show_losses
+from flopsfit_ds.cli.fitting.tuning import show_tuning
 from flopsfit_ds.cli.options import AsJson, quantity
 from flopsfit_ds.spec.fit_options import DEFAULTS
 
@@ -43,6 +44,10 @@ def laws_command(
         str | None, typer.Option(metavar="COLUMN", help="Accuracy of a task, 0 to 1: a sigmoid of the loss.")
     ] = None,
     chance: Annotated[float | None, typer.Option(help="Its accuracy of guessing, such as 0.25.")] = None,
+    tuning: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN,COLUMN", help="A tuning grid: columns of the learning rate and the batch."),
+    ] = None,
     num_params: Annotated[str | None, typer.Option(help="Predict the loss at this size, such as 70B.")] = None,
     num_tokens: Annotated[str | None, typer.Option(help="Tokens of the run to predict.")] = None,
     value: Annotated[str | None, typer.Option(help="Its family, total parameters or bits.")] = None,
@@ -53,11 +58,12 @@ def laws_command(
     loss_column: Annotated[str | None, typer.Option(help=_COLUMN)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Laws that use further columns: families, experts, bits, several losses, or a task's accuracy.
+    """Laws that use further columns: families, experts, bits, several losses, a task's accuracy, or a tuning grid.
 
     Example: flopsfit-ds laws experts.csv --total-params params_total --num-params 1B --num-tokens 20B --value 8B
     """
     asked = {"family": family, "total-params": total_params, "bits": bits, "losses": losses, "accuracy": accuracy}
+    asked["tuning"] = tuning
     given = [(kind, column) for kind, column in asked.items() if column is not None]
     if len(given) != 1:
         raise FitError(f"give one of {', '.join('--' + kind for kind in asked)} with the column that holds it")
@@ -71,12 +77,13 @@ def laws_command(
     named = {name: where for name, where in spelt.items() if where is not None}
     if data.is_dir():
         raise DataError(f"{data} is a folder: give its results.csv, or another table with a column {column!r}")
-    if kind in ("losses", "accuracy"):
+    if kind in ("losses", "accuracy", "tuning"):
         at = _sizes(num_params, num_tokens)
         if kind == "accuracy":
             show_accuracy(data, column, chance, named, at, level, as_json)
         else:
-            show_losses(data, [part.strip() for part in column.split(",") if part.strip()], named, at, level, as_json)
+            show = show_losses if kind == "losses" else show_tuning
+            show(data, [part.strip() for part in column.split(",") if part.strip()], named, at, level, as_json)
         return
     wanted = [num_params, num_tokens, value]
     if any(part is not None for part in wanted) and None in wanted:
