@@ -182,7 +182,7 @@ def tables(points: Sequence[Swept]) -> None:
     ))  # fmt: skip
     (of_n, of_d, _), *_ = np.linalg.lstsq(np.stack([n, d, np.ones_like(n)], axis=1), best, rcond=None)
     sys.stdout.write(f"\nbest rate ~ N^{of_n:.3f} D^{of_d:.3f}\n\n")
-    say("losses", "a", "b", "share of N in growth: b / (a + b), with its interval")
+    say("losses", "alpha", "beta", "a of N* ~ C^a, each with its interval")
     say("best of the sweep", *law_of(points, [each.best for each in points]))
     for name, rule in known.items():
         say(name, *law_of(points, [multipliers[name] * rule.value(each.at) for each in points]))
@@ -193,11 +193,10 @@ def law_of(points: Sequence[Swept], rates: Sequence[float]) -> list[str]:
     table = [
         Point(each.at.num_params, each.at.num_tokens, each.loss(rate)) for each, rate in zip(points, rates, strict=True)
     ]
-    fit = fit_scaling_law(table, bootstrap_samples=400)
-    found = {name: fit.parameters[name] for name in ("alpha", "beta")}
-    ends = fit.intervals
-    words = [f"{found[name]:.3f} [{ends[name].low:.3f}, {ends[name].high:.3f}]" for name in found]
-    return [*words, f"{found['beta'] / (found['alpha'] + found['beta']):.3f}"]
+    fit = fit_scaling_law(table, bootstrap_samples=200, other_forms=False)
+    rows = {row.name: row for row in fit.parameter_rows}
+    found = [(rows[name].value, rows[name].interval) for name in ("alpha", "beta", "a")]
+    return [f"{value:.3f} [{ends.low:.3f}, {ends.high:.3f}]" if ends else f"{value:.3f}" for value, ends in found]
 
 
 def points(folder: Path, sizes: Sequence[str], seeds: int) -> Iterator[Swept]:

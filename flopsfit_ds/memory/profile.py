@@ -48,6 +48,7 @@ class ModelProfile:
             train the model on several GPUs.
         states: What an optimiser other than AdamW holds; None for AdamW.
         chunk_bytes: Most that a chunk holds where the loss is found by chunks.
+        recomputes_blocks: Whether the blocks can be recomputed in the backward pass.
     """
 
     name: str
@@ -79,6 +80,7 @@ class ModelProfile:
     leaf_modules: tuple[str, ...] = ()
     states: OptimizerMemory | None = None
     chunk_bytes: int = CHUNK_BYTES
+    recomputes_blocks: bool = False
 
     @property
     def knows_activations(self) -> bool:

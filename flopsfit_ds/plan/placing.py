@@ -36,7 +36,7 @@ def placement_rules(spec: SweepSpec, shape: LanguageShape, profile: ModelProfile
             trains alike.
     """
     rules = optimizer_rules(spec.placement, spec.training)
-    if not isinstance(shape, ModelShape):  # others checkpoint by themselves
+    if not isinstance(shape, ModelShape) and not profile.recomputes_blocks:  # a user's class does so by itself
         rules = rules.model_copy(update={"activation_checkpointing": "never"})
     if not profile.uneven_gradients:
         return rules

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -97,6 +97,7 @@ def profile_class(
     frozen_parameters: tuple[str, ...] = (),
     tokens_per_sample: int,
     optimizer: OptimizerPlan | None = None,
+    recomputes_blocks: Callable[[nn.Module], bool] = lambda _model: False,
 ) -> ClassMeasurement:
     """Measure a class without weights: one training step on tensors without memory.
 
@@ -113,6 +114,7 @@ def profile_class(
         frozen_parameters: Glob patterns of parameters that are not trained.
         tokens_per_sample: Predictions a sample counts as.
         optimizer: What trains it; None for AdamW.
+        recomputes_blocks: Whether training can recompute the blocks of a model in its backward pass.
 
     Raises:
         SpecError: The class cannot be built, or has no parameters.
@@ -132,7 +134,8 @@ def profile_class(
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     hooks = [module.register_forward_hook(lambda module, _inputs, _output: called.append(module)) for module in linear]
     entered = Entered(model)
-    seen, problem = _try_to_look(looker, model, samples, loss)
+    blocks = repeated_blocks(model) if recomputes_blocks(model) else []
+    seen, problem = _try_to_look(looker, model, samples, loss, blocks)
     entered.close()
     for hook in hooks:
         hook.remove()
@@ -204,7 +207,11 @@ def _declared_active(model: nn.Module, total: int) -> int | None:
 
 
 def _try_to_look(
-    looker: Looker, model: nn.Module, samples: Any, loss: Callable[[nn.Module, Any], torch.Tensor]
+    looker: Looker,
+    model: nn.Module,
+    samples: Any,
+    loss: Callable[[nn.Module, Any], torch.Tensor],
+    blocks: Sequence[nn.Module] = (),
 ) -> tuple[Seen | None, str | None]:
     """What was seen, or what went wrong.
 
@@ -212,7 +219,7 @@ def _try_to_look(
         PlanError: The loss is no scalar, or has no gradient.
     """
     try:
-        seen = looker.look(model, samples, loss)
+        seen = looker.look(model, samples, loss, blocks)
     except Exception as error:
         return None, f"{type(error).__name__}: {error}".splitlines()[0]
     value = seen.loss
@@ -268,7 +275,7 @@ def _class_profile(
     num_blocks, block_params = len(blocks), max(sum(p.numel() for p in block.parameters()) for block in blocks)
     largest = max(parameter.numel() for parameter in parameters)
     input_bytes = sum(t.numel() * t.element_size() for t in _pytree.tree_leaves(batch) if isinstance(t, torch.Tensor))
-    return ModelProfile(
+    profile = ModelProfile(
         name=type(model).__name__,
         num_params=num_params,
         num_params_trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
@@ -292,6 +299,17 @@ def _class_profile(
         loss_bytes=0,
         logits_bytes=0,
         input_bytes=input_bytes // LOOKED_AT_SAMPLES,
+    )
+    if seen is None or not seen.block_input_bytes:
+        return profile
+    of_a_block = seen.saved_in_blocks_bytes // LOOKED_AT_SAMPLES // num_blocks
+    return replace(
+        profile,
+        block_saved_bytes=of_a_block,
+        block_saved_bytes_zero3=of_a_block,
+        block_input_bytes=seen.block_input_bytes // LOOKED_AT_SAMPLES,
+        outside_saved_bytes=saved - num_blocks * of_a_block,
+        recomputes_blocks=True,
     )
 
 

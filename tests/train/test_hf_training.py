@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from flopsfit_ds.simulate import Simulator
 from helpers.study.hf_models import TOYS
-from helpers.study.hf_training import STEPS, trained
+from helpers.study.hf_training import STEPS, deep_plan, peaks, short_plan, trained
 from helpers.train.ranks import Layout
 
 QUICK = ("llama", "mixtral")
@@ -26,3 +27,27 @@ def test_a_model_of_transformers_has_one_loss_at_every_stage(server, tmp_path, n
         assert sharded.losses == pytest.approx(whole.losses, abs=2e-5)
         assert sharded.outcome["loss"] == pytest.approx(whole.outcome["loss"], abs=2e-5)
         assert sharded.outcome["observed"]["zero_stage"] == stage
+
+
+@pytest.mark.slow
+def test_recomputed_blocks_of_a_model_of_transformers_change_no_loss_and_save_memory(server, tmp_path):
+    kept = trained(server, tmp_path / "kept", "llama", Layout(0, 1))
+    assert kept.codes == [0], kept.logs()
+    recomputed = trained(server, tmp_path / "3", "llama", Layout(3, 2, activation_checkpointing=True))
+    assert recomputed.codes == [0, 0], recomputed.logs()
+    assert recomputed.losses == pytest.approx(kept.losses, abs=2e-5)
+    assert recomputed.outcome["loss"] == pytest.approx(kept.outcome["loss"], abs=2e-5)
+    run = deep_plan(tmp_path / "deep").runs[0]
+    with Simulator() as simulator:
+        closed, seen = peaks(simulator, run, Layout(0, 1, activation_checkpointing=True), batch=64)
+        _, whole = peaks(simulator, run, Layout(0, 1), batch=64)
+    assert seen < 0.7 * whole
+    assert 1 <= closed / seen < 2  # on the safe side: what the loss holds counts as of a block, too
+
+
+def test_blocks_are_recomputed_where_the_placement_says_so_and_a_routers_loss_allows_it(tmp_path):
+    always = {"placement__activation_checkpointing": "always"}
+    assert short_plan("llama", tmp_path, **always).runs[0].placement.strategy.activation_checkpointing
+    assert not short_plan("llama", tmp_path).runs[0].placement.strategy.activation_checkpointing  # there is room
+    balanced = {"model__fields": TOYS["mixtral"].model["fields"] | {"output_router_logits": True}}
+    assert not short_plan("mixtral", tmp_path, **always, **balanced).runs[0].placement.strategy.activation_checkpointing

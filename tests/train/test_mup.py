@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from flopsfit_ds.plan.family import DecoderFamily
 from flopsfit_ds.plan.recipe import recipe as recipes
 from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan
 from flopsfit_ds.spec import SweepSpec
+from flopsfit_ds.study.families.of_hf import HfFamily
 from flopsfit_ds.train.model.decoder import Decoder
+from flopsfit_ds.train.model.language import build_language_model
 from flopsfit_ds.train.optimizers.build import build_optimizer, rate_factors
 from flopsfit_ds.train.optimizers.kinds import known_parameters
 from helpers.sweeps import MICRO, plan_of, spec_of, with_values, write_bytes_corpus
@@ -143,6 +146,61 @@ def test_a_check_that_cannot_be_made_says_why_in_a_line(tmp_path, capsys, argume
     found = capsys.readouterr().err
     assert said in found
     assert found.count("\n") == 1
+
+
+LLAMA = with_values(
+    RULED,
+    model={"family": "hf", "architecture": "llama", "head_dim": 8, "vocab_size": 256, "context_length": 16},
+    training__mup=BASE,
+)
+
+
+def hf_shape(values, width: int, depth: int):
+    spec = spec_of(values)
+    return HfFamily(spec.model, spec.training, Path()).shape_at(width, depth)
+
+
+def test_a_llama_of_the_bases_shape_is_as_without_and_others_have_its_scales():
+    assert weights_and_logits(LLAMA, 32, 2) == weights_and_logits(without(LLAMA), 32, 2)
+    wide, plain = (build_language_model(hf_shape(each, 128, 4), False) for each in (LLAMA, without(LLAMA)))
+    stds = [model.model.layers[0].mlp.up_proj.weight.std().item() for model in (wide, plain)]
+    assert stds[0] == pytest.approx(stds[1] / 2, rel=0.05)
+    wide.load_state_dict(plain.state_dict())
+    hidden = torch.randn(1, 3, 128)
+    assert torch.allclose(wide.lm_head(hidden), plain.lm_head(hidden) / 4)
+    layer, other = wide.model.layers[0], plain.model.layers[0]
+    assert torch.allclose(layer.mlp(hidden), other.mlp(hidden) / 2)
+
+
+def without(values):
+    return with_values(values, training__mup=None)
+
+
+def weights_and_logits(values, width: int, depth: int) -> list[float]:
+    torch.manual_seed(0)
+    model = build_language_model(hf_shape(values, width, depth), False)
+    return [*(p.sum().item() for p in model.parameters()), model(batch_of(2)).logits.sum().item()]
+
+
+def test_the_check_of_a_llama_passes_with_the_rule_and_fails_when_it_is_taken_away(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump(LLAMA))
+    assert cli(["check-mup", str(path), *SIZES]) == 0
+    monkeypatch.setattr(recipes, "scaled_optimizer", lambda optimizer, mup, weight_decay: optimizer)
+    assert cli(["check-mup", str(path), *SIZES]) == 1
+    assert "sizes drift: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"architecture": "olmo2"}, "training.mup: its multipliers are known for llama, .*found olmo2"),
+        ({"architecture": "llama", "fields": {"num_attention_heads": 4}}, "lets heads grow with width"),
+    ],
+)
+def test_a_model_of_transformers_whose_multipliers_are_not_known_is_refused(model, said):
+    with pytest.raises(FlopsfitError, match=said):
+        hf_shape(with_values(LLAMA, model={"family": "hf", "vocab_size": 256, "context_length": 16} | model), 32, 2)
 
 
 def test_off_and_not_written_are_one_run_and_on_is_another(tmp_path):

@@ -37,9 +37,10 @@ def register(app: typer.Typer) -> None:
         """
         from flopsfit_ds.study.probes.mup import FALL, RISE, check_spec
 
-        loaded, _ = read_spec(spec, overrides)
+        loaded, folder = read_spec(spec, overrides)
         found = check_spec(
             loaded,
+            spec_folder=folder,
             widths=_sizes(widths, "--widths"), depths=_sizes(depths, "--depths"), num_steps=steps, num_seeds=seeds,
         )  # fmt: skip
         say(

@@ -26,7 +26,7 @@ from flopsfit_ds.model.architecture import MupScales
 from flopsfit_ds.plan.recipe.optimizers import KINDS, GroupPlan, Kind, OptimizerPlan
 from flopsfit_ds.spec import SweepSpec
 from flopsfit_ds.spec.rules import Mup
-from flopsfit_ds.spec.sections import DecoderModel
+from flopsfit_ds.spec.sections import ClassModel, DecoderModel
 
 _BETWEEN_WIDTHS: tuple[Kind, ...] = ("matrices", "router")
 """A router's outputs are as many at every width, but it has no multiplier: the rate takes its place (table 3)."""
@@ -90,8 +90,13 @@ def check_mup(spec: SweepSpec) -> None:
     mup = spec.training.mup
     if mup is None:
         return
+    if isinstance(spec.model, ClassModel):
+        raise PlanError(
+            f"training.mup beside model.family class: which modules of {spec.model.class_path} have multipliers is not "
+            "known; write mup: false, and scale its rates by training.optimizer.groups"
+        )
     if not isinstance(spec.model, DecoderModel):
-        raise PlanError(f"training.mup beside model.family: {spec.model.family}: only the built-in decoder has it yet")
+        return
     if spec.model.depth_scaled_init and mup.base_depth is not None:
         raise PlanError(
             "training.mup with base_depth beside model.depth_scaled_init: both scale what a layer adds by depth; leave "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,8 @@ class Seen:
         forward_flops: Of the forward pass.
         backward_flops: Of the backward pass; recomputation left out.
         saved_bytes: Kept between the two, weights left out.
+        saved_in_blocks_bytes: Of these, what the blocks named to `look` keep.
+        block_input_bytes: What the first of them is given.
         used: FLOPs of the forward pass that a parameter is a factor of, by name.
         looked_up: Names of the parameters that rows are picked from.
         grouped: Names of the parameters of which rows find their matrix by an index.
@@ -45,6 +47,8 @@ class Seen:
     forward_flops: int = 0
     backward_flops: int = 0
     saved_bytes: int = 0
+    saved_in_blocks_bytes: int = 0
+    block_input_bytes: int = 0
     used: dict[str, int] = field(default_factory=dict)
     looked_up: set[str] = field(default_factory=set)
     grouped: set[str] = field(default_factory=set)
@@ -87,7 +91,13 @@ class Looker:
                 forget_value(parameter)
         return model
 
-    def look(self, model: nn.Module, batch: Any, loss: Callable[[nn.Module, Any], torch.Tensor]) -> Seen:
+    def look(
+        self,
+        model: nn.Module,
+        batch: Any,
+        loss: Callable[[nn.Module, Any], torch.Tensor],
+        blocks: Sequence[nn.Module] = (),
+    ) -> Seen:
         """Run forward and backward pass; the loss's value stands in `loss`, whatever it is."""
         self._seen = seen = Seen()
         parameters = dict(model.named_parameters())
@@ -96,10 +106,13 @@ class Looker:
         self._stacks = {name: parameter.shape[0] for name, parameter in parameters.items() if parameter.ndim >= 3}
         weights = set(self._names) | {buffer.untyped_storage()._cdata for buffer in model.buffers()}
         kept: dict[int, Any] = {}
+        in_blocks = InBlocks(blocks)
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
             storage = tensor.untyped_storage()
             if storage._cdata not in weights:
+                if in_blocks.inside and storage._cdata not in kept:
+                    seen.saved_in_blocks_bytes += storage.nbytes()
                 kept[storage._cdata] = storage
             return tensor
 
@@ -108,6 +121,8 @@ class Looker:
             self._backward = False
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
                 seen.loss = loss(model, fakes)
+            in_blocks.close()
+            seen.block_input_bytes = in_blocks.input_bytes
             seen.saved_bytes = sum(storage.nbytes() for storage in kept.values())
             kept.clear()
             if isinstance(seen.loss, torch.Tensor) and seen.loss.ndim == 0 and seen.loss.requires_grad:
@@ -202,6 +217,33 @@ class Looker:
         ):
             return
         vars(out)["_flopsfit_origins"] = origins
+
+
+class InBlocks:
+    """Knows whether one of some modules is running.
+
+    Attributes:
+        inside: Whether one is.
+        input_bytes: Of the first tensor that the first of them was given.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module]) -> None:
+        self.inside, self.input_bytes = False, 0
+        self._handles = [block.register_forward_pre_hook(self._enter) for block in blocks]
+        self._handles += [block.register_forward_hook(self._leave) for block in blocks]
+
+    def _enter(self, _block: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self.inside = True
+        if not self.input_bytes and inputs and isinstance(inputs[0], torch.Tensor):
+            self.input_bytes = inputs[0].numel() * inputs[0].element_size()
+
+    def _leave(self, _block: nn.Module, _inputs: Any, _output: Any) -> None:
+        self.inside = False
+
+    def close(self) -> None:
+        """Watch no longer."""
+        for handle in self._handles:
+            handle.remove()
 
 
 @contextlib.contextmanager

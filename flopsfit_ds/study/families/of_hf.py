@@ -16,14 +16,23 @@ from flopsfit_ds.base.units import format_count
 from flopsfit_ds.model.architecture import HfShape
 from flopsfit_ds.model.loss_traits import LossTraits
 from flopsfit_ds.plan.family import SizedModel, all_but
+from flopsfit_ds.plan.recipe.mup import scaled_optimizer
 from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan, plan_optimizer
 from flopsfit_ds.simulate.profile import LOOKED_AT_SAMPLES, count_parameters, profile_class
 from flopsfit_ds.spec import HfModel, Training
 from flopsfit_ds.study.families.hf_growth import Growth
+from flopsfit_ds.study.families.hf_mup import check_architecture, scales_of_config
 from flopsfit_ds.study.families.hf_start import read_start
 from flopsfit_ds.study.families.measured import nearest_by_active, sized_model, smallest_reaching
 from flopsfit_ds.train.data.tokens import language_model_loss
-from flopsfit_ds.train.model.hf import build_from_config, config_hash, hf_config, library, router_loss_weight
+from flopsfit_ds.train.model.hf import (
+    build_from_config,
+    config_hash,
+    hf_config,
+    library,
+    recomputes_blocks,
+    router_loss_weight,
+)
 
 _NEAR = 4
 """Widths on either side of the one that has the size at the aimed depth."""
@@ -91,6 +100,8 @@ class HfFamily:
         self._counts: dict[tuple[int, int], int] = {}
         self._models: dict[tuple[int, int], SizedModel] = {}
         self.vocab_size = self._growth.vocab_size
+        if training.mup is not None:
+            check_architecture(training.mup, self._name, set(model.fields))
         self.warnings: list[str] = list(self._growth.start.warnings)
         config = self._growth.start.config
         asked = model.fields.get("output_router_logits", getattr(config, "output_router_logits", None))
@@ -135,6 +146,38 @@ class HfFamily:
     def _size_of(self, model: SizedModel) -> str:
         step, depth = next(at for at, sized in self._models.items() if sized is model)
         return f"{self._model.size_parameter}={step * self._growth.step} and {depth} layers"
+
+    def width_near(self, width: float) -> int:
+        """The size of the family nearest to one."""
+        return max(1, round(width / self._growth.step)) * self._growth.step
+
+    def shape_at(self, width: int, depth: int) -> HfShape:
+        """The shape of a width and a depth.
+
+        Raises:
+            PlanError: No heads divide it.
+        """
+        if width % self._growth.step:
+            raise PlanError(
+                f"a width of {width} is no multiple of {self._growth.step}, what heads that share keys take of it"
+            )
+        return self._shape(
+            self._growth.fields(width, depth), f"model: {self._name} of width {width} and {depth} layers"
+        )
+
+    def _shape(self, fields: dict[str, Any], where: str) -> HfShape:
+        config = self._growth.check(fields, where)
+        mup = self._training.mup
+        return HfShape(
+            architecture=self._name,
+            fields=json.dumps(fields, sort_keys=True),
+            config_hash=config_hash(config),
+            library=library(),
+            vocab_size=self.vocab_size,
+            context_length=self._model.context_length,
+            router_loss_weight=router_loss_weight(config),
+            mup=None if mup is None else scales_of_config(mup, config),
+        )
 
     def _nearest_by_total(self, num_params: float, taken: Container[int]) -> SizedModel:
         growth = self._growth
@@ -191,16 +234,7 @@ class HfFamily:
         return self._models[step, depth]
 
     def _look(self, fields: dict[str, Any], where: str) -> SizedModel:
-        config, context = self._growth.check(fields, where), self._model.context_length
-        shape = HfShape(
-            architecture=self._name,
-            fields=json.dumps(fields, sort_keys=True),
-            config_hash=config_hash(config),
-            library=library(),
-            vocab_size=self.vocab_size,
-            context_length=context,
-            router_loss_weight=router_loss_weight(config),
-        )
+        shape, context = self._shape(fields, where), self._model.context_length
         tokens = torch.arange(LOOKED_AT_SAMPLES * context) % self.vocab_size  # a model may go by their values
         tokens = tokens.view(LOOKED_AT_SAMPLES, context)
         measured = profile_class(
@@ -211,7 +245,8 @@ class HfFamily:
             precision=self._training.precision,
             frozen_parameters=self._training.frozen_parameters,
             tokens_per_sample=context,
-            optimizer=self._optimizer,
+            optimizer=scaled_optimizer(self._optimizer, shape.mup, self._training.weight_decay),
+            recomputes_blocks=recomputes_blocks,
         )
         return sized_model(
             measured.profile.name,

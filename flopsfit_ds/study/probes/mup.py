@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.model.architecture import LanguageShape
-from flopsfit_ds.plan.family import decoder_family
+from flopsfit_ds.plan.family import DecoderFamily, decoder_family
 from flopsfit_ds.plan.recipe.mup import check_mup
 from flopsfit_ds.plan.recipe.optimizers import plan_optimizer
 from flopsfit_ds.plan.recipe.recipe import peak_rates
 from flopsfit_ds.plan.recipe.rules import RulePoint
-from flopsfit_ds.spec import SweepSpec
+from flopsfit_ds.spec import HfModel, SweepSpec
+from flopsfit_ds.study.families.of_hf import HfFamily
 from flopsfit_ds.study.probes.coordinates import Coordinates, Over, check_coordinates
 
 RISE, FALL = 0.3, -0.5
@@ -52,13 +54,21 @@ def judged(found: Coordinates) -> tuple[str, ...]:
     return tuple(name for name in found.changes if found.over == "width" or name != "first block")
 
 
+def _family(spec: SweepSpec, spec_folder: Path) -> DecoderFamily | HfFamily:
+    if isinstance(spec.model, HfModel):
+        return HfFamily(spec.model, spec.training, spec_folder)
+    whole = spec.model.model_copy(update={"attention_across_documents": True})  # the batch here has no documents
+    return decoder_family(spec.model_copy(update={"model": whole}), None)
+
+
 def check_spec(
-    spec: SweepSpec, *, widths: Sequence[int], depths: Sequence[int], num_steps: int, num_seeds: int
+    spec: SweepSpec, *, spec_folder: Path, widths: Sequence[int], depths: Sequence[int], num_steps: int, num_seeds: int
 ) -> MupCheck:
     """Train the model of a spec at several widths, and depths, for a few steps, with the rule and without.
 
     Args:
         spec: With `training.mup`.
+        spec_folder: That the spec's paths are relative to.
         widths: Two or more; without any, a quarter of the base's to twice of it.
         depths: Layers, two or more; without any, the base's to four times of them.
         num_steps: Of each model.
@@ -72,8 +82,7 @@ def check_spec(
     if mup is None:
         raise PlanError("training.mup is off in this spec, and there is nothing to check; write training.mup=true")
     check_mup(spec)
-    whole = spec.model.model_copy(update={"attention_across_documents": True})  # the batch here has no documents
-    family = decoder_family(spec.model_copy(update={"model": whole}), None)
+    family = _family(spec, spec_folder)
     widths = widths or sorted({family.width_near(mup.base_width * share) for share in _SHARES_OF_WIDTH})
     for name, given in (("--widths", widths), ("--depths", depths)):
         if given and len(set(given)) < 2:

@@ -19,6 +19,7 @@ from transformers.initialization import no_init_weights
 
 from flopsfit_ds.base.errors import DataError
 from flopsfit_ds.model.architecture import HfShape
+from flopsfit_ds.train.model.mup import scale_module
 from flopsfit_ds.train.model.vision import VisionLanguage
 
 _SAYS_NOTHING_OF_THE_MODEL = ("transformers_version", "_name_or_path", "architectures", "id2label", "label2id")
@@ -72,8 +73,32 @@ def reads_images(config: PreTrainedConfig) -> bool:
     return [type(config) in kind for kind in kinds] == [True, False]
 
 
-def build_hf(shape: HfShape) -> nn.Module:
+def recomputes_blocks(model: nn.Module) -> bool:
+    """Whether transformers can recompute a model's blocks in the backward pass, and that changes no loss.
+
+    A router's outputs are recorded in the forward pass of its block, which would run twice: where they have a part in
+    the loss, blocks are kept.
+    """
+    config = getattr(model, "config", None)
+    return bool(getattr(model, "supports_gradient_checkpointing", False)) and not router_loss_weight(config)
+
+
+def recompute_blocks(model: nn.Module) -> None:
+    """Have the library recompute blocks, by its own switch, which earlier versions call otherwise."""
+    options = {"use_reentrant": False}
+    switch: Any = getattr(model, "activation_checkpointing_enable", None)
+    if switch is not None:
+        switch(activation_checkpointing_kwargs=options)
+    else:
+        getattr(model, "gradient_checkpointing_enable")(gradient_checkpointing_kwargs=options)  # noqa: B009
+
+
+def build_hf(shape: HfShape, activation_checkpointing: bool = False) -> nn.Module:
     """The model of a shape.
+
+    Args:
+        shape: The model's.
+        activation_checkpointing: Whether its blocks are recomputed in the backward pass.
 
     Raises:
         DataError: The installed library makes another configuration of its fields than the one that was planned.
@@ -84,10 +109,15 @@ def build_hf(shape: HfShape) -> nn.Module:
             f"{shape.architecture}: {library()} makes another model of this configuration than {shape.library}, with "
             "which it was planned; install that version, or plan the sweep anew"
         )
-    return build_from_config(config)
+    model = build_from_config(config)
+    if shape.mup is not None:
+        scale_module(model, shape.mup)
+    if activation_checkpointing:
+        recompute_blocks(model)
+    return model
 
 
-def router_loss_weight(config: PreTrainedConfig) -> float:
+def router_loss_weight(config: PreTrainedConfig | None) -> float:
     """What the balancing loss of a mixture of experts counts: 0 where the configuration does not ask for it."""
     asked = getattr(config, "output_router_logits", False)
     return float(getattr(config, "router_aux_loss_coef", 0.0) or 0.0) if asked else 0.0

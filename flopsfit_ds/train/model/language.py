@@ -21,4 +21,4 @@ def build_language_model(shape: LanguageShape, activation_checkpointing: bool) -
         return import_class(shape.class_path)(**dict(shape.arguments))
     from flopsfit_ds.train.model.hf import build_hf  # transformers takes seconds to load, for no other family
 
-    return build_hf(shape)
+    return build_hf(shape, activation_checkpointing)

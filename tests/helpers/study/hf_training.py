@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from flopsfit_ds.base.hardware import resolve_cluster
 from flopsfit_ds.memory import Strategy, estimate_memory
@@ -17,13 +18,19 @@ STEPS, BATCH = 12, 8
 CPU = resolve_cluster("fp32", device="cpu", gpus_per_node=2, host_memory=2**34)
 
 
-def short_plan(name: str, folder: Path) -> SweepPlan:
-    """The plan of an architecture's one run, whose corpus is written into a folder."""
+def short_plan(name: str, folder: Path, **changes: Any) -> SweepPlan:
+    """The plan of an architecture's one run, whose corpus is written into a folder; `section__key=value` changes."""
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes_corpus(folder / "corpus.txt")
     points = [{"num_params": TOYS[name].num_params, "num_tokens": CONTEXT * BATCH * STEPS}]
     training = {"global_batch_tokens": CONTEXT * BATCH, "learning_rates": [1e-2], "precision": "fp32"}
-    return toy_plan(name, folder, design__points=points, training=training)
+    return toy_plan(name, folder, **{"design__points": points, "training": training} | changes)
+
+
+def deep_plan(folder: Path) -> SweepPlan:
+    """A Llama of eight layers, whose activations are most of its memory."""
+    points = [{"num_params": 1.5e5, "num_tokens": CONTEXT * BATCH * STEPS}]
+    return short_plan("llama", folder, design__points=points, model__width_per_layer=5)
 
 
 def trained(server: RankServer, folder: Path, name: str, layout: Layout) -> Attempt:
@@ -35,10 +42,11 @@ def trained(server: RankServer, folder: Path, name: str, layout: Layout) -> Atte
     return attempt
 
 
-def peaks(simulator: Simulator, run: RunPlan, layout: Layout) -> tuple[float, float]:
+def peaks(simulator: Simulator, run: RunPlan, layout: Layout, batch: int = BATCH) -> tuple[float, float]:
     """Peak bytes of a rank: by closed forms, and by simulation."""
-    profile, micro_batch = run.placement.profile, BATCH // layout.world_size
-    strategy = Strategy(layout.zero_stage, layout.world_size, micro_batch, False, "none", "fp32")  # pyright: ignore
+    profile, micro_batch = run.placement.profile, batch // layout.world_size
+    recomputed = layout.activation_checkpointing
+    strategy = Strategy(layout.zero_stage, layout.world_size, micro_batch, recomputed, "none", "fp32")  # pyright: ignore
     closed = estimate_memory(profile, strategy, CPU, accumulation=1).peak_allocated_bytes
     sizes = (run.num_params_total, run.num_params_trainable)
     seen = simulator.estimate(
