@@ -9,6 +9,7 @@ from helpers.study.hf_models import TOYS
 from helpers.study.hf_training import STEPS, deep_plan, peaks, short_plan, trained
 from helpers.train.ranks import Layout
 
+RULED = {"training__mup": {"base_width": 16, "base_depth": 1}}
 QUICK = ("llama", "mixtral")
 """The others take a minute together."""
 
@@ -31,9 +32,10 @@ def test_a_model_of_transformers_has_one_loss_at_every_stage(server, tmp_path, n
 
 @pytest.mark.slow
 def test_recomputed_blocks_of_a_model_of_transformers_change_no_loss_and_save_memory(server, tmp_path):
-    kept = trained(server, tmp_path / "kept", "llama", Layout(0, 1))
+    """With muP, whose multipliers are hooks that run again."""
+    kept = trained(server, tmp_path / "kept", "llama", Layout(0, 1), **RULED)
     assert kept.codes == [0], kept.logs()
-    recomputed = trained(server, tmp_path / "3", "llama", Layout(3, 2, activation_checkpointing=True))
+    recomputed = trained(server, tmp_path / "3", "llama", Layout(3, 2, activation_checkpointing=True), **RULED)
     assert recomputed.codes == [0, 0], recomputed.logs()
     assert recomputed.losses == pytest.approx(kept.losses, abs=2e-5)
     assert recomputed.outcome["loss"] == pytest.approx(kept.outcome["loss"], abs=2e-5)

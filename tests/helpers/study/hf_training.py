@@ -23,8 +23,8 @@ def short_plan(name: str, folder: Path, **changes: Any) -> SweepPlan:
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes_corpus(folder / "corpus.txt")
     points = [{"num_params": TOYS[name].num_params, "num_tokens": CONTEXT * BATCH * STEPS}]
-    training = {"global_batch_tokens": CONTEXT * BATCH, "learning_rates": [1e-2], "precision": "fp32"}
-    return toy_plan(name, folder, **{"design__points": points, "training": training} | changes)
+    training = {"training__global_batch_tokens": CONTEXT * BATCH, "training__learning_rates": [1e-2]}
+    return toy_plan(name, folder, **{"design__points": points, **training} | changes)
 
 
 def deep_plan(folder: Path) -> SweepPlan:
@@ -33,9 +33,9 @@ def deep_plan(folder: Path) -> SweepPlan:
     return short_plan("llama", folder, design__points=points, model__width_per_layer=5)
 
 
-def trained(server: RankServer, folder: Path, name: str, layout: Layout) -> Attempt:
+def trained(server: RankServer, folder: Path, name: str, layout: Layout, **changes: Any) -> Attempt:
     """Train an architecture for a few steps, in a layout, and wait; its exit codes are `codes`."""
-    plan = short_plan(name, folder)
+    plan = short_plan(name, folder, **changes)
     run = plan.runs[0]
     attempt = start(server, run, workload_of(plan, run, folder), folder / "run", layout)
     attempt.codes = attempt.wait(600)
