@@ -33,8 +33,10 @@ def scale_module(model: nn.Module, mup: MupScales) -> None:
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in mup.branches) and mup.branch_factor != 1:
             module.register_forward_hook(functools.partial(_scale_output, mup.branch_factor))
         if mup.head != 1 and isinstance(getattr(module, "scaling", None), float):
-            module.scaling = module.scaling / math.sqrt(mup.head)
-    head = model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
+            attention: Any = module
+            attention.scaling = attention.scaling / math.sqrt(mup.head)
+    library: Any = model
+    head: nn.Module = library.get_output_embeddings()
     if mup.width != 1:
         head.register_forward_pre_hook(functools.partial(_scale_input, 1 / mup.width))
 
