@@ -79,3 +79,14 @@ def test_every_python_that_is_promised_is_run_in_continuous_integration():
 
 def test_types_are_shipped():
     assert (PROJECT / "flopsfit_ds" / "py.typed").is_file()
+
+
+def test_every_file_of_the_package_is_in_what_is_installed():
+    told = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    for path in (PROJECT / "flopsfit_ds").rglob("*"):
+        if not path.is_file() or "__pycache__" in path.parts:
+            continue
+        package = ".".join(path.parent.relative_to(PROJECT).parts)
+        assert package in told["packages"], path
+        if path.suffix != ".py":
+            assert any(path.match(pattern) for pattern in told["package-data"].get(package, ())), path

@@ -168,7 +168,9 @@ def read_json(path: Path) -> Any:
         content = document["content"]
         expected = document["crc32"]
     except (ValueError, KeyError, TypeError) as error:
-        raise RecordError(f"{path}: torn or no record of a sweep ({error})") from None
+        raise RecordError(
+            f"{path}: torn or no record of a sweep ({error}); the sweep's command writes it anew"
+        ) from None
     if _checksum(json.dumps(content, sort_keys=True)) != expected:
         raise RecordError(f"{path}: the checksum does not match: the file was altered after it was written")
     return content

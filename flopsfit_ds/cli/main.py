@@ -49,6 +49,8 @@ _HOMES = {
 """Command -> the module that adds it, in the order in which they are listed."""
 _OF_A_NAME = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EROFS)
 """What is wrong with a path that a user named: no mistake of the program's."""
+_OF_A_DISK = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
+"""What is wrong with the place where a file lies."""
 
 
 _INTERRUPTED = 130
@@ -130,7 +132,12 @@ def _run(arguments: Sequence[str]) -> int:
             raise
         return _reader_left()
     except OSError as error:
-        if error.filename is not None and error.errno in _OF_A_NAME:
+        if error.errno == errno.EIO and error.filename is None:
+            print(
+                "error: a file cannot be read or written: its disk fails; copy it, and name the copy", file=sys.stderr
+            )
+            return 2
+        if error.filename is not None and error.errno in (*_OF_A_NAME, *_OF_A_DISK):
             print(f"error: {shown(os.fspath(error.filename))}: {error.strerror}", file=sys.stderr)
             return 2
         if error.errno not in (errno.EPIPE, errno.ENOSPC) or error.filename is not None:

@@ -57,6 +57,23 @@ def quantity(text: str, flag: str) -> float:
         raise FitError(f"{flag}: {error}") from error
 
 
+def require_writable(*paths: Path | None) -> None:
+    """Go on only where files can be written, so that nobody waits for what is then lost.
+
+    Args:
+        paths: What options name; None where one was not given.
+
+    Raises:
+        FitError: One is a folder, or lies in none.
+    """
+    for path in (each for each in paths if each is not None):
+        if path.is_dir():
+            raise FitError(f"cannot write {path}: it is a folder; name a file")
+        if not path.parent.is_dir():
+            what = "is a file" if path.parent.exists() else "does not exist; make it first"
+            raise FitError(f"cannot write {path}: its folder {path.parent} {what}")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write what an option asks for to a file, whole or not at all.
 

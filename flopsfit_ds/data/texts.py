@@ -52,7 +52,9 @@ def text_files(patterns: Iterable[str], base: Path) -> list[Named]:
         for folder in (match for match in matches if match.is_dir()):
             files += [path for path in folder.rglob("*") if path.is_file()]
         if not files:
-            raise DataError(f"data.paths: {base / pattern}: no such file or folder")
+            raise DataError(
+                f"data.paths: {base / pattern}: no such file or folder; a relative path starts from the spec's folder"
+            )
         found |= {os.path.relpath(path, base): path for path in files}
     for path in found.values():
         if not os.access(path, os.R_OK):

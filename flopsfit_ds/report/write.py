@@ -122,7 +122,9 @@ def write_for_papers(
         write_figures(out, figures)
         write_tables(out, tables)
     except OSError as error:
-        raise SweepFolderError(f"{out}: cannot be written: {error.strerror or error}") from None
+        raise SweepFolderError(
+            f"{out}: cannot be written: {error.strerror or error}; name a folder to write to"
+        ) from None
 
 
 def draw_figures(

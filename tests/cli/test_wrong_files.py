@@ -180,3 +180,67 @@ def test_an_option_that_writes_leaves_the_old_file_where_the_disk_fails(
     with pytest.raises(SweepFolderError, match="free space"):
         write_text(page, "new")
     assert page.read_text() == "old"
+
+
+_ROWS = "num_params,num_tokens,loss\n" + "".join(
+    f"{n:g},{d:g},{1.7 + 400 / n**0.34 + 400 / d**0.28}\n" for n in (1e7, 3e7, 1e8, 3e8) for d in (1e9, 3e9, 1e10)
+)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("fit", "good.csv", "-o", "@"),
+        ("report", "good.csv", "-o", "@"),
+        ("report", "good.csv", "-o", "page.html", "--figures", "good.csv/@"),
+        ("audit", "good.csv", "--html", "@"),
+        ("compare", "good.csv", "good.csv", "--figure", "@"),
+    ],
+    ids=lambda words: " ".join(words[:1] + words[-2:-1]),
+)
+def test_what_cannot_be_written_is_refused_before_anything_is_fitted(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "good.csv").write_text(_ROWS)
+    (tmp_path / "folder").mkdir()
+
+    def fit(*_: object, **__: object) -> None:
+        pytest.fail("it was fitted")
+
+    monkeypatch.setattr("flopsfit_ds.fit.fit_scaling_law", fit)
+    monkeypatch.setattr("flopsfit_ds.decide.sources.read_sources", fit)
+    for nowhere in ("folder", "nowhere/page.html", "good.csv/page.html"):
+        code, said = invoke(*(word.replace("@", nowhere) for word in words))
+        assert (code, said.count("\n")) == (2, 1), said
+        assert said.startswith("error: ")
+        assert "folder" in said
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file here that opens and cannot be read")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("plan", "@"),
+        ("plan", "quickstart", 'data={source: text, paths: ["HERE/@"], heldout_tokens: 100}'),
+        ("fit", "@"),
+        ("predict", "@", "--compute", "1e22"),
+        ("score", "@", "--loss", "2"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told_in_one_line(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.csv").symlink_to("/proc/self/mem")  # it opens, and reading fails, whoever reads
+    code, said = invoke(*(word.replace("@", "broken.csv").replace("HERE", str(tmp_path)) for word in words))
+    assert (code, said.count("\n")) == (2, 1), said
+    assert said.startswith("error: ")
+
+
+def test_init_writes_a_spec_of_json_lines_that_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"text": "once upon a time"}\n' * 20_000)
+    code, said = invoke("init", "--data", "rows.jsonl", "--device", "cpu", "--yes")
+    assert code == 0
+    assert "next: flopsfit-ds preview spec.yaml" in said

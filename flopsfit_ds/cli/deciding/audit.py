@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flopsfit_ds.cli.options import AsJson, given_files, quantity, write_text
+from flopsfit_ds.cli.options import AsJson, given_files, quantity, require_writable, write_text
 from flopsfit_ds.cli.prose import say, terminal_width
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def audit_command(
     from flopsfit_ds.decide.audit.checklist import audit_runs
     from flopsfit_ds.decide.sources import read_sources
 
+    require_writable(html)
     with given_files(data) as files:
         source = read_sources(files)
     report = audit_runs(source, None if target is None else quantity(target, "--target"))

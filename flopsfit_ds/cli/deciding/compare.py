@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flopsfit_ds.base.units import format_flops
-from flopsfit_ds.cli.options import AsJson, given_files, quantity, write_text
+from flopsfit_ds.cli.options import AsJson, given_files, quantity, require_writable, write_text
 from flopsfit_ds.spec.fit_options import DEFAULTS
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def compare_command(
     law: Annotated[str, typer.Option(help="Form of law fitted to both.")] = DEFAULTS.law,
     level: Annotated[float, typer.Option(help="Probability of the intervals, and of no false difference.")] = 0.9,
     figure: Annotated[Path | None, typer.Option(help="Write a figure to this file, as SVG.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page to this file, whole by itself.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare two recipes: how many times the compute A needs to be as good as B, and whether that is real.
@@ -41,6 +42,7 @@ def compare_command(
     from flopsfit_ds.decide.comparing.compare import compare_runs
     from flopsfit_ds.decide.sources import read_sources
 
+    require_writable(figure, html)
     computes = [quantity(text, "--compute") for text in compute or []]
     with given_files([a, b]) as (first_file, second_file):
         first, second = read_sources([first_file]), read_sources([second_file])
@@ -51,6 +53,10 @@ def compare_command(
 
         (drawn,), _ = rendered(lambda: [compare_figure(found)])
         write_text(figure, drawn.standalone)
+    if html is not None:
+        from flopsfit_ds.report.compare_page import render_comparison
+
+        write_text(html, render_comparison(found))
     if as_json:
         print(json.dumps(found.to_json_dict(), allow_nan=False))
     else:

@@ -11,7 +11,7 @@ import typer
 from flopsfit_ds.base.errors import DataError, FitError, RecordError
 from flopsfit_ds.base.units import format_flops
 from flopsfit_ds.cli.fitting.tables import print_rows
-from flopsfit_ds.cli.options import quantity, write_text
+from flopsfit_ds.cli.options import quantity, require_writable, write_text
 from flopsfit_ds.cli.prose import say
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from flopsfit_ds.cli.options import (
     fit_file,
     given_files,
     quantity,
+    require_writable,
     write_text,
 )
 from flopsfit_ds.cli.prose import say, say_warnings
@@ -102,6 +103,7 @@ def fit_command(
     from flopsfit_ds.decide.sources import plan_beside, read_sources
     from flopsfit_ds.spec import Fit
 
+    require_writable(output)
     named = {
         "num_params": num_params_column,
         "num_tokens": num_tokens_column,

@@ -12,7 +12,7 @@ import typer
 
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.base.units import format_count, format_flops
-from flopsfit_ds.cli.options import AsJson, given_files, print_json, quantity, write_text
+from flopsfit_ds.cli.options import AsJson, given_files, print_json, quantity, require_writable, write_text
 from flopsfit_ds.spec.fit_options import ParameterCount
 
 if TYPE_CHECKING:
@@ -54,6 +54,10 @@ def report_command(
 
     Example: flopsfit-ds report outputs/quickstart -o study.html
     """
+    require_writable(output)
+    there = None if figures is None else next(each for each in (figures, *figures.parents) if each.exists())
+    if there is not None and not there.is_dir():
+        raise FitError(f"--figures {figures}: {there} is a file; name a folder to write to")
     if (data / "plan.json").exists() or (data.is_dir() and output is None):
         _report_sweep(data, output, figures, as_json)
         return

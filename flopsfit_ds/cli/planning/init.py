@@ -24,6 +24,8 @@ _SMALL_RATE = "{rule: custom, reference: {learning_rate: 7.5e-3, num_params: 40k
 """That of the quickstart, found on such models: published rules start at sizes a thousand times theirs."""
 _SIZES = 5
 _TOKENS = (".bin", ".npy")
+_DOCUMENTS = {".jsonl": "jsonl", ".parquet": "parquet", ".tar": "webdataset"}
+"""Endings of files of documents, and the source that reads them; others hold plain text."""
 _NAME = re.compile(r"[^a-z0-9._-]+")
 
 
@@ -215,4 +217,4 @@ def _data_lines(answers: Answers, small: bool) -> list[str]:
         return ["source: tokens", f"path: {json.dumps(answers.data)}  # relative to this file", later, heldout]
     told = [] if answers.tokenizer is None else [f"tokenizer: {json.dumps(answers.tokenizer)}"]
     paths = f"paths: [{json.dumps(answers.data)}]  # files, folders or patterns, relative to this file"
-    return ["source: text", paths, *told, heldout]
+    return [f"source: {_DOCUMENTS.get(Path(answers.data).suffix, 'text')}", paths, *told, heldout]

@@ -216,7 +216,9 @@ def _plain_content(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_bytes())["content"]
     except (ValueError, KeyError, TypeError) as error:
-        raise RecordError(f"{path}: torn or no plan of a sweep ({error})") from None
+        raise RecordError(
+            f"{path}: torn or no plan of a sweep ({error}); the command that began it writes it anew"
+        ) from None
 
 
 def _is_held(folder: Path, lease: Mapping[str, Any]) -> bool:
