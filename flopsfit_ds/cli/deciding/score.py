@@ -48,6 +48,7 @@ def score_command(
     from flopsfit_ds.decide.forecasts.registered import load_forecast
     from flopsfit_ds.decide.forecasts.scoring import score_forecast, summarise
 
+    require_writable(figure)
     measured = _measured(forecasts or [], loss, results)
     scored = []
     for path, value in measured.items():
