@@ -120,7 +120,7 @@ def test_options_that_cannot_be_are_refused(options, words):
         compared(runs(1), runs(2), **options)
 
 
-def test_the_command_prints_text_json_and_a_figure(tmp_path):
+def test_the_command_prints_text_json_a_figure_and_a_page(tmp_path):
     root = math.sqrt(1.5)
     a: Path = write_csv(tmp_path / "a.csv", runs(1))
     b: Path = write_csv(tmp_path / "b.csv", runs(2, lambda n, d: loss(n * root, d * root)))
@@ -135,3 +135,14 @@ def test_the_command_prints_text_json_and_a_figure(tmp_path):
     assert f"{point['value']:.3g}x" in output
     assert "B is better" in output
     assert json.dumps(found)
+    odd = tmp_path / "a <i>.csv"
+    odd.write_text(a.read_text())
+    assert invoke("compare", odd, b, "--compute", "3e19", "--html", tmp_path / "c.html")[0] == 0
+    page = (tmp_path / "c.html").read_text()
+    assert f"needs {point['value']:.3g}x the compute of B to be as good at 3e19 FLOPs" in page
+    assert "B is better" in page
+    assert page.count("a pair of runs") == len(found["matched"]["pairs"]) == 35
+    assert page.split("<h2>Runs of the same")[1].count("<tr><td") == 35
+    assert "a &lt;i&gt;.csv" in page
+    assert "<i>" not in page
+    assert [word for word in ("src=", "http:", "https:", "url(h", "<script", "<link") if word in page] == []

@@ -45,7 +45,7 @@ def audit_command(
         source = read_sources(files)
     report = audit_runs(source, None if target is None else quantity(target, "--target"))
     if html is not None:
-        from flopsfit_ds.report.audit_page import render_audit
+        from flopsfit_ds.report.deciding.audit_page import render_audit
 
         write_text(html, render_audit(report))
     if as_json:

@@ -15,7 +15,6 @@ from flopsfit_ds.spec.fit_options import DEFAULTS
 
 if TYPE_CHECKING:
     from flopsfit_ds.decide.comparing.compare import Comparison
-    from flopsfit_ds.fit.solve.intervals import Interval
 
 
 def register(app: typer.Typer) -> None:
@@ -54,7 +53,7 @@ def compare_command(
         (drawn,), _ = rendered(lambda: [compare_figure(found)])
         write_text(figure, drawn.standalone)
     if html is not None:
-        from flopsfit_ds.report.compare_page import render_comparison
+        from flopsfit_ds.report.deciding.compare_page import render_comparison
 
         write_text(html, render_comparison(found))
     if as_json:
@@ -63,33 +62,23 @@ def compare_command(
         _print_comparison(found)
 
 
-def _times(value: float) -> str:
-    return f"{value:.3g}x" if math.isfinite(value) else "never"
-
-
-def _ends(interval: Interval) -> str:
-    return (
-        f"{_times(interval.low)} to {_times(interval.high)}"
-        if math.isfinite(interval.high)
-        else (f"above {_times(interval.low)}")
-    )
-
-
 def _print_comparison(found: Comparison) -> None:
+    from flopsfit_ds.decide.comparing.words import ends, times
+
     (low, high), counts = found.shared, found.num_points
     print(f"A {found.a} ({counts[0]} runs), B {found.b} ({counts[1]} runs); the {found.law} law of each")
     print(f"both were run from {format_flops(low)} to {format_flops(high)} FLOPs")
     print(f"compute that A needs to be as good as B, over B's, with {found.level:.0%} intervals:")
     for point in found.multipliers:
         ahead = f", {point.beyond:.3g} times beyond the runs" if point.beyond > 1.01 else ""
-        print(f"  {format_flops(point.compute):>8}  {_times(point.value):>7}  {_ends(point.interval)}{ahead}")
+        print(f"  {format_flops(point.compute):>8}  {times(point.value):>7}  {ends(point.interval)}{ahead}")
     if found.matched is None:
         print("no two runs have the same size and tokens, so nothing but the laws can tell")
     else:
         told = found.matched
-        ends = "" if told.interval is None else f" ({_ends(told.interval)})"
+        interval = "" if told.interval is None else f" ({ends(told.interval)})"
         print(
-            f"by {len(told.pairs)} pairs of the same size and tokens: {_times(told.multiplier)}{ends}; B's losses "
+            f"by {len(told.pairs)} pairs of the same size and tokens: {times(told.multiplier)}{interval}; B's losses "
             f"differ by {math.expm1(told.log_loss_change):+.2%}"
         )
     if found.crossing is not None:
