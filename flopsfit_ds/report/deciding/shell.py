@@ -20,8 +20,8 @@ def render(template: str, **values: Any) -> str:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     files = resources.files("flopsfit_ds.report")
-    style = files.joinpath("page", "page.css").read_text(encoding="utf-8")
-    text = files.joinpath("deciding", template).read_text(encoding="utf-8")
+    style = files.joinpath("page").joinpath("page.css").read_text(encoding="utf-8")
+    text = files.joinpath("deciding").joinpath(template).read_text(encoding="utf-8")
     return environment.from_string(text).render(
         style=Markup(style),
         light=Markup(css_variables(FIXED, "light")),
