@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich.markup import escape
@@ -14,6 +15,7 @@ from flopsfit_ds.base.units import format_seconds
 from flopsfit_ds.engine.slots import Slot
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.records import Attempt, RunRecord
+from flopsfit_ds.study import cpu_time
 from flopsfit_ds.study.console import Console
 
 _LINE_EVERY_SECONDS = 15.0  # in a log that nobody rewrites: four lines a minute
@@ -90,8 +92,18 @@ class SweepDisplay:
             highlight=False,
             soft_wrap=True,
         )
+        self._tell_time(runs)
         self._overall = self._bars.add_task("[bold]sweep[/bold]", total=self._flops_total, note=self._overall_note())
         self._begin()
+
+    def _tell_time(self, runs: Sequence[RunPlan]) -> None:
+        """Of what is left to train on a CPU, by what was measured here."""
+        rest = replace(self._plan, runs=tuple(runs))
+        said, timed = cpu_time.words(rest), cpu_time.timed_plan(rest)
+        if said and timed is not None:
+            said += f": about {format_seconds(timed.makespan().seconds)} until the last ends"
+        if said:
+            self._console.print(said, markup=False, highlight=False, soft_wrap=True)
 
     def on_start(self, run: RunPlan, slots: Sequence[Slot]) -> None:
         """An attempt begins."""

@@ -27,6 +27,7 @@ from flopsfit_ds.records import RunRecord, SweepFolder
 from flopsfit_ds.spec import ClassModel, HfModel, SweepSpec
 from flopsfit_ds.spec.fit_options import DEFAULT_COUNT, ParameterCount
 from flopsfit_ds.spec.optimizers import FactoryOptimizer
+from flopsfit_ds.study.cpu_time import remember
 from flopsfit_ds.study.tuning import read_tuning, tuning_spec, with_multiplier
 
 _log = logging.getLogger(__name__)
@@ -183,9 +184,12 @@ def run_sweep(
     for corpus in (*plan.corpus.trained_on, *(each for _, each in plan.corpus.heldout_sets)):
         if corpus.source == "tokens":
             check_source(corpus, plan.folder.absolute() / "data")
-    return engine.run_sweep(
+    records = engine.run_sweep(
         plan, tasks=tasks or functools.partial(_token_task, plan), executor=executor, slots=slots, progress=progress
     )
+    if executor in ("auto", "local") and slots in (None, plan.cluster.gpus_per_node):
+        remember(plan, records)
+    return records
 
 
 def _token_task(plan: SweepPlan, run: RunPlan) -> WorkerTask:

@@ -55,12 +55,14 @@ def preview_command(
     """
     from flopsfit_ds.fit import preview_design
     from flopsfit_ds.fit.preview import load_prior
+    from flopsfit_ds.study import cpu_time
 
     plan = plan_from(spec, overrides, allow_import)
+    timed = cpu_time.timed_plan(plan)
     tuning = tuning_from(spec, overrides, allow_import)
     options = plan.spec.fit
     preview = preview_design(
-        planned_points(plan),
+        planned_points(plan if timed is None else timed, is_timed=timed is not None),
         noise=noise,
         target_compute=options.target_compute
         if target_compute is None
@@ -74,7 +76,8 @@ def preview_command(
         print(json.dumps({**preview.to_json_dict(), "price": asdict(price)}, allow_nan=False))
     else:
         _print_preview(preview, learnt=noise is None)
-        say(price.words())
+        said = cpu_time.words(plan)
+        say(price.words() + (f"; {said}" if said else ""))
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Price:
     Attributes:
         num_runs: All trainings, also those at several learning rates, which a fit sees as one point.
         flops: Of all of them.
-        gpu_hours: Predicted.
+        gpu_hours: Predicted; None where nothing that was measured on this CPU tells, as all times then.
         seconds: Until the last run ends, on all that is planned for.
         tuning_runs: Of them, runs of the tuning.
         tuning_gpu_hours: Of them.
@@ -93,36 +96,42 @@ class Price:
 
     num_runs: int
     flops: float
-    gpu_hours: float
-    seconds: float
+    gpu_hours: float | None
+    seconds: float | None
     tuning_runs: int
-    tuning_gpu_hours: float
+    tuning_gpu_hours: float | None
     money: float | None
 
     def words(self) -> str:
         """For people."""
-        text = f"price: {self.num_runs} runs, {format_flops(self.flops)} FLOPs, {self.gpu_hours:.3g} GPU-hours"
+        text = f"price: {self.num_runs} runs, {format_flops(self.flops)} FLOPs"
+        if self.gpu_hours is None or self.seconds is None:
+            return text
+        text += f", {self.gpu_hours:.3g} GPU-hours"
         if self.money is not None:
             text += f", {self.money:,.2f} at the price of a GPU-hour"
         if self.tuning_runs:
-            text += (
-                f", of which {self.tuning_runs} runs and {self.tuning_gpu_hours:.3g} GPU-hours tune the learning rate"
-            )
+            text += f", of which {self.tuning_runs} runs and {self.tuning_gpu_hours or 0.0:.3g} GPU-hours tune the "
+            text += "learning rate"
         return f"{text}; done after {format_seconds(self.seconds)}"
 
 
 def _price(plan: SweepPlan, tuning: SweepPlan | None) -> Price:
+    from flopsfit_ds.study.cpu_time import timed_plan
+
     plans = [plan] if tuning is None else [plan, tuning]
-    hours = [_gpu_hours(each) for each in plans]
+    timed = [known for each in plans if (known := timed_plan(each)) is not None]
+    is_timed = len(timed) == len(plans)
+    hours = [_gpu_hours(each) for each in timed]
     rate = plan.cluster.price_per_gpu_hour
     return Price(
         num_runs=sum(len(each.runs) for each in plans),
         flops=sum(run.flops for each in plans for run in each.runs),
-        gpu_hours=sum(hours),
-        seconds=sum(each.makespan().seconds for each in plans),
+        gpu_hours=sum(hours) if is_timed else None,
+        seconds=sum(each.makespan().seconds for each in timed) if is_timed else None,
         tuning_runs=0 if tuning is None else len(tuning.runs),
-        tuning_gpu_hours=sum(hours[1:]),
-        money=None if rate is None else rate * sum(hours),
+        tuning_gpu_hours=sum(hours[1:]) if is_timed else None,
+        money=None if rate is None or not is_timed else rate * sum(hours),
     )
 
 
@@ -130,17 +139,17 @@ def _gpu_hours(plan: SweepPlan) -> float:
     return sum(run.paid_seconds * run.placement.strategy.num_gpus for run in plan.runs) / 3600.0
 
 
-def planned_points(plan: SweepPlan) -> list[PlannedPoint]:
+def planned_points(plan: SweepPlan, *, is_timed: bool = True) -> list[PlannedPoint]:
     """The runs of a plan as a preview sees them: several learning rates at one point and seed count as one run."""
     from flopsfit_ds.fit import PlannedPoint
 
     found: dict[tuple[int, int, int], PlannedPoint] = {}
     for run in plan.runs:
         place = run.placement
-        hours = place.predicted_seconds * place.strategy.num_gpus / 3600.0
+        hours = place.predicted_seconds * place.strategy.num_gpus / 3600.0 if is_timed else None
         size = getattr(run, COUNT_FIELDS[plan.spec.fit.parameters]) or run.num_params_total
         key = (run.num_params_total, run.num_tokens, run.seed)
-        if key in found:
+        if key in found and hours is not None:
             hours += found[key].gpu_hours or 0.0
         found[key] = PlannedPoint(size, run.num_tokens, run.flops, run.label, hours)
     return list(found.values())

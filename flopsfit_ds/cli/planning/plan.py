@@ -145,15 +145,35 @@ def _source_words(sweep: SweepPlan) -> str:
     return f"data: the longest run takes {', '.join(words)} tokens"
 
 
+def _total(sweep: SweepPlan, *, is_timed: bool) -> str:
+    """What all runs take."""
+    paid = sum(run.flops * run.paid_share for run in sweep.runs)
+    total = f"total {format_flops(paid)} FLOPs"
+    if not is_timed:
+        return total
+    cluster, makespan = sweep.cluster, sweep.makespan()
+    gpu_seconds = sum(run.paid_seconds * run.placement.strategy.num_gpus for run in sweep.runs)
+    total += f", {gpu_seconds / 3600:.3g} GPU-hours"
+    total += f"; the last run ends after {format_seconds(makespan.seconds)}, no schedule is shorter than "
+    total += f"{format_seconds(makespan.lower_bound_seconds)} (all {cluster.num_gpus} busy: "
+    total += f"{format_seconds(gpu_seconds / cluster.num_gpus)})"
+    if cluster.price_per_gpu_hour is not None:
+        total += f", {gpu_seconds / 3600 * cluster.price_per_gpu_hour:,.2f} at {cluster.price_per_gpu_hour:g} an hour"
+    return total
+
+
 def print_plan(sweep: SweepPlan) -> None:
-    """A table of all runs, what they cost, and what the user should know."""
+    """A table of all runs, what they cost, and what the user should know; no time that nothing measured supports."""
     from rich.markup import escape
     from rich.table import Table
 
     from flopsfit_ds.plan.recipe.switches import arithmetic, compiles
+    from flopsfit_ds.study import cpu_time
     from flopsfit_ds.study.console import Console
 
     console = Console()
+    timed = cpu_time.timed_plan(sweep)
+    sweep = sweep if timed is None else timed
     cluster = sweep.cluster
     on_devices = any(run.placement.strategy.offload == "none" for run in sweep.runs)
     compiled = on_devices and compiles(sweep.spec, cluster.device_name)
@@ -169,6 +189,8 @@ def print_plan(sweep: SweepPlan) -> None:
         console.print(_source_words(sweep), highlight=False, markup=False, soft_wrap=True)
     table = Table(box=None, header_style="bold", pad_edge=False)
     rows = [_cells(run) | _ruled_cells(run, sweep.spec.training) for run in sweep.runs]
+    if timed is None:
+        rows = [{name: cell for name, cell in row.items() if name != "time"} for row in rows]
     left_out = _left_out(rows, console.width)
     columns = [name for name in rows[0] if name not in left_out]
     for name in columns:
@@ -185,19 +207,13 @@ def print_plan(sweep: SweepPlan) -> None:
             console.print(
                 f"  {run.run_id}  {run.placement.reason}", style="dim", highlight=False, markup=False, soft_wrap=True
             )
-    gpu_seconds = sum(run.paid_seconds * run.placement.strategy.num_gpus for run in sweep.runs)
     for said in (_trunk_words(sweep), _communication_words(sweep)):
         if said:
             console.print(said, highlight=False, markup=False, soft_wrap=True)
-    paid = sum(run.flops * run.paid_share for run in sweep.runs)
-    total = f"total {format_flops(paid)} FLOPs, {gpu_seconds / 3600:.3g} GPU-hours"
-    makespan = sweep.makespan()
-    total += f"; the last run ends after {format_seconds(makespan.seconds)}, no schedule is shorter than "
-    total += f"{format_seconds(makespan.lower_bound_seconds)} (all {cluster.num_gpus} busy: "
-    total += f"{format_seconds(gpu_seconds / cluster.num_gpus)})"
-    if cluster.price_per_gpu_hour is not None:
-        total += f", {gpu_seconds / 3600 * cluster.price_per_gpu_hour:,.2f} at {cluster.price_per_gpu_hour:g} an hour"
-    console.print(total, highlight=False, soft_wrap=True)
+    total = _total(sweep, is_timed=timed is not None)
+    for said in (total, cpu_time.words(sweep)):
+        if said:
+            console.print(said, highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"batch: GPUs x micro-batch x accumulation, in sequences of {sweep.spec.model.context_length} tokens; "
         "a GPU: memory with its margin",
