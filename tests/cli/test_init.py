@@ -37,7 +37,7 @@ def test_flags_alone_give_a_spec_that_is_planned_at_once(tmp_path: Path) -> None
         spec.training.learning_rate
         == load_spec(Path(__file__).parents[2] / "ds_configs/quickstart.yaml").training.learning_rate
     )
-    assert "GPU-hours" in said
+    assert "total 4.8" in said
     assert f"flopsfit-ds sweep {path}" in said
     assert "beyond that it is a guess" not in said, "no rule is taken a thousand times below its range"
     before = path.read_text()
