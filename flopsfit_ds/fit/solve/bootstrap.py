@@ -54,12 +54,13 @@ def resample_weights(clusters: np.ndarray, samples: int, least: int, rng: np.ran
         FitError: Such resamples keep coming up.
     """
     count = int(clusters.max()) + 1
+    sizes, each_alone = np.bincount(clusters).astype(np.float32), np.array_equal(clusters, np.arange(count))
     drawn = _counts(count, samples, rng)
     for _ in range(_REDRAWS):
-        weights = drawn[:, clusters]
-        poor = ((weights > 0).sum(axis=1) < least) | ((drawn > 0).sum(axis=1) < 2)
+        met = drawn > 0
+        poor = (met @ sizes < least) | (met.sum(axis=1) < 2)
         if not poor.any():
-            return weights.astype(np.float64)
+            return (drawn if each_alone else drawn[:, clusters]).astype(np.float64)
         drawn[poor] = _counts(count, int(poor.sum()), rng)
     raise FitError(
         f"{count} clusters of {len(clusters)} points are too few to resample a law of {least} parameters; use "
