@@ -90,14 +90,12 @@ class MupScales:
         width: Its width over the base's.
         depth: Its layers over the base's; None where depth is left as it is.
         head: The width of its heads over the base's.
-        groups: Of a class of the user's, kinds of parameters and glob patterns of names.
         branches: Of modules whose output is added to the residual stream, glob patterns of names.
     """
 
     width: float
     depth: float | None = None
     head: float = 1.0
-    groups: tuple[tuple[str, tuple[str, ...]], ...] = ()
     branches: tuple[str, ...] = ()
 
     @property

@@ -63,14 +63,11 @@ def scaled_optimizer(
     if mup is None:
         return optimizer
     plan = optimizer or OptimizerPlan("adamw")
-    patterns = dict(mup.groups)
     groups = []
     for kind in KINDS:
         own = plan.group(kind)
         deep = 1.0 if mup.depth is None or kind not in _OF_BLOCKS else mup.depth
-        group = replace(
-            own, epsilon_factor=1 / (mup.width * deep), parameters=(*own.parameters, *patterns.get(kind, ()))
-        )
+        group = replace(own, epsilon_factor=1 / (mup.width * deep))
         if kind in _BETWEEN_WIDTHS:
             decay = own.weight_decay
             if mup.width != 1:
