@@ -115,7 +115,7 @@ def _surer(findings: Findings, plan: SweepPlan) -> str | None:
     from flopsfit_ds.decide.choosing.choose import choose_next
 
     speed = flops_per_gpu_second(findings.records)
-    if speed is None or findings.target is None:
+    if speed is None or findings.target is None or findings.fit is None:
         return None
     spent = sum(
         record.observed.seconds * record.observed.world_size
@@ -126,7 +126,7 @@ def _surer(findings: Findings, plan: SweepPlan) -> str | None:
     try:
         found = choose_next(
             findings.points, spent, speed, target_compute=findings.target.compute, gpus=cluster.num_gpus,
-            most_runs=_MOST_RUNS,
+            most_runs=_MOST_RUNS, model=findings.fit.prediction,
         )  # fmt: skip
     except FitError:
         return None

@@ -66,6 +66,13 @@ def test_every_run_of_a_batch_lowers_the_errors_and_the_whole_much(batch):
     assert batch.after.log_loss < 0.8 * batch.before.log_loss
 
 
+def test_a_fit_that_is_there_is_not_made_again_and_chooses_the_same(batch, monkeypatch):
+    points = law_and_runs(1)[1]
+    model = fit_scaling_law(points, bootstrap_samples=0, diagnostics=False).prediction
+    monkeypatch.setattr("flopsfit_ds.decide.choosing.choose.fit_scaling_law", None)
+    assert choose_next(points, 40 * 3600.0, SPEED, target_compute=TARGET, gpus=8, model=model) == batch
+
+
 def test_more_money_tells_more(batch):
     points = law_and_runs(1)[1]
     rich = choose_next(points, 400 * 3600.0, SPEED, target_compute=TARGET, gpus=8)

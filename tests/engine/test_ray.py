@@ -91,6 +91,18 @@ def test_a_point_across_two_nodes_waits_for_the_second(cluster, add_node, tmp_pa
     assert record.attempts[0].world_size == 2
 
 
+def test_a_node_that_does_not_see_the_folder_ends_the_sweep_in_one_line(cluster, add_node, tmp_path):
+    driver = sweep_on(cluster, tmp_path, 1, "[1]", 1, 0.0)
+    plan, deadline = sweep_folder(tmp_path).plan, time.monotonic() + 120
+    while not (plan.exists() and (plan.parent / "ray").exists()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    plan.unlink()  # as where the node's folder of that path is another
+    add_node(1)
+    assert driver.wait(300) == 2, log_of(tmp_path)
+    assert "set output_root to a folder on a file system that all nodes mount" in log_of(tmp_path)
+    assert "Traceback" not in log_of(tmp_path)
+
+
 def test_a_sweep_that_is_stopped_goes_on_from_its_checkpoints(cluster, add_node, tmp_path, faults):
     faults.inject("SIGTERM, SIGUSR1, SIGUSR2 or SIGINT")
     add_node()

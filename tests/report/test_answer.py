@@ -52,6 +52,15 @@ def test_loss_at_a_budget_has_one_centre_and_one_interval() -> None:
         )
 
 
+def test_the_proposal_of_further_runs_rests_on_the_fit_that_is_shown(corpus_folder: Path, monkeypatch) -> None:
+    records = isoflop_sweep()
+    findings = gather(records, _fitted(records))
+    monkeypatch.setattr("flopsfit_ds.decide.choosing.choose.fit_scaling_law", None)
+    told = outlook(findings, _plan(corpus_folder, device="H100-SXM", gpus_per_node=8))
+    assert told is not None
+    assert told.surer is not None
+
+
 def test_cost_of_the_target_follows_price_and_hardware(corpus_folder: Path) -> None:
     records = isoflop_sweep()
     findings = gather(records, _fitted(records))

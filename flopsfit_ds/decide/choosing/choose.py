@@ -16,6 +16,7 @@ import numpy as np
 
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.decide.choosing.belief import TUNING_NOISE, Belief, Place
+from flopsfit_ds.fit.forecast.prediction import PredictionModel
 from flopsfit_ds.fit.losses import FloatArray
 from flopsfit_ds.fit.points.points import Point
 from flopsfit_ds.fit.scaling import fit_scaling_law
@@ -139,6 +140,7 @@ def choose_next(
     candidates: Candidates | None = None,
     most_runs: int = MOST_RUNS,
     can_train: Callable[[Place], np.ndarray] | None = None,
+    model: PredictionModel | None = None,
 ) -> NextRuns:
     """The runs that tell most of the optimum at the target for a budget of GPU-seconds.
 
@@ -151,6 +153,7 @@ def choose_next(
         candidates: Runs to choose from; about the optima of the law, of rising compute, without it.
         most_runs: Of one batch.
         can_train: Which places can be trained at all, (runs,) of booleans; without it, all.
+        model: Of a fit of these points, which then are not fitted again.
 
     Raises:
         FitError: The runs carry no law, no candidate fits in the budget, or an option is off.
@@ -159,7 +162,7 @@ def choose_next(
         if not 0 < value < math.inf:
             raise FitError(f"{name} must be positive and finite, got {value:g}")
     affordable = gpu_seconds * flops_per_second
-    belief, target = _belief(points, target_compute, affordable)
+    belief, target = _belief(points, target_compute, affordable, model)
     pool = candidates or usual_candidates(belief, points, affordable, flops_per_second)
     if can_train is not None:
         pool = pool.where(can_train(pool.place) | (pool.purpose == "tuning"))
@@ -215,9 +218,11 @@ def errors_now(points: Sequence[Point], target_compute: float | None = None) -> 
     return _errors((goal**2).sum(axis=1))
 
 
-def _belief(points: Sequence[Point], target_compute: float | None, affordable: float) -> tuple[Belief, float]:
+def _belief(
+    points: Sequence[Point], target_compute: float | None, affordable: float, model: PredictionModel | None = None
+) -> tuple[Belief, float]:
     """What is believed, and the target; runs count in full from the largest that can be paid for upwards."""
-    model = fit_scaling_law(points, bootstrap_samples=0, diagnostics=False).prediction
+    model = model or fit_scaling_law(points, bootstrap_samples=0, diagnostics=False).prediction
     target = target_compute or TARGET_FACTOR * model.largest_compute
     reference = math.log(min(target, max(model.largest_compute, affordable)))
     return Belief.of(model, points, reference, math.log(target)), target

@@ -18,7 +18,7 @@ from flopsfit_ds.engine.disk.attempts import (
     settle_open_attempts,
 )
 from flopsfit_ds.engine.executor import Assignment, Ending, Report
-from flopsfit_ds.engine.ray.node import NodeActor, Task
+from flopsfit_ds.engine.ray.node import FolderNotSharedError, NodeActor, Task
 from flopsfit_ds.engine.ray.resources import Group
 from flopsfit_ds.engine.signals import Signals
 from flopsfit_ds.engine.slurm.job import Bin
@@ -141,6 +141,7 @@ class RayExecutor:
 
         Raises:
             LaunchError: The cluster's head does not answer.
+            FolderNotSharedError: A node does not see the sweep's folder.
         """
         from ray.exceptions import RaySystemError  # pyright: ignore[reportMissingImports]
 
@@ -178,6 +179,8 @@ class RayExecutor:
                 self._ended[run_id] = _End(f"Ray lost a node of it: {str(error).strip()[:_REASON_CHARACTERS]}")
                 return
             except RayTaskError as error:
+                if isinstance(error.cause, FolderNotSharedError):
+                    raise FolderNotSharedError(str(error.cause)) from None
                 reason = f"{type(error.cause).__name__}: {str(error.cause)[-_REASON_CHARACTERS:]}"
                 # the lease of a node that was lost may be held for a moment longer
                 self._ended[run_id] = _End(reason, isinstance(error.cause, SweepFolderError))

@@ -6,14 +6,21 @@ import importlib
 import os
 import pickle
 import signal
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flopsfit_ds.base.errors import LaunchError
 from flopsfit_ds.engine.nodes.launch import LaunchedRank
 from flopsfit_ds.engine.signals import Signals
 from flopsfit_ds.engine.slurm.job import Bin
+from flopsfit_ds.records import SweepFolder
+
+
+class FolderNotSharedError(LaunchError):
+    """A node does not see the sweep's folder; no run can be carried out there, whatever is tried."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,16 @@ class NodeActor:
 
         Returns:
             What became of it.
+
+        Raises:
+            FolderNotSharedError: This node does not see the sweep's folder.
         """
         work = task.unpack()
+        if not SweepFolder(work.plan.folder).plan.exists():
+            raise FolderNotSharedError(
+                f"Ray node {socket.gethostname()} does not see {work.plan.folder}, where the driver wrote the sweep's "
+                "plan: set output_root to a folder on a file system that all nodes mount at the same path"
+            )
         notes = Path(work.plan.folder) / "ray"
         return work.carry_out(LaunchedRank(node, num_nodes, 0, 1), name, notes, self._signals)
 
