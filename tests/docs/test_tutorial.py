@@ -16,6 +16,7 @@ FENCE = re.compile(r"(<!-- not run: [^>]+ -->\n)?^```bash\n(?P<body>.*?)^```$", 
 
 @pytest.mark.slow
 @pytest.mark.long
+@pytest.mark.timeout(1800)  # a quarter of an hour is promised, on a machine with nothing else to do
 def test_every_command_of_the_tutorial_does_what_it_says(tmp_path: Path):
     program = str(Path(sys.executable).parent)
     environment = os.environ | {"PATH": f"{program}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
