@@ -90,6 +90,11 @@ def _trim(number: float, digits: int = 3) -> str:
     return f"{number:#.{digits}g}".rstrip("0").rstrip(".") if abs(number) < 10**digits else f"{number:.0f}"
 
 
+def format_things(number: int, noun: str) -> str:
+    """`1 file`, `2,000 files`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def format_count(count: float) -> str:
     """Write a number of parameters or tokens with three digits: `1.35B`, `96.4k`, `310`."""
     for suffix, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flopsfit_ds.base.errors import DataError
-from flopsfit_ds.base.units import format_bytes
+from flopsfit_ds.base.units import format_bytes, format_things
 from flopsfit_ds.data.contents import HASHED_WHOLE_BYTES, file_digests
 from flopsfit_ds.data.formats.layout import BYTES_PER_ID, Format
 from flopsfit_ds.data.formats.megatron import index_of, pair_of
@@ -216,7 +216,8 @@ def _stdlib_corpus(data: StdlibData) -> Corpus:
 def _text_corpus(data: TextData, base: Path, vocab_size: int) -> Corpus:
     files = by_content(text_files(data.paths, base))
     corpus = _text("text", files.paths, files.fingerprint, data.heldout_tokens)
-    shown, odd = f"{len(files.paths):,} files, {corpus.num_bytes:,} bytes", look_at_texts(files, data.heldout_tokens)
+    shown = f"{format_things(len(files.paths), 'file')}, {corpus.num_bytes:,} bytes"
+    odd = look_at_texts(files, data.heldout_tokens)
     if data.tokenizer is None:
         return replace(corpus, notes=(f"{shown}, a byte an id", *odd))
     tokenizer = base / data.tokenizer
@@ -301,7 +302,8 @@ def _document_corpus(data: FilesData | FolderData | HfData | LlmcData, base: Pat
     reading = Reading(kind, column, holds, mark)
     num_bytes = sum(path.stat().st_size for path in files)
     what = {"bytes": "a byte an id", "ids": "ids", "text": "text"}[holds]
-    notes = [f"{len(files):,} files, {num_bytes:,} bytes" + (f", column {column!r}: {what}" if column else "")]
+    of_column = f", column {column!r}: {what}" if column else ""
+    notes = [f"{format_things(len(files), 'file')}, {num_bytes:,} bytes{of_column}"]
     digest.update(f"{kind}\0{column}\0{holds}\0{mark}\0".encode())
     if tokenizer is not None:
         facts = read_tokenizer_file(tokenizer, vocab_size)

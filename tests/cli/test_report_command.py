@@ -20,6 +20,7 @@ from flopsfit_ds.cli.fitting.report import print_summary, register
 from flopsfit_ds.fit import ScalingFit, fit_scaling_law, points_from_records
 from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
+from helpers.cli_in_process import invoke
 from helpers.report.report_records import diverged, isoflop_sweep, of_plan, record
 from helpers.sweeps import MICRO, plan_of, with_values
 
@@ -68,6 +69,8 @@ def test_command_fits_the_folder_and_writes_the_page(tmp_path: Path, corpus_fold
     assert "2e13</b> FLOPs" in page, "the spec's target"
     assert all(run.label in page for run in plan.runs)
     assert "index.html" in result.output
+    _, audited = invoke("audit", str(folder.path))
+    assert "2e13 FLOPs is " in audited, "the spec's target, and not ten times the largest run"
 
 
 @pytest.mark.parametrize("content", [None, "{}", '{"crc32": "44136fa3", "content": {}}'], ids=["none", "torn", "other"])

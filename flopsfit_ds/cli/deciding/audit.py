@@ -29,7 +29,10 @@ def audit_command(
         list[Path],
         typer.Argument(help="Tables (CSV, JSONL, Parquet, exports of trackers; - is standard input), sweeps, fits."),
     ],
-    target: Annotated[str | None, typer.Option(help="FLOPs of the run to plan; ten times the largest without.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="FLOPs of the run to plan; else the sweep's own, or ten times the largest."),
+    ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page to this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -38,12 +41,14 @@ def audit_command(
     Example: flopsfit-ds audit runs.csv --target 1e24
     """
     from flopsfit_ds.decide.audit.checklist import audit_runs
-    from flopsfit_ds.decide.sources import read_sources
+    from flopsfit_ds.decide.sources import plan_beside, read_sources
 
     require_writable(html)
     with given_files(data) as files:
         source = read_sources(files)
-    report = audit_runs(source, None if target is None else quantity(target, "--target"))
+        plan = plan_beside(files[0]) if len(files) == 1 else None
+    own = None if plan is None else plan.spec.fit.target_compute
+    report = audit_runs(source, own if target is None else quantity(target, "--target"))
     if html is not None:
         from flopsfit_ds.report.deciding.audit_page import render_audit
 

@@ -67,7 +67,8 @@ def _sizes(view: AuditView) -> Check:
         return unknown("sizes", title, "no two runs share a budget", "train several sizes at each budget")
     poor = [b for b in budgets if b.num_points < LEAST_SIZES or b.sizes[1] / b.sizes[0] < LEAST_SIZE_RANGE]
     counts, spans = [b.num_points for b in budgets], [b.sizes[1] / b.sizes[0] for b in budgets]
-    found = f"{min(counts)} to {max(counts)} runs at a budget, over a factor of {min(spans):.3g} to {max(spans):.3g}"
+    many = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    found = f"{many} runs at a budget, over a factor of {min(spans):.3g} to {max(spans):.3g}"
     if not poor:
         return passed("sizes", title, found)
     named = ", ".join(format_flops(b.compute_flops) for b in poor)
