@@ -86,7 +86,7 @@ def _event_rows(folder: Path, files: list[Path]) -> list[Row]:
                 row = steps[name].setdefault(event.step, {"wall_time": event.wall_time})
                 row[tag] = event.value
     return [
-        {"run": name, "step": step, **configs[name], **row}
+        {"run_name": name, "step": step, **configs[name], **row}
         for name, rows in steps.items()
         for step, row in sorted(rows.items())
     ]
@@ -130,7 +130,7 @@ def wandb_rows(path: Path) -> list[Row]:
         elif kind == "history":
             items = {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
             rows.append({"step": items.pop("_step", len(rows)), "timestamp": items.pop("_timestamp", None), **items})
-    return [{"run": name, **config, **row} for row in rows]
+    return [{"run_name": name, **config, **row} for row in rows]
 
 
 def _wandb_records(path: Path) -> Iterator[bytes]:
@@ -191,5 +191,5 @@ def mlflow_rows(path: Path) -> list[Row]:
         if uuid in runs:
             name, status = runs[uuid]
             label = name if names.count(name) == 1 else f"{name}.{uuid}"
-            rows.append({"run": label, "step": step, "status": status, **params[uuid], **values})
+            rows.append({"run_name": label, "step": step, "status": status, **params[uuid], **values})
     return rows
