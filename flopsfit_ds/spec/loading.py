@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from flopsfit_ds.base.errors import SpecError
 from flopsfit_ds.base.storage import KIND_WORDS, kind_of
 from flopsfit_ds.base.text import shown
+from flopsfit_ds.spec.data import FileSource
 from flopsfit_ds.spec.sections import SweepSpec
 
 _TAGS = {"model": "family", "data": "source", "design": "method"}
@@ -287,7 +288,8 @@ def _explain(error: dict[str, Any], source: _Source) -> str:
     where = source.where(path)
     if kind == "extra_forbidden":
         known = _known_keys(path[:-1], source.data)
-        return f"{where}: unknown key{_nearest(str(path[-1])[:80], known)}; known here: {', '.join(sorted(known))}"
+        near = _nearest(str(path[-1])[:80], known) + _of_each_source(path, known)
+        return f"{where}: unknown key{near}; known here: {', '.join(sorted(known))}"
     if kind == "missing":
         return f"{where}: this key is required"
     if kind == "union_tag_invalid":
@@ -345,6 +347,14 @@ def _tag_of(path: tuple[str | int, ...]) -> str:
 def _nearest(word: str, known: Sequence[str]) -> str:
     matches = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f" (did you mean {matches[0]}?)" if matches else ""
+
+
+def _of_each_source(path: tuple[str | int, ...], known: Sequence[str]) -> str:
+    """Where a key stands beside the sources of a mixture and is one of theirs, where to write it."""
+    of_sources = {name for kind in _models_in(FileSource) for name in kind.model_fields}
+    if path[:-1] != ("data",) or "sources" not in known or path[-1] not in of_sources:
+        return ""
+    return f": each source of a mixture has its own; write data.sources.NAME.{path[-1]}"
 
 
 def _known_keys(path: tuple[str | int, ...], data: Mapping[str, Any]) -> list[str]:

@@ -33,6 +33,12 @@ def refusal(text: str, *overrides: str) -> str:
         ("data:\n  source: tokns\n", 5, ["data.source", "'tokns'", "did you mean tokens?", "python-stdlib"]),
         ("data:\n  paths: [x]\n", 5, ["data.paths: unknown key", "heldout_tokens"]),
         (
+            "data:\n  source: mixture\n  sources: {a: {source: python-stdlib}, b: {source: python-stdlib}}\n"
+            "  weights: {a: 0.5, b: 0.5}\n  heldout_tokens: 4096\n",
+            8,
+            ["data.heldout_tokens: unknown key", "each source of a mixture", "write data.sources.NAME.heldout_tokens"],
+        ),
+        (
             "heldout:\n  a: {source: python-stdlib, hold: 1}\n",
             5,
             ["heldout.a.hold: unknown key", "heldout_tokens, source"],
