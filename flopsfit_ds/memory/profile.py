@@ -9,6 +9,9 @@ from flopsfit_ds.memory.states import OptimizerMemory
 from flopsfit_ds.model.architecture import ModelShape
 from flopsfit_ds.model.head import CHUNK_BYTES, LOGITS_AT_ONCE
 
+ALLOCATION_BYTES = 512
+"""PyTorch's allocator gives a tensor whole pieces of so many (kMinBlockSize of c10/cuda/CUDACachingAllocator.cpp)."""
+
 
 @dataclass(frozen=True)
 class ModelProfile:
@@ -49,6 +52,8 @@ class ModelProfile:
         states: What an optimiser other than AdamW holds; None for AdamW.
         chunk_bytes: Most that a chunk holds where the loss is found by chunks.
         recomputes_blocks: Whether the blocks can be recomputed in the backward pass.
+        num_tensors: Of parameters, where they are counted one by one; 0 for the decoder, whose tensors are known.
+        gap_bytes: What the allocator adds to these, as each takes whole pieces of `ALLOCATION_BYTES`.
     """
 
     name: str
@@ -81,6 +86,8 @@ class ModelProfile:
     states: OptimizerMemory | None = None
     chunk_bytes: int = CHUNK_BYTES
     recomputes_blocks: bool = False
+    num_tensors: int = 0
+    gap_bytes: int = 0
 
     @property
     def knows_activations(self) -> bool:

@@ -13,6 +13,7 @@ from torch.utils import _pytree
 
 from flopsfit_ds.base.errors import PlanError, SpecError
 from flopsfit_ds.memory import ModelProfile
+from flopsfit_ds.memory.profile import ALLOCATION_BYTES
 from flopsfit_ds.memory.states import optimizer_memory
 from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan
 from flopsfit_ds.simulate.counting.leaves import Entered, leaf_modules
@@ -299,6 +300,8 @@ def _class_profile(
         loss_bytes=0,
         logits_bytes=0,
         input_bytes=input_bytes // LOOKED_AT_SAMPLES,
+        num_tensors=len(parameters),
+        gap_bytes=sum(-4 * parameter.numel() % ALLOCATION_BYTES for parameter in parameters),
     )
     if seen is None or not seen.block_input_bytes:
         return profile
