@@ -226,11 +226,25 @@ def _explain(search: Search, chosen: Layout, fitting: list[Layout]) -> str:
             f"{head}{bytes_of(chosen.device_total_bytes, available)} without activations, which are not known: a "
             "simulation measures them before it is trained, else it keeps the smallest micro-batch"
         )
-    told = [
+    told = _beside_rivals(search, chosen, fitting)
+    return "; ".join([f"{head}{bytes_of(chosen.device_total_bytes, available)}", *([told] if told else [])])
+
+
+def compared_with_nearest(search: Search, layout: Layout) -> str:
+    """What the nearest others to a layout would take or how fast they would be; empty where there are none.
+
+    Args:
+        search: That found the layout.
+        layout: Of those that fit, whichever was chosen.
+    """
+    return _beside_rivals(search, layout, [*choose_layout(search).ranked])
+
+
+def _beside_rivals(search: Search, chosen: Layout, fitting: list[Layout]) -> str:
+    return ", ".join(
         f"{rival.name}: {_compared(search, chosen, rival, fitting)}"
         for rival in _nearest_rivals(search, chosen.strategy)
-    ]
-    return "; ".join([f"{head}{bytes_of(chosen.device_total_bytes, available)}", *([", ".join(told)] if told else [])])
+    )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from flopsfit_ds.base.errors import PlanError
@@ -46,6 +48,14 @@ def test_a_batch_that_few_powers_of_two_divide_still_gets_the_cluster(tokens):
     largest = plan.runs[-1]
     assert largest.placement.strategy.num_gpus == largest.global_batch_sequences
     assert not any("divide over no more" in warning for warning in plan.warnings)
+
+
+def test_a_run_that_got_more_gpus_is_compared_with_the_nearest_layouts_there_too():
+    """Not only with the narrow one that it would have without the others."""
+    reasons = {run.placement.strategy.num_gpus: run.placement.reason for run in plan_of(LADDER).runs}
+    assert re.search(r"would wait; here .* GPU-hours; ZeRO-0: \d+% of the speed a GPU, 4 GPUs: .*, 16 GPUs: ", reasons[8])
+    nearest = "; ZeRO-2: would need [\\d.]+ of 79.1 GiB a GPU, without checkpointing: would need .*, 256 GPUs: \\d+%"
+    assert re.search(rf"would wait; here .* GPU-hours{nearest} of the speed a GPU$", reasons[512])
 
 
 def test_a_batch_that_divides_over_few_gpus_is_told_with_one_that_divides_over_more():

@@ -52,7 +52,10 @@ def test_the_law_of_experts_counts_active_parameters_unless_told_otherwise() -> 
     assert foreign_plan("Llama").spec.fit.parameters == "total"
 
 
-@pytest.mark.parametrize(("counted", "name"), [(None, "active"), ("total", "total")])
+COUNTS = [(None, "active"), ("active", "active"), ("total", "total"), ("matrices", "matrices")]
+
+
+@pytest.mark.parametrize(("counted", "name"), [*COUNTS, ("non-embedding", "non_embedding")])
 def test_a_designs_sizes_and_tokens_mean_active_parameters_unless_told_otherwise(counted, name) -> None:
     """Two sizes at equal distances of the expected optimum, which trains 20 tokens a parameter."""
     fit = {} if counted is None else {"fit": {"parameters": counted}}
@@ -60,7 +63,7 @@ def test_a_designs_sizes_and_tokens_mean_active_parameters_unless_told_otherwise
     tokens = math.sqrt(smaller.num_tokens * larger.num_tokens)
     ratios = {
         kind: tokens / math.sqrt(getattr(smaller, f"num_params_{kind}") * getattr(larger, f"num_params_{kind}"))
-        for kind in ("active", "total")
+        for kind in ("active", "total", "matrices", "non_embedding")
     }
     assert ratios["total"] < ratios["active"] / 1.3
     assert ratios[name] == pytest.approx(20, rel=0.12), ratios

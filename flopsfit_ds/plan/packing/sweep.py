@@ -14,7 +14,7 @@ from flopsfit_ds.base.units import format_seconds
 from flopsfit_ds.memory.closed_form import estimate_memory
 from flopsfit_ds.plan.layouts import CLEARLY_FITS, Layout, Search
 from flopsfit_ds.plan.packing.search import Allotment, list_schedule, lower_bound, shortest_target
-from flopsfit_ds.plan.placement import Placement
+from flopsfit_ds.plan.placement import Placement, compared_with_nearest
 
 _WORTH_A_CHANGE = 1.1
 """Times shorter that the sweep must become: predicted times are not exact enough for less."""
@@ -152,10 +152,12 @@ def _widened(placement: Placement, search: Search, index: int) -> Placement:
         f"{format_seconds(placement.predicted_seconds)}, and the sweep would wait; here {format_seconds(seconds)}, at "
         f"{ratio:.2f} times the GPU-hours"
     )
-    wide = placement.moved_to(layout, memory, (told,))
+    nearest = compared_with_nearest(search, layout)
+    reason = f"{told}; {nearest}" if nearest else told
+    wide = placement.moved_to(layout, memory, ())
     return replace(
         wide,
-        reason=told,
+        reason=reason,
         # no simulation looks at another layout than the planned one, so that closed forms may leave no doubt of it
         alternatives=tuple(
             each for each in placement.alternatives if each == layout or each.device_total_bytes <= limit
