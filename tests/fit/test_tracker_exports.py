@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from flopsfit_ds.base.errors import DataError
 from flopsfit_ds.fit import Point, load_points
+from flopsfit_ds.fit.points.tracker_files import tracker_files
 from helpers.fit.planted_sweeps import sweep
 
 
@@ -140,3 +142,19 @@ def test_a_file_that_is_no_project_is_refused(tmp_path):
     (tmp_path / "x.db").write_bytes(b"no database at all, though it is long enough" * 20)
     with pytest.raises(DataError, match="no project of trackio"):
         load_points(tmp_path / "x.db")
+
+
+def test_a_folder_that_vanishes_while_it_is_looked_through_is_passed_by(tmp_path, monkeypatch):
+    kept = tmp_path / "run" / "events.out.tfevents.1"
+    for folder in (kept.parent, tmp_path / "gone"):
+        folder.mkdir()
+    kept.touch()
+    look = os.scandir
+
+    def vanished(place):
+        if str(place).endswith("gone"):
+            raise FileNotFoundError(place)
+        return look(place)
+
+    monkeypatch.setattr(os, "scandir", vanished)
+    assert list(tracker_files(tmp_path)) == [kept]

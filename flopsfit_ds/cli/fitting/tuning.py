@@ -36,6 +36,8 @@ def show_tuning(
         raise FitError(
             f"--tuning takes the column of the learning rate and, after a comma, that of the batch; got {len(columns)}"
         )
+    if len(set(columns)) < len(columns):
+        raise FitError(f"--tuning: {columns[0]} is named twice; give the batch a column of its own, or leave it out")
     runs, excluded = read_tuned(data, columns[0], columns[1] if len(columns) == 2 else None, named)
     fit = fit_tuning(runs, level=level)
     if as_json:
@@ -51,7 +53,7 @@ def show_tuning(
     rows = [_row(optimum, settings) for optimum in fit.optima]
     print_rows(("N", "D", "runs", *(f"best {name}" for name in settings)), rows)
     for law in fit.laws:
-        _print_law(law, len(fit.optima), at)
+        _print_law(law, fit.optima, at)
     print_left_out(excluded)
 
 
@@ -61,8 +63,16 @@ def _row(optimum: Optimum, settings: Sequence[str]) -> tuple[str, ...]:
     return (format_count(optimum.num_params), format_count(optimum.num_tokens), str(optimum.runs), *told)
 
 
-def _print_law(law: TuningLaw, num_optima: int, at: tuple[float, float] | None) -> None:
-    outside = num_optima - law.num_inside
+def _print_law(law: TuningLaw, optima: Sequence[Optimum], at: tuple[float, float] | None) -> None:
+    from flopsfit_ds.fit.further.tuning import TOO_FEW
+
+    few = sum(optimum.edges.get(law.setting) == TOO_FEW for optimum in optima)
+    outside, num_optima = len(optima) - law.num_inside - few, len(optima)
+    if few:
+        print(
+            f"{law.setting}: {few} of {num_optima} pairs of N and D were run at fewer than three of its values and are "
+            "in no law: give runs at others"
+        )
     if outside:
         print(
             f"{law.setting}: {outside} of {num_optima} optima lie at the edge of their grid or beyond, and are in no "

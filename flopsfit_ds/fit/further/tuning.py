@@ -24,6 +24,8 @@ from flopsfit_ds.fit.solve.intervals import Interval
 from flopsfit_ds.spec.fit_options import DEFAULTS
 
 LEARNING_RATE, BATCH = "learning_rate", "batch"
+TOO_FEW = "too few values"
+"""In the place of an edge: less than three values were tried, so that none lies between others."""
 _SIDE = 2
 """Values on either side of the best that the curve is fitted to: further away rates that diverge bend it."""
 
@@ -164,7 +166,7 @@ def fit_tuning(runs: Sequence[TunedRun], *, level: float = DEFAULTS.level) -> Tu
     for run in runs:
         groups.setdefault((round(np.log(run.num_params), 3), round(np.log(run.num_tokens), 3)), []).append(run)
     optima = tuple(_optimum(groups[key]) for key in sorted(groups))
-    if all(optimum.edges.get(LEARNING_RATE) == "too few values" for optimum in optima):
+    if all(optimum.edges.get(LEARNING_RATE) == TOO_FEW for optimum in optima):
         raise FitError(
             f"none of {len(optima)} pairs of N and D was run at three learning rates: an optimum needs one on either "
             "side of it; give rows that differ in the learning rate alone"
@@ -221,7 +223,7 @@ def _bottom(values: FloatArray, losses: FloatArray) -> tuple[float, float, str]:
     least = int(log_loss.argmin())
     here = float(tried[least]), float(np.exp(log_loss[least]))
     if len(tried) < 3:
-        return *here, "too few values"
+        return *here, TOO_FEW
     if least in (0, len(tried) - 1):
         return *here, "lowest" if least == 0 else "highest"
     near = slice(max(0, least - _SIDE), least + _SIDE + 1)

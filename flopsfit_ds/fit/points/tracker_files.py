@@ -5,6 +5,7 @@ makes one row for each run of. The libraries are needed only for the formats tha
 """
 
 import json
+import os
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator
@@ -30,9 +31,10 @@ def is_tracker_folder(folder: Path) -> bool:
 
 
 def tracker_files(folder: Path) -> Iterator[Path]:
-    """Event files, and runs of Weights & Biases, below a folder."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and (path.name.startswith(_EVENTS) or path.suffix == ".wandb"):
+    """Event files, and runs of Weights & Biases, below a folder; what vanishes meanwhile or is closed is passed by."""
+    found = (Path(place) / name for place, _, names in os.walk(folder) for name in names)
+    for path in sorted(path for path in found if path.name.startswith(_EVENTS) or path.suffix == ".wandb"):
+        if path.is_file():
             yield path
 
 

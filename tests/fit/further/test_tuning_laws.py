@@ -101,3 +101,19 @@ def test_the_command_prints_the_laws_and_says_what_lies_at_the_edge(tmp_path, ca
     rate = next(law for law in content["laws"] if law["setting"] == "learning_rate")
     assert rate["exponents"]["N"]["value"] == pytest.approx(-0.45, abs=0.06)
     assert rate["prediction"]["best"] == pytest.approx(best_rate(1e9, 2e10), rel=0.2)
+
+
+def test_a_batch_that_never_varies_is_at_no_edge_and_one_column_is_not_two_settings(tmp_path, capsys):
+    path = tmp_path / "grid.csv"
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["num_params", "num_tokens", "loss", "lr", "bs"])
+        writer.writerows(
+            (r.num_params, r.num_tokens, r.loss, r.learning_rate, 64) for r in grid(np.random.default_rng(0))
+        )
+    assert run(["laws", str(path), "--tuning", "lr,bs"]) == 0
+    told = capsys.readouterr().out
+    assert "batch: 15 of 15 pairs of N and D were run at fewer than three of its values" in told
+    assert "batch: 15 of 15 optima lie at the edge" not in told
+    assert run(["laws", str(path), "--tuning", "lr,lr"]) == 2
+    assert "lr is named twice" in capsys.readouterr().err
