@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from flopsfit_ds.plan.recorded.chosen import Choices
     from flopsfit_ds.plan.sweep_plan import SweepPlan
     from flopsfit_ds.spec import SweepSpec
+
+_TELL_EVERY_SECONDS = 5.0  # often enough to see that it goes on; a plan of a dozen models takes a minute
 
 SpecArgument = Annotated[
     str,
@@ -177,6 +180,19 @@ def require_sweep(folder: Path) -> None:
     raise SweepFolderError(f"{folder}: no sweep's folder: {found}; sweeps lie in outputs/NAME")
 
 
+class _Teller:
+    """Lines on standard error about what takes time: the first at once, then one now and then."""
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+
+    def __call__(self, said: str) -> None:
+        now = time.monotonic()
+        if self._last is None or now - self._last >= _TELL_EVERY_SECONDS:
+            self._last = now
+            print(said, file=sys.stderr, flush=True)
+
+
 def plan_from(
     argument: str,
     overrides: list[str] | None,
@@ -193,7 +209,8 @@ def plan_from(
     from flopsfit_ds.study.steps import build_plan
 
     spec, folder = read_spec(argument, overrides)
-    return build_plan(spec, spec_folder=folder, allow_import=tuple(allow_import or ()), choices=choices)
+    allowed = tuple(allow_import or ())
+    return build_plan(spec, spec_folder=folder, allow_import=allowed, choices=choices, tell=_Teller())
 
 
 def tuning_from(argument: str, overrides: list[str] | None, allow_import: list[str] | None) -> SweepPlan | None:

@@ -21,7 +21,7 @@ _logger = logging.getLogger(__name__)
 
 LIBRARIES = ("torch", "deepspeed", "accelerate")
 """What a simulation runs, and what its result depends on."""
-_FOLDERS = ("simulate", "train", "base/presets.py", "plan/ds_config.py")
+_FOLDERS = ("simulate", "train", "memory", "model", "base/presets.py", "plan/ds_config.py")
 
 
 def cache_folder() -> Path:

@@ -51,6 +51,7 @@ def build_plan(
     allow_import: Sequence[str] = (),
     machine: Machine | None = None,
     choices: Choices | None = None,
+    tell: Callable[[str], None] = lambda _said: None,
 ) -> SweepPlan:
     """Resolve a spec into a plan: every number of every run. Imports torch for models other than the built-in decoder.
 
@@ -62,6 +63,7 @@ def build_plan(
         allow_import: Packages whose classes the spec may name.
         machine: What `hardware: auto` stands for; without it, this machine.
         choices: Batches of an adaptive design; without it, those that the sweep's folder holds.
+        tell: Told what takes time: each model of transformers whose operations are counted.
 
     Raises:
         SpecError: An unknown device, or a class outside the packages allowed.
@@ -71,18 +73,18 @@ def build_plan(
     options = (spec_folder, allow_import, machine)
     short = tuning_spec(spec)
     if short is None:
-        return _plan(spec, *options, choices)
-    tuning = _plan(short, *options)
+        return _plan(spec, *options, choices, tell)
+    tuning = _plan(short, *options, None, tell)
     tuned = read_tuning(tuning, list(SweepFolder(tuning.folder).records()))
     if tuned is None:
-        plan = _plan(spec, *options, choices)
+        plan = _plan(spec, *options, choices, tell)
         flops = format_flops(sum(run.flops for run in tuning.runs))
         said = (
             f"training.learning_rate.tune: {len(tuning.runs)} runs of {flops} FLOPs in all come first, in "
             f"{tuning.folder}; until they have ended all rates and run ids here are those of multiplier 1"
         )
         return replace(plan, warnings=(said, *plan.warnings))
-    plan = _plan(with_multiplier(spec, tuned.multiplier), *options, choices)
+    plan = _plan(with_multiplier(spec, tuned.multiplier), *options, choices, tell)
     said = [each for each in (tuned.words(), tuned.warning()) if each]
     return replace(plan, warnings=(*said, *plan.warnings))
 
@@ -111,6 +113,7 @@ def _plan(
     allow_import: Sequence[str],
     machine: Machine | None,
     choices: Choices | None = None,
+    tell: Callable[[str], None] = lambda _said: None,
 ) -> SweepPlan:
     family, loss, optimizer = None, LossTraits(), None
     if spec.placement.deepspeed:
@@ -134,7 +137,7 @@ def _plan(
     elif isinstance(spec.model, HfModel):
         from flopsfit_ds.study.families.of_hf import HfFamily
 
-        family = HfFamily(spec.model, spec.training, Path(spec_folder), counts_active(spec), optimizer)
+        family = HfFamily(spec.model, spec.training, Path(spec_folder), counts_active(spec), optimizer, tell)
         loss = family.traits()
         settled = spec.model.model_copy(update={"vocab_size": family.vocab_size})
         spec = spec.model_copy(update={"model": settled})

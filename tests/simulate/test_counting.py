@@ -84,6 +84,29 @@ def test_a_masks_window_is_what_attention_is_counted_over(window: int, keys: int
     assert measured(foreign).flops_per_sample == by_hand
 
 
+def test_a_mask_that_changes_between_layers_is_looked_at_again() -> None:
+    """Three calls: all keys, two of them after a write into the same mask, and a view of it with all again."""
+
+    def forward(changes: bool) -> Any:
+        def attend(x: torch.Tensor, module: Any) -> torch.Tensor:
+            mask = torch.ones(2 * CONTEXT, CONTEXT, dtype=torch.bool)
+            first, last = mask[:CONTEXT], mask[CONTEXT:]
+            x = attended(first)(x, module)
+            if changes:
+                first[:, 2:] = False
+            return attended(last)(attended(first)(x, module), module)
+
+        return attend
+
+    one = measured(wrapped(attended(torch.ones(CONTEXT, CONTEXT, dtype=torch.bool)))).flops_per_sample
+    none = measured(wrapped(lambda x, module: x)).flops_per_sample
+    assert one is not None
+    assert none is not None
+    call = one - none
+    assert measured(wrapped(forward(changes=False))).flops_per_sample == none + 3 * call
+    assert measured(wrapped(forward(changes=True))).flops_per_sample == none + 2 * call + call * 2 // CONTEXT
+
+
 def test_a_mask_that_weights_decide_is_said_to_be_unknown() -> None:
     foreign = wrapped(lambda x, module: attended(module.layer.weight[:CONTEXT, :CONTEXT] > 0)(x, module))
     assert measured(foreign).unknown_masks

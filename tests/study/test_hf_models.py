@@ -41,6 +41,29 @@ def test_parameters_and_flops_are_those_of_the_built_model(name, folder):
     assert planned.flops_source == "counted"
 
 
+def test_the_second_plan_counts_nothing_and_other_precision_counts_anew(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    values = toy_spec("llama")
+    said: list[str] = []
+
+    def planned(precision="fp32"):
+        said.clear()
+        spec = spec_of(with_values(values, training__precision=precision))
+        return build_plan(spec, spec_folder=folder, machine=MACHINE, tell=said.append).runs
+
+    first = planned()
+    assert said
+    assert all(line.startswith("counting operations and memory without weights, llama of ") for line in said)
+    assert planned() == first
+    assert not said
+    planned("bf16")
+    assert said
+    for kept in tmp_path.rglob("*.json"):
+        kept.write_text('{"num_params": "many"}')
+    assert planned() == first
+    assert said, "what is torn is counted again"
+
+
 def test_sizes_keep_the_ratios_of_where_they_start(folder):
     """Depth, heads, groups and inner width of Llama 2, at every size within the granularity of each."""
     design = {"method": "points", "points": [{"num_params": size, "num_tokens": 1e4} for size in (1e5, 1e6, 1e7)]}

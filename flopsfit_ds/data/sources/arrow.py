@@ -22,6 +22,11 @@ def files_of(folder: Path, split: str | None) -> list[Path]:
     Raises:
         DataError: No such folder or split, or a file is missing.
     """
+    if not folder.is_dir():
+        raise DataError(
+            f"data.path: {folder}: no such folder, and nothing is fetched by name; save a dataset of the Hub once, "
+            'with datasets.load_dataset("NAME", split="train").save_to_disk("FOLDER"), and write that folder here'
+        )
     splits = folder / "dataset_dict.json"
     if splits.is_file():
         names = _json(splits).get("splits", [])

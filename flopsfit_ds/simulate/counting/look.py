@@ -20,6 +20,8 @@ from flopsfit_ds.simulate.counting.values import Values, forget_value, known_val
 _aten = torch.ops.aten
 _MULTIPLICATIONS = (_aten.mul.Tensor,)
 _SUMS = (_aten.sum.dim_IntList,)
+_MASKS_KEPT = 2
+"""Of whose keys the number is remembered: layers share a mask, or two where some of them see a window."""
 
 
 @dataclass
@@ -72,6 +74,7 @@ class Looker:
         self._names: dict[int, str] = {}
         self._sizes: dict[str, int] = {}
         self._stacks: dict[str, int] = {}
+        self._masks: list[tuple[torch.Tensor, int]] = []
 
     @contextlib.contextmanager
     def _inside(self) -> Iterator[None]:
@@ -128,6 +131,7 @@ class Looker:
             if isinstance(seen.loss, torch.Tensor) and seen.loss.ndim == 0 and seen.loss.requires_grad:
                 self._backward = True
                 seen.loss.backward()
+        self._masks.clear()
         seen.trained = {name for name, parameter in parameters.items() if parameter.grad is not None}
         seen.decided, seen.decided_by_batch = self._values.decided, self._values.decided_by_batch
         for parameter in parameters.values():
@@ -167,8 +171,7 @@ class Looker:
             if known is None:
                 self._seen.unknown_masks += 1
             else:
-                with unset_fake_temporarily():
-                    width = min(width, keys_seen(known))
+                width = min(width, self._keys_seen(known))
         scores, mix = attention_flops(query, key, value, width)
         trained = [tensor.requires_grad for tensor in (query, key, value)]
         # of the scores come gradients of queries and keys, of the mix those of the weights and of the values
@@ -181,6 +184,18 @@ class Looker:
                 self._seen.forward_flops += scores + mix
 
         return count
+
+    def _keys_seen(self, mask: torch.Tensor) -> int:
+        """`keys_seen`, once for all layers whose masks are equal: comparing takes a fraction of counting."""
+        with unset_fake_temporarily():
+            # dimensions that are one row shown many times: the row tells all
+            mask = mask[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in mask.stride()[:-1])]
+            for kept, width in self._masks:
+                if kept.dtype == mask.dtype and torch.equal(kept, mask):
+                    return width
+            width = keys_seen(mask)
+            self._masks = [*self._masks[1 - _MASKS_KEPT :], (mask.clone(), width)]
+        return width
 
     def _use(self, factors: tuple[Any, ...], flops: int, grouped: bool) -> None:
         for factor in factors:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from flopsfit_ds.model.loss_traits import LossTraits
 from flopsfit_ds.plan.family import SizedModel, all_but
 from flopsfit_ds.plan.recipe.mup import scaled_optimizer
 from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan, plan_optimizer
-from flopsfit_ds.simulate.profile import LOOKED_AT_SAMPLES, count_parameters, profile_class
+from flopsfit_ds.simulate.profile import LOOKED_AT_SAMPLES, ClassMeasurement, count_parameters, profile_class
 from flopsfit_ds.spec import HfModel, Training
 from flopsfit_ds.study.families.hf_growth import Growth
 from flopsfit_ds.study.families.hf_mup import check_architecture, scales_of_config
 from flopsfit_ds.study.families.hf_start import read_start
+from flopsfit_ds.study.families.kept import kept_measurement
 from flopsfit_ds.study.families.measured import nearest_by_active, sized_model, smallest_reaching
 from flopsfit_ds.train.data.tokens import language_model_loss
 from flopsfit_ds.train.model.hf import (
@@ -80,6 +81,7 @@ class HfFamily:
         folder: Path,
         sized_by_active: bool = False,
         optimizer: OptimizerPlan | None = None,
+        tell: Callable[[str], None] = lambda _said: None,
     ) -> None:
         """Read where sizes start, and how they grow.
 
@@ -89,6 +91,7 @@ class HfFamily:
             folder: That the spec's paths are relative to.
             sized_by_active: Whether sizes asked for mean active parameters.
             optimizer: What trains it; without it, what the section means by itself.
+            tell: Told what is counted, before each model that takes time.
 
         Raises:
             SpecError: The architecture or a field of its configuration is not known.
@@ -96,7 +99,7 @@ class HfFamily:
         self._growth = Growth(model, folder)
         self._model, self._training, self._sized_by_active = model, training, sized_by_active
         self._optimizer = optimizer or plan_optimizer(training.optimizer)
-        self._name = self._growth.start.architecture
+        self._name, self._tell = self._growth.start.architecture, tell
         self._counts: dict[tuple[int, int], int] = {}
         self._models: dict[tuple[int, int], SizedModel] = {}
         self.vocab_size = self._growth.vocab_size
@@ -237,17 +240,23 @@ class HfFamily:
         shape, context = self._shape(fields, where), self._model.context_length
         tokens = torch.arange(LOOKED_AT_SAMPLES * context) % self.vocab_size  # a model may go by their values
         tokens = tokens.view(LOOKED_AT_SAMPLES, context)
-        measured = profile_class(
-            ModelBuilder(self._name),
-            fields,
-            samples=(tokens, tokens),
-            loss=lambda module, batch: language_model_loss(shape, module, batch),
-            precision=self._training.precision,
-            frozen_parameters=self._training.frozen_parameters,
-            tokens_per_sample=context,
-            optimizer=scaled_optimizer(self._optimizer, shape.mup, self._training.weight_decay),
-            recomputes_blocks=recomputes_blocks,
-        )
+        optimizer = scaled_optimizer(self._optimizer, shape.mup, self._training.weight_decay)
+
+        def measure() -> ClassMeasurement:
+            self._tell(f"counting operations and memory without weights, {where.removeprefix('model: ')}")
+            return profile_class(
+                ModelBuilder(self._name),
+                fields,
+                samples=(tokens, tokens),
+                loss=lambda module, batch: language_model_loss(shape, module, batch),
+                precision=self._training.precision,
+                frozen_parameters=self._training.frozen_parameters,
+                tokens_per_sample=context,
+                optimizer=optimizer,
+                recomputes_blocks=recomputes_blocks,
+            )
+
+        measured = kept_measurement(shape, self._training, optimizer, measure)
         return sized_model(
             measured.profile.name,
             shape,

@@ -163,6 +163,10 @@ LINES, ROWS, SAVED = KEPT_IN["jsonl"], KEPT_IN["parquet"], KEPT_IN["hf"]
         ({**KEPT_IN["hf split"], "split": "valid"}, "has the splits train, test, and it has no split 'valid'"),
         ({**KEPT_IN["hf split"], "split": None}, "no split is named; name one"),
         ({**SAVED, "split": "train"}, "one dataset without splits; leave data.split out"),
+        (
+            {"source": "hf", "path": "someone/words"},
+            r"words: no such folder, and nothing is fetched by name; save .*load_dataset.*save_to_disk.* that folder",
+        ),
         ({"source": "hf", "path": "."}, "is no dataset that save_to_disk wrote"),
         ({"source": "megatron", "path": "shard_1"}, r"shard_1.idx: no such file; .* a .bin and an .idx"),
         ({"source": "llm.c", "paths": ["pair.bin"]}, "is no file of llm.c; data.source: tokens reads other files"),
