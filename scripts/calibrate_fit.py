@@ -2,6 +2,7 @@
 
     python scripts/calibrate_fit.py parameters --laws 200
     python scripts/calibrate_fit.py predictions --laws 35
+    python scripts/calibrate_fit.py rays --laws 6
     python scripts/calibrate_fit.py constant --laws 3 --name solve.solver._NEWTON_DAMPING --values 0.03 0.3 3
     python scripts/calibrate_fit.py warnings --laws 40
     python scripts/calibrate_fit.py figures --laws 40
@@ -16,6 +17,7 @@ figures that thresholds are set beside.
 
 import argparse
 import importlib
+import itertools
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -26,9 +28,9 @@ import numpy as np
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit import ScalingFit, fit_scaling_law
 from flopsfit_ds.fit.checks.design import condition_number
-from flopsfit_ds.fit.laws.registry import SURFACES, get_law
+from flopsfit_ds.fit.laws.registry import COMPUTE_ONLY, OF_REPEATS, SURFACES, get_law
 from flopsfit_ds.fit.losses import make_loss
-from flopsfit_ds.fit.planted import GridDesign, PlantedLaw, planted_points, random_law
+from flopsfit_ds.fit.planted import GridDesign, PlantedLaw, observe, planted_points, random_law
 from flopsfit_ds.fit.points.points import Point, PointArrays
 from flopsfit_ds.fit.points.ray import tokens_scatter
 from flopsfit_ds.fit.scaling import make_problem
@@ -39,6 +41,8 @@ from flopsfit_ds.fit.solve.solver import Problem, minimise
 
 PARAMETERS = ("loss_floor", "A", "B", "alpha", "beta", "a", "b")
 FACTORS = (10.0, 100.0)
+RAY_RUNS, RAY_NOISES, RAY_FACTORS = (6, 10), (0.001, 0.003, 0.005), (10.0, 30.0, 100.0)
+RAY_RATIO = 20.0
 
 
 def best_known(points: list[Point], planted: PlantedLaw) -> float:
@@ -124,6 +128,48 @@ def cover_predictions(
                     print(f"{form} fitted as {fitted}, law {number}: {error}")
             table[form, fitted] = np.array(rows)
     return table
+
+
+def cover_rays(
+    laws: int, samples: int, level: float, seed: int
+) -> list[tuple[str, int, float, float, float, float, float]]:
+    """Forecasts along planted rays: form, runs, noise, factor of compute; whether held, relative width, and score.
+
+    The score is the interval's (Gneiting and Raftery 2007), both in shares of the loss.
+    """
+    rows: list[tuple[str, int, float, float, float, float, float]] = []
+    for form in (*(name for name in SURFACES if name not in OF_REPEATS), COMPUTE_ONLY):
+        rng = np.random.default_rng([seed, *map(ord, form)])
+        for number, runs, noise in itertools.product(range(laws), RAY_RUNS, RAY_NOISES):
+            if (runs, noise) == (RAY_RUNS[0], RAY_NOISES[0]):
+                planted = random_law(form, rng)
+            budgets = np.geomspace(1e18, 1e20, runs)
+            sizes = np.sqrt(budgets / 6 / RAY_RATIO)
+            points = observe(planted, sizes, RAY_RATIO * sizes, budgets, GridDesign(noise=noise), rng)
+            fit = fit_scaling_law(points, bootstrap_samples=samples, seed=number, diagnostics=False)
+            for factor in RAY_FACTORS:
+                guess = fit.predict(factor * 1e20, level=level)
+                true = float(planted.loss(np.array([guess.num_params]), np.array([guess.num_tokens]))[0])
+                run = math.log(true) + noise * rng.standard_normal()
+                low, high = math.log(guess.interval.low), math.log(guess.interval.high)
+                missed = max(0.0, low - run, run - high)
+                rows.append((form, runs, noise, factor, float(missed == 0), high - low, high - low + 20 * missed))
+    return rows
+
+
+def print_rays(rows: Sequence[tuple[str, int, float, float, float, float, float]], level: float) -> None:
+    """Coverage of forecasts along rays by form, number of runs, noise and factor of compute."""
+    print(f"{level:.0%} intervals along planted rays of {RAY_RATIO:g} tokens per parameter")
+    print(f"{'':22s}forecasts  covered  median width   score")
+    for column, what in enumerate(("", " runs", " of noise", " times beyond")):
+        for value in dict.fromkeys(row[column] for row in rows):
+            _print_ray(f"{value}{what}", [row for row in rows if row[column] == value])
+    _print_ray("all", rows)
+
+
+def _print_ray(name: str, rows: Sequence[tuple[str, int, float, float, float, float, float]]) -> None:
+    held, width, score = np.array([row[4:] for row in rows]).T
+    print(f"{name:22s}{len(rows):9d}{held.mean():9.3f}{np.median(width):14.2%}{score.mean():8.2%}")
 
 
 def print_predictions(table: dict[tuple[str, str], np.ndarray], level: float) -> None:
@@ -274,7 +320,7 @@ def print_figures(laws: int, design: GridDesign, seed: int) -> None:
 def main() -> None:
     """Run one of the studies."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", choices=["parameters", "predictions", "constant", "warnings", "figures"])
+    parser.add_argument("study", choices=["parameters", "predictions", "rays", "constant", "warnings", "figures"])
     parser.add_argument("--laws", type=int, default=200, help="laws (for predictions: of each form)")
     parser.add_argument("--budgets", type=float, nargs="+", default=list(GridDesign().budgets))
     parser.add_argument("--sizes", type=int, default=GridDesign().sizes_per_budget, help="sizes on each budget")
@@ -292,6 +338,8 @@ def main() -> None:
     if given.study == "parameters":
         for name, share in cover_parameters(given.laws, design, given.samples, 0.95, given.seed).items():
             print(f"{name:22s}{share:.3f}")
+    elif given.study == "rays":
+        print_rays(cover_rays(given.laws, given.samples, 0.9, given.seed), 0.9)
     elif given.study == "constant":
         if not given.name or not given.values:
             parser.error("constant needs --name and --values")

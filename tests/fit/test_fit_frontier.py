@@ -144,7 +144,7 @@ def test_a_frontier_that_leaves_the_law_is_told() -> None:
 def test_forecasts_along_a_ray_hold_about_as_often_as_they_say() -> None:
     """Over three forms of planted law; of one form alone it may be fewer, for a ray does not tell the forms apart.
 
-    Measured: 30, 33 and 34 of 40.
+    Measured: 33, 36 and 35 of 40; 30, 33 and 34 with the weights and the width of tables that are no ray.
     """
     rng = np.random.default_rng(5)
     held: dict[str, int] = {}
@@ -161,5 +161,5 @@ def test_forecasts_along_a_ray_hold_about_as_often_as_they_say() -> None:
                 guess = fit.predict(factor * 1.2e20)
                 truth = float(planted.loss(np.array([guess.num_params]), np.array([guess.num_tokens]))[0])
                 held[form] += guess.interval.contains(truth * math.exp(0.003 * rng.standard_normal()))
-    assert 0.75 <= sum(held.values()) / 120 <= 0.985, held
-    assert min(held.values()) >= 0.65 * 40, held
+    assert 0.85 <= sum(held.values()) / 120 <= 0.95, held
+    assert min(held.values()) >= 0.7 * 40, held

@@ -20,7 +20,7 @@ from flopsfit_ds.fit.forecast.isoflop import BudgetMinimum
 from flopsfit_ds.fit.forecast.optimum import LawAt
 from flopsfit_ds.fit.forecast.parts.frontier import Frontier, FrontierSummary, frontier_member
 from flopsfit_ds.fit.forecast.parts.history import History, look_back
-from flopsfit_ds.fit.forecast.parts.members import Member, fit_members, quasi_log_likelihood
+from flopsfit_ds.fit.forecast.parts.members import RECENCIES, RECENCIES_ALONE, Member, fit_members, quasi_log_likelihood
 from flopsfit_ds.fit.forecast.prediction import PredictionModel
 from flopsfit_ds.fit.forecast.repeats import MemberDraws
 from flopsfit_ds.fit.forecast.rolling import Extrapolation, roll
@@ -137,9 +137,10 @@ def build_ensemble(
     """
     log_compute = np.log(arrays.flops)
     forms = [_form_fit(problem, fit, groups, log_compute)]
-    members = fit_members(problem, fit, groups, log_compute, clusters, seed)
-    skipped: dict[str, str] = {}
     alone = problem.law.name == COMPUTE_ONLY
+    recencies = RECENCIES_ALONE if alone else RECENCIES
+    members = fit_members(problem, fit, groups, log_compute, clusters, seed, recencies)
+    skipped: dict[str, str] = {}
     names = [n for n in SURFACES if n != problem.law.name] if other_forms and not alone else []
     for name in names:
         law = get_law(name)
