@@ -127,13 +127,18 @@ def _validate(source: _Source) -> SweepSpec:
     try:
         return SweepSpec.model_validate(source.data)
     except ValidationError as error:
-        items = [dict(item) for item in error.errors(include_url=False)]
+        items: list[dict[str, Any]] = [dict(item) for item in error.errors(include_url=False)]
         # a list whose items are all wrong is reported by pydantic as too short as well
-        items = [item for item in items if not (item["type"] == "too_short" and item["input"])]
+        items = [item for item in items if item["type"] != "too_short" or not _has_wrong_items(item["loc"], items)]
         messages = list(dict.fromkeys(_explain(item, source) for item in items[:_MAX_MESSAGES]))
         if len(items) > _MAX_MESSAGES:
             messages.append(f"{source.name}: and {len(items) - _MAX_MESSAGES} more errors")
         raise SpecError("\n".join(messages)) from None
+
+
+def _has_wrong_items(place: tuple[str | int, ...], items: Sequence[dict[str, Any]]) -> bool:
+    """Whether an error is about something within a list."""
+    return any(len(item["loc"]) > len(place) and item["loc"][: len(place)] == place for item in items)
 
 
 def spec_json_schema() -> dict[str, Any]:
@@ -307,6 +312,8 @@ def _explain(error: dict[str, Any], source: _Source) -> str:
     if kind == "tuple_type":
         example = 1 if found is None else str(found)[:_LONGEST_KEY]
         return f"{where}: found {_shown(found)}; this takes a list, such as [{example}]"
+    if kind == "too_short" and error["ctx"]["min_length"] > 1:
+        return f"{where}: found {_shown(found)}; give at least {error['ctx']['min_length']}"
     if kind in _ALLOWED:
         return f"{where}: found {_shown(found)}; {_ALLOWED[kind]}"
     if kind == "string_pattern_mismatch":

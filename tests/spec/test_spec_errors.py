@@ -50,6 +50,11 @@ def refusal(text: str, *overrides: str) -> str:
         ("training:\n  learning_rates: 3e-4\n", 5, ["training.learning_rates", "list", "[3e-4]"]),
         ("training:\n  learning_rates: [1e-3, -1]\n", 5, ["training.learning_rates.1", "greater than 0"]),
         ("training:\n  learning_rates: []\n", 5, ["training.learning_rates", "at least one"]),
+        (
+            "training:\n  learning_rate:\n    rule: steplaw\n    tune: {num_params: [30k], tokens_per_parameter: 20}\n",
+            7,
+            ["training.learning_rate.tune.num_params", "'30k'", "give at least 2"],
+        ),
         ("training:\n  weight_decay: .nan\n", 5, ["training.weight_decay", "not finite"]),
         ("training:\n  warmup_fraction: 1.5\n", 5, ["training.warmup_fraction", "between 0 and 1"]),
         ("training:\n  seeds: [1e12]\n", 5, ["training.seeds.0", "less than 2^32"]),
