@@ -110,6 +110,32 @@ def test_a_run_that_diverges_in_a_thread_is_recorded_so(tmp_path: Path):
         fit_scaling_law(table.points)
 
 
+def test_a_vision_transformer_is_planned_on_images_that_are_functions_of_their_number(tmp_path: Path):
+    module = example("own_vit")
+    images = module["Gratings"](100)
+    again = module["Gratings"](100)
+    assert all((images[i][0] == again[i][0]).all() and images[i][1] == again[i][1] for i in range(100))
+    assert len({int(images[i][1]) for i in range(100)}) > 20
+    runs = module["study"](train=False, progress=False, output_root=str(tmp_path)).runs
+    assert len(runs) == 12
+    assert all(run.flops == pytest.approx(run.compute_budget_flops, rel=0.005) for run in runs)
+    assert {run.flops_source for run in runs} == {"counted"}
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_vision_transformer_has_its_best_size_within_those_tried(tmp_path: Path):
+    subprocess.run([sys.executable, EXAMPLES / "own_vit.py"], cwd=tmp_path, check=True, capture_output=True)
+    by_budget: dict[float | None, dict[int, float]] = {}
+    for record in SweepFolder(tmp_path / "outputs" / "own-vit").records():
+        assert record.loss is not None
+        by_budget.setdefault(record.compute_budget_flops, {})[record.planned.num_params_total] = record.loss
+    assert len(by_budget) == 3
+    for losses in by_budget.values():
+        best = min(losses, key=losses.__getitem__)
+        assert min(losses) < best < max(losses), losses
+
+
 def test_the_rate_follows_the_size_by_its_rule():
     rates = example("recipe_rule")["rates"]()
     assert len(rates) == 3
