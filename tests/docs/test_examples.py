@@ -6,7 +6,6 @@ import json
 import runpy
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,9 @@ import pytest
 from flopsfit_ds import build_plan, fit_scaling_law, load_spec
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.fit import points_from_records
-from flopsfit_ds.fit.laws.registry import LAWS
 from flopsfit_ds.records import SweepFolder
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-
-
-@pytest.fixture(autouse=True)
-def own_laws_stay_here() -> Iterator[None]:
-    """What an example adds to the forms of law is no concern of other tests in this process."""
-    before = dict(LAWS)
-    yield
-    LAWS.clear()
-    LAWS.update(before)
 
 
 def example(name: str) -> dict[str, Any]:
