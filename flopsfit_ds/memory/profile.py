@@ -52,8 +52,9 @@ class ModelProfile:
         states: What an optimiser other than AdamW holds; None for AdamW.
         chunk_bytes: Most that a chunk holds where the loss is found by chunks.
         recomputes_blocks: Whether the blocks can be recomputed in the backward pass.
-        num_tensors: Of parameters, where they are counted one by one; 0 for the decoder, whose tensors are known.
-        gap_bytes: What the allocator adds to these, as each takes whole pieces of `ALLOCATION_BYTES`.
+        num_tensors: That are trained, where they are counted one by one; 0 for the decoder, whose tensors are known.
+        gap_bytes: What the allocator adds to all parameters, as each takes whole pieces of `ALLOCATION_BYTES`.
+        trained_gap_bytes: The part of these that are trained.
     """
 
     name: str
@@ -88,6 +89,7 @@ class ModelProfile:
     recomputes_blocks: bool = False
     num_tensors: int = 0
     gap_bytes: int = 0
+    trained_gap_bytes: int = 0
 
     @property
     def knows_activations(self) -> bool:

@@ -265,6 +265,10 @@ def freeze_by_name(model: nn.Module, patterns: tuple[str, ...]) -> None:
             parameters[name].requires_grad_(False)
 
 
+def _gap_bytes(parameter: nn.Parameter) -> int:
+    return -4 * parameter.numel() % ALLOCATION_BYTES
+
+
 def _class_profile(
     model: nn.Module, batch: Any, seen: Seen | None, precision: Literal["fp32", "bf16"], tokens: int
 ) -> ModelProfile:
@@ -300,8 +304,9 @@ def _class_profile(
         loss_bytes=0,
         logits_bytes=0,
         input_bytes=input_bytes // LOOKED_AT_SAMPLES,
-        num_tensors=len(parameters),
-        gap_bytes=sum(-4 * parameter.numel() % ALLOCATION_BYTES for parameter in parameters),
+        num_tensors=sum(parameter.requires_grad for parameter in parameters),
+        gap_bytes=sum(map(_gap_bytes, parameters)),
+        trained_gap_bytes=sum(_gap_bytes(parameter) for parameter in parameters if parameter.requires_grad),
     )
     if seen is None or not seen.block_input_bytes:
         return profile

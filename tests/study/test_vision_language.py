@@ -62,7 +62,7 @@ def test_states_are_of_the_projection_and_activations_of_everything(config, caps
     assert whole["num_params_trainable"] == whole["num_params"] == point["num_params"]
     rows = {row["zero_stage"]: row for row in point["strategies"] if row["offload"] == "none"}
     assert set(rows) == {0, 1, 2, 3}
-    assert rows[0]["components"]["optimizer_states"] == 8 * PROJECTION
+    assert 8 * PROJECTION <= rows[0]["components"]["optimizer_states"] < 8 * PROJECTION + 4096
     assert rows[0]["components"]["parameters"] >= 4 * point["num_params"] > 4 * rows[3]["components"]["parameters"]
     longer = point_of(capsys, "--hf-config", config, *ONLY_THE_PROJECTION, "--seq", 128, "--quick")
     saved = [each["chosen"]["components"]["saved_activations"] for each in (point, longer)]
