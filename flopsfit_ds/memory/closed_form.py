@@ -212,11 +212,16 @@ def _loss_bytes(profile: ModelProfile, sequences: int) -> _LossBytes:
 def _saved(profile: ModelProfile, strategy: Strategy, block_bytes: int) -> tuple[int, int]:
     """What is saved when the loss is reached, and what a block adds when it is recomputed; bytes of the micro-batch."""
     sequences = strategy.micro_batch_size_per_gpu
-    outside = profile.outside_saved_bytes + profile.input_bytes
+    outside = profile.outside_saved_bytes + profile.input_bytes + sequences * profile.pair_saved_bytes
     if strategy.activation_checkpointing:
         kept = profile.num_blocks_saved * profile.block_input_bytes
         return sequences * (kept + outside), sequences * (block_bytes - profile.block_input_bytes) * bool(kept)
     return sequences * (profile.num_blocks_saved * block_bytes + outside), 0
+
+
+def _transient_bytes(profile: ModelProfile, sequences: int) -> int:
+    """Most that the backward pass holds above what was saved, bytes of the micro-batch."""
+    return sequences * (profile.block_transient_bytes + sequences * profile.pair_transient_bytes)
 
 
 def _replicated_moments(
@@ -240,7 +245,7 @@ def _replicated_moments(
         before = profile.last_gradient_params + profile.block_params - profile.block_largest_params
         at_last_block = earlier or 4 * min(head + profile.block_largest_params, trainable)
         at_first_block = earlier or max(at_last_block, 4 * (trainable - before))
-    transient = sequences * profile.block_transient_bytes
+    transient = _transient_bytes(profile, sequences)
     loss = _loss_bytes(profile, sequences)
     of_head = 4 * min(head, trainable)
     outside = sequences * profile.outside_saved_bytes
@@ -332,7 +337,7 @@ def _zero3_moments(profile: ModelProfile, strategy: Strategy, share: int, bucket
             bucket,
             saved + recomputed - sequences * profile.outside_saved_bytes,
             0,
-            sequences * profile.block_transient_bytes + narrow * profile.block_largest_params,
+            _transient_bytes(profile, sequences) + narrow * profile.block_largest_params,
         ),
         _Moment("backward", table, gradients + table, bucket, batch, 0, 0),
         _Moment("step", 0, gradients, bucket, batch, 0, group),

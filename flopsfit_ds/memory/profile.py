@@ -55,6 +55,8 @@ class ModelProfile:
         num_tensors: That are trained, where they are counted one by one; 0 for the decoder, whose tensors are known.
         gap_bytes: What the allocator adds to all parameters, as each takes whole pieces of `ALLOCATION_BYTES`.
         trained_gap_bytes: The part of these that are trained.
+        pair_saved_bytes: Saved for each pair of a micro-batch's sequences, as for products of all with all.
+        pair_transient_bytes: Most that the backward pass holds above these for each pair.
     """
 
     name: str
@@ -90,6 +92,8 @@ class ModelProfile:
     num_tensors: int = 0
     gap_bytes: int = 0
     trained_gap_bytes: int = 0
+    pair_saved_bytes: int = 0
+    pair_transient_bytes: int = 0
 
     @property
     def knows_activations(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,9 @@ _PATIENCE_SECONDS = 180.0
 """GPUs wait for the review, and the other nodes of a launch for this one: five minutes at most."""
 _MEASURED_SEQUENCES = 64
 """The largest micro-batch that rules allow by default: there activations are the peak, not gradients."""
+_BENT = 0.02
+"""What is saved grows by so much more from one doubling to the next where pairs of sequences save something: more than
+whole pieces of an allocator make of a line."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +99,9 @@ def decide_layout(
 def learn_activations(simulator: Simulator, case: Case, profile: ModelProfile, cluster: Cluster) -> ModelProfile:
     """The profile of a model whose activations nothing else could measure, with what a simulation finds them to be.
 
-    Two large micro-batches are simulated on one GPU at ZeRO-0: what the larger adds to the higher of the peaks of the
-    forward and the backward pass is what its sequences hold there, saved or passing. In small ones the peak is that of
-    the gradients, and does not grow.
+    Three large micro-batches are simulated on one GPU at ZeRO-0: what a larger adds to the higher of the peaks of the
+    forward and the backward pass is what its sequences hold there, saved or passing, and what a still larger adds to
+    that is of their pairs. In small ones the peak is that of the gradients, and does not grow.
 
     Args:
         simulator: Runs the engine.
@@ -109,12 +113,14 @@ def learn_activations(simulator: Simulator, case: Case, profile: ModelProfile, c
         SimulationError: The model does not run on fake tensors, or the installed versions fail the self-test.
     """
     peaks = []
-    for sequences in (_MEASURED_SEQUENCES, 2 * _MEASURED_SEQUENCES):
+    for sequences in (_MEASURED_SEQUENCES, 2 * _MEASURED_SEQUENCES, 4 * _MEASURED_SEQUENCES):
         strategy = Strategy(0, 1, sequences, False, "none", profile.precision)
         params, trainable = profile.num_params, profile.num_params_trainable
         _, rank = simulator.estimate(case, params, trainable, strategy, 1, cluster)
         peaks.append(max(phase.peak_bytes for phase in rank.phases if phase.phase in ("forward", "backward")))
-    share = max(1, -((peaks[0] - peaks[1]) // (_MEASURED_SEQUENCES * profile.num_blocks)))
+    rise, later = ((more - few) / times for few, more, times in zip(peaks, peaks[1:], (1, 2), strict=False))
+    of_pairs = max(0, later - rise) / 3 if later > (1 + _BENT) * rise else 0  # of a sequence with those of the first
+    share = max(1, math.ceil((rise - 3 * of_pairs) / (_MEASURED_SEQUENCES * profile.num_blocks)))
     return replace(
         profile,
         block_saved_bytes=share,
@@ -122,6 +128,8 @@ def learn_activations(simulator: Simulator, case: Case, profile: ModelProfile, c
         block_input_bytes=share,
         block_transient_bytes=0,
         outside_saved_bytes=0,
+        pair_saved_bytes=math.ceil(of_pairs / _MEASURED_SEQUENCES**2),
+        pair_transient_bytes=0,
     )
 
 

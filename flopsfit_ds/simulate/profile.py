@@ -18,6 +18,7 @@ from flopsfit_ds.memory.states import optimizer_memory
 from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan
 from flopsfit_ds.simulate.counting.leaves import Entered, leaf_modules
 from flopsfit_ds.simulate.counting.look import Looker, Seen
+from flopsfit_ds.simulate.counting.pairs import saved_for_a_pair
 from flopsfit_ds.simulate.counting.shares import active_params, matrix_params, uncounted_matrices
 from flopsfit_ds.train.optimizers.kinds import state_tensors
 
@@ -99,6 +100,7 @@ def profile_class(
     tokens_per_sample: int,
     optimizer: OptimizerPlan | None = None,
     recomputes_blocks: Callable[[nn.Module], bool] = lambda _model: False,
+    looks_at_pairs: bool = False,
 ) -> ClassMeasurement:
     """Measure a class without weights: one training step on tensors without memory.
 
@@ -116,6 +118,7 @@ def profile_class(
         tokens_per_sample: Predictions a sample counts as.
         optimizer: What trains it; None for AdamW.
         recomputes_blocks: Whether training can recompute the blocks of a model in its backward pass.
+        looks_at_pairs: Whether to look for what grows with the square of a batch, at the price of three more looks.
 
     Raises:
         SpecError: The class cannot be built, or has no parameters.
@@ -156,6 +159,9 @@ def profile_class(
         active = active or active_params(seen, other, parameters, LOOKED_AT_SAMPLES * tokens_per_sample)
         matrices = matrix_params(seen, sizes)
         problem = problem or uncounted_matrices(seen, parameters, LOOKED_AT_SAMPLES * tokens_per_sample, active)
+    profile = _class_profile(model, samples, seen, precision, tokens_per_sample)
+    if looks_at_pairs and seen is not None:
+        profile = _with_pairs(profile, model_class, arguments, frozen_parameters, samples, loss)
     return ClassMeasurement(
         num_params=sum(sizes.values()),
         num_params_trainable=trainable,
@@ -168,9 +174,7 @@ def profile_class(
         leaves=leaves,
         was_seen=seen is not None and (other is not None or not seen.decided),
         unknown_masks=seen is not None and seen.unknown_masks > 0,
-        profile=_with_leaves(
-            _class_profile(model, samples, seen, precision, tokens_per_sample), model, leaves, optimizer
-        ),
+        profile=_with_leaves(profile, model, leaves, optimizer),
         problem=problem,
     )
 
@@ -319,6 +323,25 @@ def _class_profile(
         outside_saved_bytes=saved - num_blocks * of_a_block,
         recomputes_blocks=True,
     )
+
+
+def _with_pairs(
+    profile: ModelProfile,
+    model_class: Callable[..., nn.Module],
+    arguments: Mapping[str, Any],
+    frozen: tuple[str, ...],
+    samples: Any,
+    loss: Callable[[nn.Module, Any], torch.Tensor],
+) -> ModelProfile:
+    """The profile with what pairs of samples save; gradients in and out of one of these are there beside them."""
+
+    def build(looker: Looker) -> nn.Module:
+        model = _build(looker, model_class, arguments)
+        freeze_by_name(model, frozen)
+        return model
+
+    of_a_pair = saved_for_a_pair(build, samples, loss)
+    return replace(profile, pair_saved_bytes=of_a_pair, pair_transient_bytes=2 * of_a_pair)
 
 
 def _with_leaves(

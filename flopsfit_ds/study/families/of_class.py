@@ -129,6 +129,8 @@ class ClassFamily:
 
     def _sized(self, step: int) -> SizedModel:
         if step not in self._models:
+            # one size tells whether there is something of pairs, at all sizes
+            pairs = all(model.profile.pair_saved_bytes for model in self._models.values())
             measured = profile_class(
                 self._class,
                 self._build_arguments(step),
@@ -138,6 +140,7 @@ class ClassFamily:
                 frozen_parameters=self._training.frozen_parameters,
                 tokens_per_sample=self._tokens_per_sample,
                 optimizer=self._optimizer,
+                looks_at_pairs=pairs,
             )
             self._models[step] = self._model(step, measured)
         return self._models[step]

@@ -58,6 +58,5 @@ def batch_dependence(
     return [
         f"{name}: the FLOPs of a sample depend on its batch: with {run.model.size_parameter}={size}, planned are "
         f"{format_count(planned)}, those of the first sample twice, and in a batch of {count} samples of the data it "
-        f"takes {format_count(found)} ({found / planned - 1:+.1%}): compute is off by so much, and a large micro-batch "
-        "may take more memory than is estimated, except where runs come near a full GPU and are simulated"
+        f"takes {format_count(found)} ({found / planned - 1:+.1%}): compute is off by so much"
     ]

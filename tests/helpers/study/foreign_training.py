@@ -54,6 +54,7 @@ def measured(foreign: Foreign, width: int) -> ClassMeasurement:
         loss=lambda model, batch: foreign.loss(call_model(model, batch[0]), batch[1]),
         precision="fp32",
         tokens_per_sample=foreign.tokens,
+        looks_at_pairs=True,
     )
 
 
@@ -77,12 +78,15 @@ def trained(server: RankServer, folder: Path, name: str, layout: Layout, width: 
     return attempt
 
 
+def case_of(foreign: Foreign, width: int) -> ClassCase:
+    """What a simulation trains."""
+    identity = f"{foreign.model_class} {width}"
+    return ClassCase(foreign.model_class, (("width", width),), foreign.batch, foreign.loss, (), identity)
+
+
 def simulated(
     simulator: Simulator, foreign: Foreign, width: int, strategy: Strategy, cluster: Cluster, found: ClassMeasurement
 ) -> MemoryEstimate:
     """Peak memory of a model's worst rank by simulation."""
-    case = ClassCase(
-        foreign.model_class, (("width", width),), foreign.batch, foreign.loss, (), f"{foreign.model_class} {width}"
-    )
     sizes = (found.num_params, found.num_params_trainable)
-    return simulator.estimate(case, *sizes, strategy, 1, cluster, leaf_modules=found.leaves)[0]
+    return simulator.estimate(case_of(foreign, width), *sizes, strategy, 1, cluster, leaf_modules=found.leaves)[0]
