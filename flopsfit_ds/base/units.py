@@ -135,3 +135,8 @@ def format_seconds(seconds: float) -> str:
     if whole < 86400:
         return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
     return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
+
+
+def known_seconds(seconds: float | None) -> str:
+    """The same, and `-` where no time is known."""
+    return "-" if seconds is None else format_seconds(seconds)

@@ -190,7 +190,7 @@ class Driver:
                 label=course.run.label,
                 slots=[slot.name for slot in assignment.slots],
                 layout=assignment.layout.strategy.label,
-                predicted_seconds=course.ways.seconds(assignment.layout),
+                predicted_seconds=course.ways.expected_seconds(assignment.layout),
             )
             self._progress.on_start(course.run, assignment.slots)
         self._executor.submit(assignments)

@@ -29,6 +29,7 @@ class Ways:
             plan knows nothing, or chose another number.
         points_per_slot: How many such runs may share a slot.
         keeps_layout: GPUs, micro-batch and accumulation change its loss, and stay.
+        known_times: What its layouts take, over what the model that ranks them says; None where it is not known.
     """
 
     run_id: str
@@ -39,10 +40,15 @@ class Ways:
     reductions: tuple[Layout, ...]
     points_per_slot: int
     keeps_layout: bool = False
+    known_times: float | None = None
 
     def seconds(self, layout: Layout) -> float:
-        """How long all of the run should take in a layout, start not included."""
+        """How long all of the run should take in a layout; on a CPU in proportion to others only."""
         return layout.predicted_step_seconds * self.num_steps
+
+    def expected_seconds(self, layout: Layout) -> float | None:
+        """How long it takes in a layout; None where that is not known."""
+        return None if self.known_times is None else self.known_times * self.seconds(layout)
 
     def reduced(self, layout: Layout) -> tuple[Layout, ...]:
         """What to try after an out-of-memory on the same slots: the plan's fallbacks, or halved micro-batches."""
@@ -83,7 +89,7 @@ class Verdict:
 
 def ways_of(run: RunPlan) -> Ways:
     """The ways that a plan leaves to carry out a run."""
-    placement, planned = run.placement, run.placement.layout
+    placement, planned, seconds = run.placement, run.placement.layout, run.placement.predicted_seconds
     others = (each for each in placement.alternatives if each.num_slots != planned.num_slots)
     return Ways(
         run_id=run.run_id,
@@ -94,6 +100,7 @@ def ways_of(run: RunPlan) -> Ways:
         reductions=placement.fallbacks,
         points_per_slot=placement.points_per_gpu,
         keeps_layout=bool(run.layout_held),
+        known_times=None if seconds is None else seconds / (planned.predicted_step_seconds * run.num_steps),
     )
 
 

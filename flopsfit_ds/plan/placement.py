@@ -38,10 +38,11 @@ class Placement:
         gradient_accumulation_steps: Micro-batches of a step.
         memory: Predicted, by component, on the worst rank.
         device_memory_bytes: Of one device.
-        predicted_step_seconds: One optimiser step.
-        predicted_seconds: The whole run, start not included.
-        predicted_gpu_hours: Over all its GPUs.
-        predicted_cost: In the currency of the spec's price; None without one.
+        predicted_step_seconds: One optimiser step, by the model that ranks layouts; on a CPU right in proportion only.
+        predicted_seconds: The whole run, start not included; on a CPU by runs that this machine has trained, start
+            included, and None where none tells.
+        predicted_gpu_hours: Over all its GPUs; None as above.
+        predicted_cost: In the currency of the spec's price; None without one, and as above.
         points_per_gpu: How many runs like this one may share a GPU.
         reason: Why this one, in a sentence.
         runners_up: Next best, by GPU-seconds.
@@ -56,8 +57,8 @@ class Placement:
     memory: MemoryEstimate
     device_memory_bytes: int
     predicted_step_seconds: float
-    predicted_seconds: float
-    predicted_gpu_hours: float
+    predicted_seconds: float | None
+    predicted_gpu_hours: float | None
     predicted_cost: float | None
     points_per_gpu: int
     reason: str
@@ -97,8 +98,8 @@ class Placement:
             gradient_accumulation_steps=layout.gradient_accumulation_steps,
             memory=memory,
             predicted_step_seconds=layout.predicted_step_seconds,
-            predicted_seconds=self.predicted_seconds * ratio,
-            predicted_gpu_hours=self.predicted_gpu_hours * gpus,
+            predicted_seconds=None if self.predicted_seconds is None else self.predicted_seconds * ratio,
+            predicted_gpu_hours=None if self.predicted_gpu_hours is None else self.predicted_gpu_hours * gpus,
             predicted_cost=None if self.predicted_cost is None else self.predicted_cost * gpus,
             points_per_gpu=max(1, min(self.points_per_gpu, sharing)),
             reason=f"{layout.strategy.label}: {'; '.join(why)}" if why else self.reason,

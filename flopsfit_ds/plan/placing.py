@@ -200,6 +200,8 @@ def _place_alike(
             f"no layout holds all {len(points)} points, and they need the same one, since {why}; allow other "
             f"placement.num_gpus, or plan for devices of more memory{f' ({refusal})' if refusal else ''}"
         )
-    hours = {count: sum(placement.predicted_gpu_hours for placement in placed) for count, placed in options.items()}
+    hours = {
+        count: sum(placement.predicted_gpu_hours or 0.0 for placement in placed) for count, placed in options.items()
+    }
     fewest = min(hours.values())
     return options[min(count for count in options if hours[count] <= fewest * (1 + _INDIFFERENCE))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ from pydantic import Field
 from flopsfit_ds.base.hardware import Cluster, Machine, resolve_cluster
 from flopsfit_ds.base.storage import json_converter
 from flopsfit_ds.base.text import html_table
-from flopsfit_ds.base.units import format_count, format_flops, format_seconds
+from flopsfit_ds.base.units import format_count, format_flops, known_seconds
 from flopsfit_ds.data.checks import check_corpus
 from flopsfit_ds.data.corpus import Corpus
 from flopsfit_ds.data.manifest import find_spec_corpus
@@ -41,6 +42,7 @@ from flopsfit_ds.plan.recipe.switches import arithmetic, check_switches, offload
 from flopsfit_ds.plan.recipe.trunks import Branch, share_trunks
 from flopsfit_ds.plan.recorded.begun import as_begun
 from flopsfit_ds.plan.recorded.chosen import Choices, read_choices
+from flopsfit_ds.plan.recorded.cpu_time import with_times
 from flopsfit_ds.plan.trials import Trial, trials_of
 from flopsfit_ds.spec import SweepSpec
 
@@ -113,9 +115,15 @@ class RunPlan:
         return 1.0 if self.branch is None else 1 - self.branch.step / self.num_steps
 
     @property
-    def paid_seconds(self) -> float:
-        """Time of the steps that are trained for this run alone."""
-        return self.placement.predicted_seconds * self.paid_share
+    def paid_seconds(self) -> float | None:
+        """Time of the steps that are trained for this run alone; None where no time is known."""
+        known = self.placement.predicted_seconds
+        return None if known is None else known * self.paid_share
+
+    @property
+    def ranking_seconds(self) -> float:
+        """The same by the model that ranks layouts; on a CPU right in proportion only."""
+        return self.placement.predicted_step_seconds * self.num_steps * self.paid_share
 
     def to_json_dict(self) -> dict:
         """Plain JSON values; `from_json_dict` reads them back."""
@@ -142,6 +150,7 @@ class SweepPlan:
         corpus: The data.
         runs: One a point, in the order of the design.
         warnings: What the user should know.
+        time_source: On a CPU, where its runs' times come from, or why there are none; empty on GPUs.
     """
 
     spec: SweepSpec
@@ -150,6 +159,7 @@ class SweepPlan:
     corpus: Corpus
     runs: tuple[RunPlan, ...]
     warnings: tuple[str, ...]
+    time_source: str = ""
 
     @property
     def name(self) -> str:
@@ -169,32 +179,42 @@ class SweepPlan:
         )
         return shared_search(search)
 
-    def makespan(self) -> Makespan:
-        """How long the sweep takes on all of its devices.
+    def makespan(self) -> Makespan | None:
+        """How long the sweep takes on all of its devices; None where the time of a run is not known.
 
         A branch that waits for its trunk ends before it: it leaves it for a part of what is left.
         """
-        placements = [replace(run.placement, predicted_seconds=run.paid_seconds) for run in self.runs]
-        return expected_makespan(placements, self.cluster, self.spec.placement.points_per_gpu)
+        seconds = [run.paid_seconds for run in self.runs]
+        known = [each for each in seconds if each is not None]
+        return self._makespan(known) if len(known) == len(seconds) else None
+
+    def _makespan(self, seconds: Sequence[float]) -> Makespan:
+        placements = [run.placement for run in self.runs]
+        return expected_makespan(placements, seconds, self.cluster, self.spec.placement.points_per_gpu)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: a row a run."""
         counts = [(run.label, format_count(run.num_params_total), format_count(run.num_tokens)) for run in self.runs]
-        places = [(run.placement.strategy.label, format_seconds(run.placement.predicted_seconds)) for run in self.runs]
+        places = [(run.placement.strategy.label, known_seconds(run.placement.predicted_seconds)) for run in self.runs]
         rows = [
             (*count, format_flops(run.flops), *at) for count, run, at in zip(counts, self.runs, places, strict=True)
         ]
-        return html_table(("run", "N", "D", "FLOPs", "where", "time"), rows, f"{self.name}: {len(self.runs)} runs")
+        title = f"{self.name}: {len(self.runs)} runs" + (f"; time: {self.time_source}" if self.time_source else "")
+        return html_table(("run", "N", "D", "FLOPs", "where", "time"), rows, title)
 
     def without_waiting(self) -> SweepPlan:
         """The plan with more GPUs for runs that all of the sweep would wait for."""
         placements = [run.placement for run in self.runs]
         searches = [self.layouts_of(run) for run in self.runs]
-        spread = spread_long_runs(placements, searches, self.cluster, self.spec.placement.points_per_gpu)
+        # in whole runs, and not in what branches take beyond their trunks
+        whole = [run.placement.predicted_step_seconds * run.num_steps for run in self.runs]
+        spread = spread_long_runs(placements, whole, searches, self.cluster, self.spec.placement.points_per_gpu)
         plan = replace(self, runs=tuple(map(lambda run, to: replace(run, placement=to), self.runs, spread)))
-        now = plan.makespan()
-        said = narrow_batches(spread, searches, [run.label for run in plan.runs], self.cluster, now)
-        said += year_long({run.label: run.paid_seconds for run in plan.runs}, now)
+        whole = [run.placement.predicted_step_seconds * run.num_steps for run in plan.runs]
+        seconds = {run.label: run.ranking_seconds for run in plan.runs}
+        now = plan._makespan([run.ranking_seconds for run in plan.runs])
+        said = narrow_batches(spread, whole, searches, [run.label for run in plan.runs], self.cluster, now)
+        said += year_long(seconds, now, self.cluster)
         return replace(plan, warnings=tuple(dict.fromkeys((*self.warnings, *said))))
 
     def to_json_dict(self) -> dict:
@@ -312,7 +332,7 @@ def build_plan(
         runs=tuple(runs.values()),
         warnings=tuple(dict.fromkeys((*family.warnings, *warnings))),
     )
-    return plan.without_waiting()
+    return with_times(plan.without_waiting())
 
 
 def _plan_run(

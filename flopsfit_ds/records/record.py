@@ -30,7 +30,7 @@ class Planned:
         num_tokens: Training tokens.
         flops: Exact training FLOPs.
         peak_memory_bytes: Peak allocated bytes of the fullest device.
-        seconds: Training time.
+        seconds: Training time; None on a CPU of which no run told it.
         zero_stage: ZeRO stage.
         world_size: Devices.
         num_params_active: Parameters that a token makes use of; None where unknown, and in records of old versions.
@@ -44,7 +44,7 @@ class Planned:
     num_tokens: int
     flops: float
     peak_memory_bytes: int
-    seconds: float
+    seconds: float | None
     zero_stage: int
     world_size: int
     num_params_active: int | None = None
@@ -267,7 +267,9 @@ def impossible(content: Any) -> str | None:
         if not isinstance(values, dict):
             continue
         for name in _COUNTED:
-            value = values.get(name, least)
+            value: Any = values.get(name, least)
+            if (part, name, value) == ("planned", "seconds", None):
+                continue  # nothing told the time when it was planned
             if not _is_number(value) or value < (0 if name in _MAY_BE_ZERO else least):
                 return f"{part}.{name} is {shown(value)}, which no run has"
     return None

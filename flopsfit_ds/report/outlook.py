@@ -81,9 +81,13 @@ def _cost(findings: Findings, plan: SweepPlan) -> str:
     except FlopsfitError as error:
         return f"On {cluster.num_gpus} {cluster.device_name} it cannot be planned: {error}.{beside}"
     place, strategy = run.placement, run.placement.strategy
-    hours = place.predicted_seconds * strategy.num_gpus / 3600
+    if place.predicted_seconds is None:
+        cost = "What it costs here was not measured: it goes"
+    else:
+        hours = place.predicted_seconds * strategy.num_gpus / 3600
+        cost = f"It costs {money(hours, cluster)}: {format_seconds(place.predicted_seconds)}"
     return (
-        f"It costs {money(hours, cluster)}: {format_seconds(place.predicted_seconds)} on {strategy.num_gpus} "
+        f"{cost} on {strategy.num_gpus} "
         f"{cluster.device_name} under ZeRO-{strategy.zero_stage}"
         f"{' with offload' if strategy.offload != 'none' else ''}, micro-batches of "
         f"{strategy.micro_batch_size_per_gpu} x {place.gradient_accumulation_steps}, "

@@ -13,9 +13,9 @@ from rich.text import Text
 
 from flopsfit_ds.base.units import format_seconds
 from flopsfit_ds.engine.slots import Slot
+from flopsfit_ds.plan.recorded.cpu_time import with_times
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.records import Attempt, RunRecord
-from flopsfit_ds.study import cpu_time
 from flopsfit_ds.study.console import Console
 
 _LINE_EVERY_SECONDS = 15.0  # in a log that nobody rewrites: four lines a minute
@@ -98,12 +98,11 @@ class SweepDisplay:
 
     def _tell_time(self, runs: Sequence[RunPlan]) -> None:
         """Of what is left to train on a CPU, by what was measured here."""
-        rest = replace(self._plan, runs=tuple(runs))
-        said, timed = cpu_time.words(rest), cpu_time.timed_plan(rest)
-        if said and timed is not None:
-            said += f": about {format_seconds(timed.makespan().seconds)} until the last ends"
-        if said:
-            self._console.print(said, markup=False, highlight=False, soft_wrap=True)
+        rest = with_times(replace(self._plan, runs=tuple(runs)))
+        makespan = rest.makespan()
+        ends = "" if makespan is None else f": about {format_seconds(makespan.seconds)} until the last ends"
+        if rest.time_source:
+            self._console.print(f"time: {rest.time_source}{ends}", markup=False, highlight=False, soft_wrap=True)
 
     def on_start(self, run: RunPlan, slots: Sequence[Slot]) -> None:
         """An attempt begins."""

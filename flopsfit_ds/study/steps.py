@@ -22,12 +22,12 @@ from flopsfit_ds.plan import sweep_plan as _planning
 from flopsfit_ds.plan.family import counts_active
 from flopsfit_ds.plan.recipe.switches import compiles
 from flopsfit_ds.plan.recorded.chosen import Choices
+from flopsfit_ds.plan.recorded.cpu_time import remember
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
 from flopsfit_ds.spec import ClassModel, HfModel, SweepSpec
 from flopsfit_ds.spec.fit_options import DEFAULT_COUNT, ParameterCount
 from flopsfit_ds.spec.optimizers import FactoryOptimizer
-from flopsfit_ds.study.cpu_time import remember
 from flopsfit_ds.study.tuning import read_tuning, tuning_spec, with_multiplier
 
 _log = logging.getLogger(__name__)

@@ -80,8 +80,8 @@ def test_a_running_sweep_is_seen_from_another_terminal(sweep):
     share = plan.runs[1].flops * 40 / plan.runs[1].num_steps
     total = sum(run.flops for run in plan.runs)
     assert state.share_done == pytest.approx((plan.runs[0].flops + share + plan.runs[2].flops) / total)
-    ratio = begun.seconds_left / (begun.slot_seconds * (1 - 40 / begun.num_steps))
-    assert state.seconds_left == pytest.approx((begun.seconds_left + ratio * state.runs[3].slot_seconds) / 2)
+    ratio = begun.seconds_left / (begun.weight * (1 - 40 / begun.num_steps))
+    assert state.seconds_left == pytest.approx((begun.seconds_left + ratio * state.runs[3].weight) / 2)
     text = call("status", folder.path)
     assert "1 of 4 runs done, 1 running, 1 waiting, 1 failed" in text
     assert "1 of 2 slots busy" in text

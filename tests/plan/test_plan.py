@@ -185,12 +185,13 @@ def test_a_plan_is_plain_json_and_a_run_is_read_back_equal(corpus_folder):
     assert RunPlan.from_json_dict(json.loads(text)["runs"][0]) == plan.runs[0]
 
 
-def test_nothing_in_a_run_is_left_open(corpus_folder):
+def test_nothing_in_a_run_is_left_open(corpus_folder, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(corpus_folder))
     run = plan_of(with_values(MICRO, design__points=[{"num_params": 6e3, "compute": 1e9}]), corpus_folder).runs[0]
-    # a price is the user's to give, and a run alone has no trunk; everything else has a number
+    # a run alone has no trunk, and this machine has trained none that tells the time; everything else has a number
     open_fields = [field.name for field in dataclasses.fields(run) if getattr(run, field.name) is None]
     open_fields += [f.name for f in dataclasses.fields(run.placement) if getattr(run.placement, f.name) is None]
-    assert open_fields == ["branch", "predicted_cost"]
+    assert open_fields == ["branch", "predicted_seconds", "predicted_gpu_hours", "predicted_cost"]
     assert "auto" not in json.dumps(run.to_json_dict())
 
 

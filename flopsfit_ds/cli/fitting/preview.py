@@ -55,14 +55,12 @@ def preview_command(
     """
     from flopsfit_ds.fit import preview_design
     from flopsfit_ds.fit.preview import load_prior
-    from flopsfit_ds.study import cpu_time
 
     plan = plan_from(spec, overrides, allow_import)
-    timed = cpu_time.timed_plan(plan)
     tuning = tuning_from(spec, overrides, allow_import)
     options = plan.spec.fit
     preview = preview_design(
-        planned_points(plan if timed is None else timed, is_timed=timed is not None),
+        planned_points(plan),
         noise=noise,
         target_compute=options.target_compute
         if target_compute is None
@@ -76,8 +74,7 @@ def preview_command(
         print(json.dumps({**preview.to_json_dict(), "price": asdict(price)}, allow_nan=False))
     else:
         _print_preview(preview, learnt=noise is None)
-        said = cpu_time.words(plan)
-        say(price.words() + (f"; {said}" if said else ""))
+        say(price.words() + (f"; time: {plan.time_source}" if plan.time_source else ""))
 
 
 @dataclass(frozen=True)
@@ -117,18 +114,16 @@ class Price:
 
 
 def _price(plan: SweepPlan, tuning: SweepPlan | None) -> Price:
-    from flopsfit_ds.study.cpu_time import timed_plan
-
     plans = [plan] if tuning is None else [plan, tuning]
-    timed = [known for each in plans if (known := timed_plan(each)) is not None]
-    is_timed = len(timed) == len(plans)
-    hours = [_gpu_hours(each) for each in timed]
+    spans = [span.seconds for each in plans if (span := each.makespan()) is not None]
+    is_timed = len(spans) == len(plans)
+    hours = [_gpu_hours(each) for each in plans]
     rate = plan.cluster.price_per_gpu_hour
     return Price(
         num_runs=sum(len(each.runs) for each in plans),
         flops=sum(run.flops for each in plans for run in each.runs),
         gpu_hours=sum(hours) if is_timed else None,
-        seconds=sum(each.makespan().seconds for each in timed) if is_timed else None,
+        seconds=sum(spans) if is_timed else None,
         tuning_runs=0 if tuning is None else len(tuning.runs),
         tuning_gpu_hours=sum(hours[1:]) if is_timed else None,
         money=None if rate is None or not is_timed else rate * sum(hours),
@@ -136,17 +131,18 @@ def _price(plan: SweepPlan, tuning: SweepPlan | None) -> Price:
 
 
 def _gpu_hours(plan: SweepPlan) -> float:
-    return sum(run.paid_seconds * run.placement.strategy.num_gpus for run in plan.runs) / 3600.0
+    return sum((run.paid_seconds or 0.0) * run.placement.strategy.num_gpus for run in plan.runs) / 3600.0
 
 
-def planned_points(plan: SweepPlan, *, is_timed: bool = True) -> list[PlannedPoint]:
+def planned_points(plan: SweepPlan) -> list[PlannedPoint]:
     """The runs of a plan as a preview sees them: several learning rates at one point and seed count as one run."""
     from flopsfit_ds.fit import PlannedPoint
 
     found: dict[tuple[int, int, int], PlannedPoint] = {}
     for run in plan.runs:
         place = run.placement
-        hours = place.predicted_seconds * place.strategy.num_gpus / 3600.0 if is_timed else None
+        seconds = place.predicted_seconds
+        hours = None if seconds is None else seconds * place.strategy.num_gpus / 3600.0
         size = getattr(run, COUNT_FIELDS[plan.spec.fit.parameters]) or run.num_params_total
         key = (run.num_params_total, run.num_tokens, run.seed)
         if key in found and hours is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from flopsfit_ds.base.units import format_bytes, format_count, format_flops, format_seconds
+from flopsfit_ds.base.units import format_bytes, format_count, format_flops, format_seconds, known_seconds
 from flopsfit_ds.cli.options import AllowImport, AsJson, Overrides, SpecArgument, plan_from
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _cells(run: RunPlan) -> dict[str, str]:
         "LR": f"{run.recipe.learning_rate:.2g}",
         "where": where + ("+ckpt" if strategy.activation_checkpointing else ""),
         "a GPU": ("" if place.profile.knows_activations else ">") + format_bytes(place.memory.device_total_bytes),
-        "time": format_seconds(place.predicted_seconds),
+        "time": known_seconds(place.predicted_seconds),
     }
 
 
@@ -145,14 +145,14 @@ def _source_words(sweep: SweepPlan) -> str:
     return f"data: the longest run takes {', '.join(words)} tokens"
 
 
-def _total(sweep: SweepPlan, *, is_timed: bool) -> str:
-    """What all runs take."""
+def _total(sweep: SweepPlan) -> str:
+    """What all runs take; no time where that of a run is not known."""
     paid = sum(run.flops * run.paid_share for run in sweep.runs)
     total = f"total {format_flops(paid)} FLOPs"
-    if not is_timed:
-        return total
     cluster, makespan = sweep.cluster, sweep.makespan()
-    gpu_seconds = sum(run.paid_seconds * run.placement.strategy.num_gpus for run in sweep.runs)
+    if makespan is None:
+        return total
+    gpu_seconds = sum((run.paid_seconds or 0.0) * run.placement.strategy.num_gpus for run in sweep.runs)
     total += f", {gpu_seconds / 3600:.3g} GPU-hours"
     total += f"; the last run ends after {format_seconds(makespan.seconds)}, no schedule is shorter than "
     total += f"{format_seconds(makespan.lower_bound_seconds)} (all {cluster.num_gpus} busy: "
@@ -168,12 +168,9 @@ def print_plan(sweep: SweepPlan) -> None:
     from rich.table import Table
 
     from flopsfit_ds.plan.recipe.switches import arithmetic, compiles
-    from flopsfit_ds.study import cpu_time
     from flopsfit_ds.study.console import Console
 
     console = Console()
-    timed = cpu_time.timed_plan(sweep)
-    sweep = sweep if timed is None else timed
     cluster = sweep.cluster
     on_devices = any(run.placement.strategy.offload == "none" for run in sweep.runs)
     compiled = on_devices and compiles(sweep.spec, cluster.device_name)
@@ -189,7 +186,7 @@ def print_plan(sweep: SweepPlan) -> None:
         console.print(_source_words(sweep), highlight=False, markup=False, soft_wrap=True)
     table = Table(box=None, header_style="bold", pad_edge=False)
     rows = [_cells(run) | _ruled_cells(run, sweep.spec.training) for run in sweep.runs]
-    if timed is None:
+    if all(run.placement.predicted_seconds is None for run in sweep.runs):
         rows = [{name: cell for name, cell in row.items() if name != "time"} for row in rows]
     left_out = _left_out(rows, console.width)
     columns = [name for name in rows[0] if name not in left_out]
@@ -210,8 +207,7 @@ def print_plan(sweep: SweepPlan) -> None:
     for said in (_trunk_words(sweep), _communication_words(sweep)):
         if said:
             console.print(said, highlight=False, markup=False, soft_wrap=True)
-    total = _total(sweep, is_timed=timed is not None)
-    for said in (total, cpu_time.words(sweep)):
+    for said in (_total(sweep), f"time: {sweep.time_source}" if sweep.time_source else ""):
         if said:
             console.print(said, highlight=False, markup=False, soft_wrap=True)
     console.print(

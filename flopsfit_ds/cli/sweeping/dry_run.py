@@ -54,6 +54,9 @@ def show_dry_run(plan: SweepPlan, executor: str, slots: int | None) -> None:
     print(f"{len(plan.runs)} runs on {schedule.num_slots} slots, longest first where it matters:")
     for label, layout in schedule.starts:
         print(f"  {label}: {layout}")
+    if schedule.makespan_seconds is None or schedule.lower_bound_seconds is None:
+        print(f"time: {plan.time_source}")
+        return
     print(
         f"expected {format_seconds(schedule.makespan_seconds)}; no schedule is shorter than "
         f"{format_seconds(schedule.lower_bound_seconds)}"
@@ -85,5 +88,9 @@ def _show_submissions(plan: SweepPlan) -> None:
         gpus = f"{job.gpus_per_node} GPUs, " if job.gpus_per_node else ""
         print(
             f"  {job.name}: {job.nodes} node{'s' if job.nodes > 1 else ''} x ({gpus}{job.cpus_per_node} CPUs, "
-            f"{format_bytes(job.memory_bytes)}), {job.minutes} min: {', '.join(job.labels)}"
+            f"{format_bytes(job.memory_bytes)}), {_limit(job.minutes)}: {', '.join(job.labels)}"
         )
+
+
+def _limit(minutes: int | None) -> str:
+    return "the partition's time limit (no run on this machine told the time)" if minutes is None else f"{minutes} min"

@@ -47,7 +47,8 @@ class RunState:
         waited_share: Of the newest attempt's time, waiting for samples; None where it does not run or has not told.
         seconds_left: Of training, at the speed of the last steps; None where it does not run or has not told two.
         flops: Training FLOPs of the whole run.
-        slot_seconds: What the plan expects it to take, times the devices.
+        slot_seconds: What the plan expects it to take, times the devices; None where no time is known.
+        weight: The same by the model that ranks layouts, to be compared with other runs' only.
     """
 
     run_id: str
@@ -65,7 +66,8 @@ class RunState:
     predicted_memory_bytes: int
     seconds_left: float | None
     flops: float
-    slot_seconds: float
+    slot_seconds: float | None
+    weight: float
     waited_share: float | None = None
 
     @property
@@ -116,10 +118,10 @@ class SweepState:
         if not (self.driving and known and self.num_slots):
             return None
         measured = sum((run.seconds_left or 0.0) * len(run.slots) for run in known)
-        expected = sum(run.slot_seconds * (1 - run.share_done) for run in known)
+        expected = sum(run.weight * (1 - run.share_done) for run in known)
         ratio = measured / expected if expected else 1.0
         others = [run for run in self.runs if run.state not in ENDED and run.seconds_left is None]
-        waiting = ratio * sum(run.slot_seconds * (1 - run.share_done) for run in others)
+        waiting = ratio * sum(run.weight * (1 - run.share_done) for run in others)
         return max((measured + waiting) / self.num_slots, *(run.seconds_left or 0.0 for run in known))
 
 
@@ -246,7 +248,8 @@ def _run_state(
         "num_steps": plan["num_steps"],
         "predicted_memory_bytes": placement["memory"]["peak_allocated_bytes"],
         "flops": plan["flops"],
-        "slot_seconds": placement["predicted_seconds"] * gpus,
+        "slot_seconds": None if (alone := placement["predicted_seconds"]) is None else alone * gpus,
+        "weight": placement["predicted_step_seconds"] * plan["num_steps"] * gpus,
     }
     idle = {"slots": (), "tokens_per_second": None, "model_flops_utilisation": None, "seconds_left": None}
     if folder.record.exists():

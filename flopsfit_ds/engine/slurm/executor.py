@@ -201,11 +201,11 @@ class SlurmExecutor:
         from submitit.core.utils import FailedJobError
 
         executor = submitit.SlurmExecutor(folder=self._submitit_folder)
-        limit = self._partition.max_minutes
+        limits = [each for each in (submission.minutes, self._partition.max_minutes) if each is not None]
         executor.update_parameters(
             job_name=submission.name,
             partition=self._partition.name,
-            time=submission.minutes if limit is None else min(submission.minutes, limit),
+            time=min(limits, default=0),  # none is asked for with 0
             nodes=submission.nodes,
             ntasks_per_node=1,
             cpus_per_task=submission.cpus_per_node,

@@ -41,7 +41,7 @@ class Submission:
         gpus_per_node: The same for GPUs, 0 on a CPU.
         cpus_per_node: Cores.
         memory_bytes: Host memory of a node.
-        minutes: Time limit.
+        minutes: Time limit; None where it is not known how long its runs take.
         layout: How its first run is laid out; all of them have this shape.
     """
 
@@ -53,7 +53,7 @@ class Submission:
     gpus_per_node: int
     cpus_per_node: int
     memory_bytes: int
-    minutes: int
+    minutes: int | None
     layout: Layout
 
 
@@ -77,11 +77,17 @@ def plan_submissions(
 
 
 def _in_time(ways: Ways, max_minutes: int | None) -> Ways:
-    """The run in its planned layout, or in the smallest larger one that ends in time, or in the quickest."""
+    """The run in its planned layout, or in the smallest larger one that ends in time, or in the quickest.
+
+    Where it is not known how long it takes, it stays as planned.
+    """
+    expected = ways.expected_seconds(ways.planned)
+    if max_minutes is None or expected is None or _minutes(expected) <= max_minutes:
+        return ways
     larger = [layout for layout in ways.layouts if layout.num_slots > ways.planned.num_slots]
     quickest = min((ways.planned, *larger), key=ways.seconds)
-    for layout in (ways.planned, *larger):
-        if max_minutes is None or _minutes(ways.seconds(layout)) <= max_minutes:
+    for layout in larger:
+        if _minutes(ways.expected_seconds(layout) or 0.0) <= max_minutes:
             return replace(ways, planned=layout)
     return replace(ways, planned=quickest)
 
@@ -110,6 +116,12 @@ def _length(members: Sequence[Ways]) -> float:
     return sum(ways.seconds(ways.planned) for ways in members)
 
 
+def _limit(members: Sequence[Ways]) -> int | None:
+    expected = [ways.expected_seconds(ways.planned) for ways in members]
+    known = [each for each in expected if each is not None]
+    return _minutes(sum(known)) if len(known) == len(expected) else None
+
+
 def _submission(plan: SweepPlan, members: Sequence[Ways], runs: Mapping[str, RunPlan]) -> Submission:
     layout = members[0].planned
     nodes, per_node = _shape(layout, plan.cluster)
@@ -124,7 +136,7 @@ def _submission(plan: SweepPlan, members: Sequence[Ways], runs: Mapping[str, Run
         gpus_per_node=per_node if is_gpu else 0,
         cpus_per_node=per_node * _CPUS_PER_GPU if is_gpu else per_node,
         memory_bytes=node_bytes + (per_node + 1) * _PROCESS_BYTES,
-        minutes=_minutes(_length(members)),
+        minutes=_limit(members),
         layout=layout,
     )
 

@@ -40,59 +40,71 @@ class Makespan:
     lower_bound_seconds: float
 
 
-def expected_makespan(placements: Sequence[Placement], cluster: Cluster, points_per_gpu: int) -> Makespan:
-    """How long runs so placed take, side by side on all of a cluster."""
-    planned = [_allotments(placement, points_per_gpu)[0] for placement in placements]
+def expected_makespan(
+    placements: Sequence[Placement], seconds: Sequence[float], cluster: Cluster, points_per_gpu: int
+) -> Makespan:
+    """How long runs so placed take, side by side on all of a cluster, where each alone takes so many seconds."""
+    allotments = [_allotments(*each, points_per_gpu) for each in zip(placements, seconds, strict=True)]
     free = [[0.0] * (cluster.gpus_per_node * points_per_gpu) for _ in range(cluster.num_nodes)]
-    seconds = list_schedule(planned, free, points_per_gpu)
-    bound = lower_bound([_allotments(each, points_per_gpu) for each in placements], cluster.num_gpus, points_per_gpu)
-    return Makespan(seconds, bound)
+    last = list_schedule([planned for planned, *_ in allotments], free, points_per_gpu)
+    return Makespan(last, lower_bound(allotments, cluster.num_gpus, points_per_gpu))
 
 
 def spread_long_runs(
-    placements: Sequence[Placement], searches: Sequence[Search], cluster: Cluster, points_per_gpu: int
+    placements: Sequence[Placement],
+    seconds: Sequence[float],
+    searches: Sequence[Search],
+    cluster: Cluster,
+    points_per_gpu: int,
 ) -> list[Placement]:
     """The placements, with more GPUs for runs that the whole sweep would wait for.
 
     Args:
         placements: Of the runs of a sweep.
+        seconds: Of each run so placed.
         searches: What placed each.
         cluster: The hardware.
         points_per_gpu: Runs that may share a GPU.
     """
-    now = expected_makespan(placements, cluster, points_per_gpu)
+    now = expected_makespan(placements, seconds, cluster, points_per_gpu)
     if now.seconds < max(_SHORT_SECONDS, _WORTH_A_CHANGE * now.lower_bound_seconds):
         return list(placements)
-    allotments = [_allotments(placement, points_per_gpu) for placement in placements]
+    allotments = [_allotments(*each, points_per_gpu) for each in zip(placements, seconds, strict=True)]
     free = [[0.0] * (cluster.gpus_per_node * points_per_gpu) for _ in range(cluster.num_nodes)]
-    chosen, seconds = shortest_target(allotments, free, points_per_gpu, now.lower_bound_seconds, _WORTH_A_CHANGE)
-    if now.seconds < _WORTH_A_CHANGE * seconds:
+    chosen, shortest = shortest_target(allotments, free, points_per_gpu, now.lower_bound_seconds, _WORTH_A_CHANGE)
+    if now.seconds < _WORTH_A_CHANGE * shortest:
         return list(placements)
     return [
-        placement if index == 0 else _widened(placement, search, index)
-        for placement, search, index in zip(placements, searches, chosen, strict=True)
+        placement if index == 0 else _widened(placement, alone, search, index)
+        for placement, alone, search, index in zip(placements, seconds, searches, chosen, strict=True)
     ]
 
 
 def narrow_batches(
-    placements: Sequence[Placement], searches: Sequence[Search], labels: Sequence[str], cluster: Cluster, now: Makespan
+    placements: Sequence[Placement],
+    seconds: Sequence[float],
+    searches: Sequence[Search],
+    labels: Sequence[str],
+    cluster: Cluster,
+    now: Makespan,
 ) -> list[str]:
     """What to say of runs that a sweep waits for only because their batch divides over few GPUs.
 
     Args:
         placements: Of the runs.
+        seconds: Of each run so placed.
         searches: What placed each.
         labels: Of each.
         cluster: The hardware.
         now: How long the sweep takes.
     """
-    work = sum(place.predicted_seconds * place.strategy.num_gpus for place in placements)
+    work = sum(alone * place.strategy.num_gpus for place, alone in zip(placements, seconds, strict=True))
     said: dict[tuple[int, int, int], list[str]] = {}
-    for place, search, label in zip(placements, searches, labels, strict=True):
+    for place, alone, search, label in zip(placements, seconds, searches, labels, strict=True):
         used, batch = place.strategy.num_gpus, search.global_batch
         better = search.wider_batch(used) if used == max(search.gpu_counts()) else None
-        waits = place.predicted_seconds > max(_SHORT_SECONDS, _WAITING * work / cluster.num_gpus)
-        if better is not None and waits and place.predicted_seconds > now.seconds / _WORTH_A_CHANGE:
+        waits = alone > max(_SHORT_SECONDS, _WAITING * work / cluster.num_gpus)
+        if better is not None and waits and alone > now.seconds / _WORTH_A_CHANGE:
             said.setdefault((batch, used, better), []).append(label)
     return [
         f"{', '.join(names[:3])}: {batch} sequences a step divide over no more than {used} of {cluster.num_gpus} GPUs, "
@@ -101,22 +113,25 @@ def narrow_batches(
     ]
 
 
-def year_long(seconds: Mapping[str, float], now: Makespan) -> list[str]:
+def year_long(seconds: Mapping[str, float], now: Makespan, cluster: Cluster) -> list[str]:
     """What to say of a sweep that takes longer than a year, if all predictions hold.
 
     Args:
         seconds: Of each run on the devices that it is planned on, by its label.
         now: How long the sweep takes.
+        cluster: The hardware; of a CPU the model that ranks layouts knows no more than that it takes years.
     """
     if now.seconds <= _YEAR_SECONDS:
         return []
+    look = "see whether the budgets or tokens of design and hardware's devices are what is meant"
+    if cluster.kind == "cpu":
+        return [f"the sweep takes years on {cluster.num_gpus} CPU slots, roughly guessed; {look}"]
     longest = max(seconds, key=lambda label: seconds[label])
     alone = sum(each > _YEAR_SECONDS for each in seconds.values())
     runs = f"{alone} of {len(seconds)} runs longer than one by themselves" if alone else "no run so long by itself"
     return [
         f"the sweep takes {now.seconds / _YEAR_SECONDS:,.1f} years on these devices, {runs} (the longest, {longest}: "
-        f"{seconds[longest] / _YEAR_SECONDS:,.1f}); see whether the budgets or tokens of design and hardware's devices "
-        "are what is meant"
+        f"{seconds[longest] / _YEAR_SECONDS:,.1f}); {look}"
     ]
 
 
@@ -124,18 +139,18 @@ def _others(placement: Placement) -> list[Layout]:
     return [each for each in placement.alternatives if each.strategy.num_gpus != placement.strategy.num_gpus]
 
 
-def _allotments(placement: Placement, points_per_gpu: int) -> list[Allotment]:
+def _allotments(placement: Placement, seconds: float, points_per_gpu: int) -> list[Allotment]:
     """The layouts of a run as the search sees them, the planned one first."""
-    steps = placement.predicted_seconds / placement.predicted_step_seconds
+    steps = seconds / placement.predicted_step_seconds
     shared = -(-points_per_gpu // min(placement.points_per_gpu, points_per_gpu))
-    planned = Allotment(placement.strategy.num_gpus, shared, placement.predicted_seconds)
+    planned = Allotment(placement.strategy.num_gpus, shared, seconds)
     others = [
         Allotment(each.strategy.num_gpus, shared, each.predicted_step_seconds * steps) for each in _others(placement)
     ]
     return [planned, *others]
 
 
-def _widened(placement: Placement, search: Search, index: int) -> Placement:
+def _widened(placement: Placement, alone: float, search: Search, index: int) -> Placement:
     layout = _others(placement)[index - 1]
     memory = estimate_memory(
         search.profile,
@@ -146,10 +161,12 @@ def _widened(placement: Placement, search: Search, index: int) -> Placement:
     )
     ratio = layout.gpu_seconds / placement.layout.gpu_seconds
     limit = CLEARLY_FITS * search.cluster.device_memory_bytes if search.cluster.kind == "cuda" else float("inf")
-    seconds = placement.predicted_seconds * layout.predicted_step_seconds / placement.predicted_step_seconds
+    faster = layout.predicted_step_seconds / placement.predicted_step_seconds
+    took = (f"it takes {format_seconds(alone)}, and ", format_seconds(alone * faster))
+    if search.cluster.kind == "cpu":
+        took = ("", f"it takes {faster:.2f} of the time")
     told = (
-        f"{layout.strategy.label}: on {placement.strategy.num_gpus} it takes "
-        f"{format_seconds(placement.predicted_seconds)}, and the sweep would wait; here {format_seconds(seconds)}, at "
+        f"{layout.strategy.label}: on {placement.strategy.num_gpus} {took[0]}the sweep would wait; here {took[1]}, at "
         f"{ratio:.2f} times the GPU-hours"
     )
     nearest = compared_with_nearest(search, layout)

@@ -132,7 +132,8 @@ def _machine(record: RunRecord, why: str) -> list[Cell]:
     cells = [Cell(format_bytes(planned.peak_memory_bytes), tone="soft")]
     cells += [_measured(seen, "peak_memory_bytes", format_bytes, why), _memory_error(record, why)]
     cells.append(_measured(seen, "peak_host_memory_bytes", format_bytes, why))
-    cells.append(Cell(format_seconds(planned.seconds), tone="soft"))
+    never = "no run on this machine had told what such runs take"
+    cells.append(absent(never) if planned.seconds is None else Cell(format_seconds(planned.seconds), tone="soft"))
     cells.append(_measured(seen, "seconds", format_seconds, why))
     for name in ("zero_stage", "world_size"):
         wanted = getattr(planned, name)

@@ -1,7 +1,8 @@
 """How long runs take on this machine's CPU, by runs that it has trained: the plan's own guess was three times off.
 
 What a run took is kept in the user's cache folder when a sweep ends, by machine, versions and kind of model, and read
-back, without torch, when a plan is shown. Where there is nothing to go by, no time is shown.
+back, without torch, when a plan is made. Where there is nothing to go by, a plan has no time. Layouts are ranked by the
+model alone, so that what is trained where does not depend on what this machine has trained before.
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flopsfit_ds.base.errors import SweepFolderError
+from flopsfit_ds.base.hardware import Cluster
 from flopsfit_ds.base.storage import atomic_write, user_cache_folder
-from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.records import RunRecord
+
+if TYPE_CHECKING:
+    from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 
 _MOST_KEPT = 60
 """Runs, the newest: several sweeps of the quickstart's kind."""
@@ -76,33 +81,32 @@ class CpuPace:
         return self.other_seconds + run.num_steps * (blocks * self.block_seconds + flops / self.flops_per_second)
 
 
-def timed_plan(plan: SweepPlan) -> SweepPlan | None:
-    """The plan with the times that this machine's runs support, for people; None where they support none.
+def with_times(plan: SweepPlan) -> SweepPlan:
+    """The plan with the times that this machine's runs support, None for others, and with the reason.
 
     A plan for GPUs is returned as it is: its times are a model's, fitted to public runs.
     """
     if plan.cluster.kind != "cpu":
         return plan
     pace = read_pace(plan)
-    seconds = [None if pace is None else pace.seconds(run) for run in plan.runs]
-    runs: list[RunPlan] = []
-    for run, known in zip(plan.runs, seconds, strict=True):
-        if known is None:
-            return None
-        runs.append(replace(run, placement=replace(run.placement, predicted_seconds=known)))
-    return replace(plan, runs=tuple(runs))
-
-
-def words(plan: SweepPlan) -> str:
-    """Where the times of a plan come from; empty for a plan for GPUs."""
-    if plan.cluster.kind != "cpu":
-        return ""
-    pace = read_pace(plan)
+    runs = tuple(_timed(run, None if pace is None else pace.seconds(run), plan.cluster) for run in plan.runs)
+    unknown = sum(run.placement.predicted_seconds is None for run in runs)
     if pace is None:
-        return "time: not measured on this machine; the first sweep here measures it"
-    if timed_plan(plan) is None:
-        return f"time: not measured at such steps: {pace.num_runs} runs were trained on this machine, far from them"
-    return f"time: by {pace.num_runs} runs that were trained on this machine"
+        source = "not measured on this machine; the first sweep here measures it"
+    elif unknown == len(runs):
+        source = f"not measured at such steps: {pace.num_runs} runs were trained on this machine, far from them"
+    else:
+        source = f"by {pace.num_runs} runs that were trained on this machine"
+        source += f"; not measured for {unknown} of {len(runs)} runs, whose steps are far from those" if unknown else ""
+    return replace(plan, runs=runs, time_source=source)
+
+
+def _timed(run: RunPlan, seconds: float | None, cluster: Cluster) -> RunPlan:
+    hours = None if seconds is None else seconds * run.placement.strategy.num_gpus / 3600
+    price = cluster.price_per_gpu_hour
+    cost = None if price is None or hours is None else price * hours
+    placed = replace(run.placement, predicted_seconds=seconds, predicted_gpu_hours=hours, predicted_cost=cost)
+    return replace(run, placement=placed)
 
 
 def read_pace(plan: SweepPlan) -> CpuPace | None:

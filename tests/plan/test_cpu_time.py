@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from flopsfit_ds.base.units import format_seconds
 from flopsfit_ds.cli.options import plan_from
+from flopsfit_ds.engine.slurm.submissions import plan_submissions
+from flopsfit_ds.plan.recorded import cpu_time
 from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.records import Attempt, Observed, Planned, RunRecord
-from flopsfit_ds.study import cpu_time
-from helpers.cli_in_process import invoke
+from helpers.cli_in_process import invoke, run_json
 
 BLOCK_SECONDS, FLOPS_A_SECOND, OTHER_SECONDS = 4e-4, 2e10, 5.0
 NARROW = ("design.compute_budgets=[2e11, 4e11]", "name=other")
@@ -83,41 +85,74 @@ def _flags(plan: SweepPlan) -> tuple[str, ...]:
     return ("hardware.device=cpu", "hardware.gpus_per_node=2", *(NARROW if plan.name == "other" else ()))
 
 
-def test_without_a_measurement_no_command_prints_a_time() -> None:
+def _seconds(plan: SweepPlan) -> list[float | None]:
+    return [run.placement.predicted_seconds for run in plan.runs]
+
+
+def test_without_a_measurement_no_command_gives_a_time_and_each_says_why() -> None:
     plan = _plan()
-    assert cpu_time.timed_plan(plan) is None
+    assert set(_seconds(plan)) == {None}
+    assert plan.makespan() is None
     _, shown = invoke("plan", "quickstart", *_flags(plan))
     assert "time: not measured on this machine; the first sweep here measures it" in shown
     _, price = invoke("preview", "quickstart", *_flags(plan))
     assert "not measured on this machine" in price
-    for text in (shown, price):
-        assert "GPU-hours" not in text
-        assert "ends after" not in text
-        assert "done after" not in text
+    _, dry = invoke("sweep", "quickstart", *_flags(plan), "--dry-run")
+    assert "time: not measured on this machine" in dry
+    for text in (shown, price, dry):
+        for word in ("GPU-hours", "ends after", "done after", "expected"):
+            assert word not in text
+    values = run_json("plan", "quickstart", *_flags(plan), "--json")
+    assert values["time_source"].startswith("not measured on this machine")
+    for run in values["runs"]:
+        place = run["placement"]
+        assert [place[f"predicted_{name}"] for name in ("seconds", "gpu_hours", "cost")] == [None, None, None]
+    assert "time: not measured" in plan._repr_html_()
 
 
-def test_the_time_of_another_sweep_is_what_such_runs_took() -> None:
+def test_the_time_of_another_sweep_is_what_such_runs_took_wherever_it_is_shown() -> None:
     cpu_time.remember(_plan(), _records(_plan()))
     other = _plan(*NARROW)
-    timed = cpu_time.timed_plan(other)
-    assert timed is not None
-    for run, record in zip(timed.runs, _records(other), strict=True):
-        assert run.placement.predicted_seconds == pytest.approx(record.attempts[0].seconds, rel=1e-6)
+    took = [record.attempts[0].seconds for record in _records(other)]
+    assert _seconds(other) == pytest.approx(took, rel=1e-6)
     _, shown = invoke("plan", "quickstart", *_flags(other))
     assert "time: by 15 runs that were trained on this machine" in shown
     assert "the last run ends after" in shown
     _, price = invoke("preview", "quickstart", *_flags(other))
     assert "done after" in price
+    values = run_json("plan", "quickstart", *_flags(other), "--json")
+    assert [run["placement"]["predicted_seconds"] for run in values["runs"]] == pytest.approx(took, rel=1e-6)
+    assert format_seconds(took[0]) in other._repr_html_()
+    schedule = run_json("sweep", "quickstart", *_flags(other), "--dry-run", "--json")["schedule"]
+    assert sum(took) / 2 <= schedule["makespan_seconds"] < sum(took)
+
+
+def test_what_is_trained_where_does_not_depend_on_what_was_trained_before() -> None:
+    before = _plan()
+    cpu_time.remember(before, _records(before, slower=50))
+    after = _plan()
+    assert after.makespan() is not None
+    assert [run.placement.layout for run in after.runs] == [run.placement.layout for run in before.runs]
+
+
+def test_slurm_is_asked_for_the_time_that_such_runs_took_or_for_no_limit() -> None:
+    assert {job.minutes for job in plan_submissions(_plan())} == {None}
+    cpu_time.remember(_plan(), _records(_plan(), slower=50))
+    plan = _plan()
+    took = {run.run_id: run.placement.predicted_seconds for run in plan.runs}
+    for job in plan_submissions(plan):
+        assert job.minutes is not None
+        assert job.minutes * 60 > sum(took[run_id] or 0.0 for run_id in job.run_ids)
+    assert max(each or 0.0 for each in took.values()) > 600  # by the model that ranks layouts all are short
 
 
 def test_a_plan_of_other_slots_or_precision_or_far_larger_steps_is_not_measured() -> None:
     cpu_time.remember(_plan(), _records(_plan()))
-    assert cpu_time.timed_plan(_plan("hardware.gpus_per_node=1")) is None
-    assert cpu_time.timed_plan(_plan("training.precision=bf16")) is None
-    assert cpu_time.timed_plan(_plan("training.global_batch_tokens=65536", "design.compute_budgets=[1e13]")) is None
-    assert "at such steps" in cpu_time.words(
-        _plan("training.global_batch_tokens=65536", "design.compute_budgets=[1e13]")
-    )
+    assert set(_seconds(_plan("hardware.gpus_per_node=1"))) == {None}
+    assert set(_seconds(_plan("training.precision=bf16"))) == {None}
+    far = _plan("training.global_batch_tokens=65536", "design.compute_budgets=[1e13]")
+    assert set(_seconds(far)) == {None}
+    assert "at such steps" in far.time_source
 
 
 def test_runs_that_say_little_are_not_kept() -> None:
@@ -127,7 +162,7 @@ def test_runs_that_say_little_are_not_kept() -> None:
     failed = [replace(each, status="failed") for each in _records(plan)]
     for records in (resumed, elsewhere, failed, _records(plan)[:2]):
         cpu_time.remember(plan, records)  # pyright: ignore[reportArgumentType]
-        assert cpu_time.timed_plan(plan) is None
+        assert set(_seconds(_plan())) == {None}
 
 
 def test_a_torn_file_is_no_measurement(tmp_path: Path) -> None:
@@ -135,12 +170,18 @@ def test_a_torn_file_is_no_measurement(tmp_path: Path) -> None:
     cpu_time.remember(plan, _records(plan))
     (file,) = (tmp_path / "flopsfit-ds" / "cpu-time").iterdir()
     file.write_text(file.read_text()[:40])
-    assert cpu_time.timed_plan(plan) is None
+    assert set(_seconds(_plan())) == {None}
     cpu_time.remember(plan, _records(plan))
-    assert cpu_time.timed_plan(plan) is not None
+    assert None not in _seconds(_plan())
 
 
 def test_a_plan_for_gpus_keeps_its_times() -> None:
     plan = plan_from("isoflop_8xh100", None, None)
-    assert cpu_time.timed_plan(plan) is plan
-    assert cpu_time.words(plan) == ""
+    assert cpu_time.with_times(plan) is plan
+    assert plan.time_source == ""
+    assert None not in _seconds(plan)
+
+
+def test_a_sweep_of_years_says_so_of_a_cpu_without_a_number() -> None:
+    plan = _plan("design.compute_budgets=[1e21]", "data.heldout_tokens=8192")
+    assert any("takes years on 2 CPU slots" in warning for warning in plan.warnings)
