@@ -2,6 +2,8 @@
 
 python scripts/bench_train.py                        CPU, fp32, 128 tokens a step: 83 k, 1 M, 10 M and 60 M parameters
 python scripts/bench_train.py --baseline 9504527     and an earlier commit of this project, from a worktree of it
+python scripts/bench_train.py --precision bf16 --accumulation 4 --against bare --baseline d6e00df
+                                                     weights cast once a step
 python scripts/bench_train.py --device cuda          one GPU, bf16: 125 M, 350 M and 1.3 B; tokens a second, MFU, peak
 
 Each contender is a process of its own that trains a few steps when it is asked to; they are asked in turn, round after
@@ -53,7 +55,7 @@ class Contender:
     def __init__(self, name: str, options: argparse.Namespace, size: str, folder: str, tree: Path) -> None:
         command = [sys.executable, __file__, "--contender", name, "--size", size, "--folder", folder]
         command += ["--device", options.device, "--precision", options.precision, "--threads", str(options.threads)]
-        command += ["--compiled"] if options.compiled else []
+        command += ["--accumulation", str(options.accumulation)] + (["--compiled"] if options.compiled else [])
         environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": str(options.threads)}
         self.log = Path(folder) / f"{name}.log"
         with self.log.open("w") as log:
@@ -151,6 +153,7 @@ def main(answers: IO[str]) -> None:
     parser.add_argument("--against", nargs="+", default=["bare", "accelerate", "trainer"], choices=list(CONTENDERS))
     parser.add_argument("--baseline", help="a commit of this project to measure too")
     parser.add_argument("--compiled", action="store_true", help="compile the others' models by block")
+    parser.add_argument("--accumulation", type=int, default=1, help="micro-batches of a step, against `bare` alone")
     for hidden in ("--contender", "--size", "--folder"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -161,6 +164,8 @@ def main(answers: IO[str]) -> None:
         torch.set_num_threads(options.threads)
         CONTENDERS[options.contender](Setting(options, answers))
         return
+    if options.accumulation > 1 and options.against != ["bare"]:
+        raise SystemExit("--accumulation: only the bare loop splits its batches; write --against bare")
     if options.device == "cuda":
         import torch
 

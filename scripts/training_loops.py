@@ -188,7 +188,8 @@ def train_ours(setting: Setting, *, with_parts: bool = False) -> None:
         run_folder=str(folder), attempt=1, rank=0, world_size=1, local_rank=0, local_world_size=1,
         device_index=0 if options.device == "cuda" else None, store_host="127.0.0.1", store_port=store.port,
         num_threads=options.threads, zero_stage=0, offload="none",
-        micro_batch_size_per_gpu=run.global_batch_sequences, gradient_accumulation_steps=1,
+        micro_batch_size_per_gpu=run.global_batch_sequences // options.accumulation,
+        gradient_accumulation_steps=options.accumulation,
         activation_checkpointing=False,
     )  # fmt: skip
     task = order_module.WorkerTask(run, setting.workload, checkpoint_every_seconds=1e9, peak_flops=None)
@@ -226,9 +227,10 @@ def train_bare(setting: Setting) -> None:
     gate = Gate(setting)
     for batch in setting.batches():
         optimizer.zero_grad()
-        with setting.autocast():
-            loss = setting.workload.loss(model, batch)
-        loss.backward()
+        for part in zip(*(each.chunk(setting.options.accumulation) for each in batch), strict=True):
+            with setting.autocast():
+                loss = setting.workload.loss(model, part)
+            (loss / setting.options.accumulation).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         loss.item()

@@ -13,6 +13,7 @@ from flopsfit_ds.base.hardware import Cluster
 from flopsfit_ds.base.presets import wants_stock_zero3
 from flopsfit_ds.base.units import MIB
 from flopsfit_ds.memory.buckets import ZeroBuckets, training_buckets
+from flopsfit_ds.memory.casts import keeps_casts
 from flopsfit_ds.memory.margin import allocator_margin, delayed_free_bytes, workspace_bytes
 from flopsfit_ds.memory.profile import ALLOCATION_BYTES, ModelProfile
 from flopsfit_ds.memory.types import MarginLine, MemoryComponents, MemoryEstimate, Phase, Strategy, assemble_estimate
@@ -269,6 +270,14 @@ def _replicated_moments(
         ),
         _Moment("backward", 2 * profile.block_params * bool(narrow), at_first_block, bucket, last_saved, 0, transient),
     ]
+    if narrow and profile.finds_loss_by_chunks and keeps_casts(stage, accumulation, checkpointing):
+        # in all micro-batches but the last, every copy stays to the end; ZeRO-1 reduces after the last one only
+        waiting, before_last = (bucket if stage == 2 else 0), (earlier if accumulation > 2 else 0)
+        grown = max(before_last, at_first_block if stage == 2 else 4 * trainable)
+        moments += [
+            _Moment("backward", all_casts, at_last_block, waiting, saved - outside, 0, transient),
+            _Moment("backward", all_casts, grown, waiting, last_saved, 0, transient),
+        ]
     table = 4 * min(profile.largest_tensor_params, trainable)
     batch = sequences * profile.input_bytes  # the loop's own, until the step ends
     if stage == 0:

@@ -27,6 +27,7 @@ from flopsfit_ds.simulate.tensors.patches import apply_patches
 from flopsfit_ds.simulate.tensors.tracker import LiveMemory
 from flopsfit_ds.train.data.outputs import to_device
 from flopsfit_ds.train.mends.zero3 import share_master_weights
+from flopsfit_ds.train.model.casts import KeptCasts, kept_casts
 
 
 def simulate_rank(job: SimulationJob) -> RankMemory:
@@ -62,8 +63,15 @@ def observe(job: SimulationJob, device: torch.device, tracker: LiveMemory, began
             watch_engine(engine, tracker)
             watch_loss(engine.module, tracker)
             label_state(engine, tracker)
+            casts = kept_casts(
+                engine.module,
+                "bf16" if "torch_autocast" in job.config else "fp32",
+                zero_stage=job.config["zero_optimization"]["stage"],
+                accumulation=job.config["gradient_accumulation_steps"],
+                activation_checkpointing=job.activation_checkpointing,
+            )
             for _ in range(job.num_steps):
-                _take_step(job, engine, device, tracker)
+                _take_step(job, engine, device, tracker, casts)
     return _summary(job, tracker, sizes, began)
 
 
@@ -120,15 +128,21 @@ def _sizes(model: torch.nn.Module) -> ModelSizes:
     )
 
 
-def _take_step(job: SimulationJob, engine: Any, device: torch.device, tracker: LiveMemory) -> None:
+def _take_step(
+    job: SimulationJob, engine: Any, device: torch.device, tracker: LiveMemory, casts: KeptCasts | None
+) -> None:
     micro_batches = job.config["gradient_accumulation_steps"]
     for number in range(micro_batches):
         last = number == micro_batches - 1
         tracker.begin("forward")
         tracker.modules.restart()
         engine.set_gradient_accumulation_boundary(last)
+        if casts is not None and number == 0:
+            casts.make()
         batch = to_device(job.case.batch(job.config["train_micro_batch_size_per_gpu"]), device)
         loss = job.case.loss(engine, batch)
+        if casts is not None and last:
+            casts.drop()
         label_state(engine, tracker)
         tracker.begin("backward")
         engine.backward(loss)

@@ -148,12 +148,16 @@ def train(
         agreed = None
         step_loss = torch.zeros((), dtype=torch.float64, device=session.device)
         batches = weighted_batches(workload, read, micro_batches, session, pulse, str(step))
+        if session.casts is not None:
+            session.casts.make()
         for number, (batch, weight) in enumerate(waiting.each(batches)):
             pulse(str(step))
             with session.accelerator.accumulate(engine):
                 loss = weighted_loss(workload, engine, to_device(batch, session.device), weight)
                 step_loss += loss.detach().double() / len(micro_batches)
                 if number == len(micro_batches) - 1:
+                    if session.casts is not None:
+                        session.casts.drop()
                     # before the backward pass that ends in an update: a NaN must not reach the weights
                     last = step + 1 == run.num_steps  # an evaluation that fails shall not cost the training
                     patience = task.checkpoint_every_seconds * (_LAST_PATIENCE if last else 1.0)

@@ -25,6 +25,7 @@ from flopsfit_ds.train.mends.alone import go_without_peers
 from flopsfit_ds.train.mends.construction import built_as_at_every_stage
 from flopsfit_ds.train.mends.norms import keep_norm
 from flopsfit_ds.train.mends.zero3 import share_master_weights
+from flopsfit_ds.train.model.casts import KeptCasts, kept_casts
 from flopsfit_ds.train.model.compiled import CompiledBlocks, compile_blocks, hide_hooks
 from flopsfit_ds.train.model.decoder import Decoder
 from flopsfit_ds.train.optimizers.build import build_optimizer, rate_factors
@@ -50,6 +51,7 @@ class Session:
         num_params_trainable: Of these, with a gradient.
         rate_factors: Of each group of parameters, its learning rate over the recipe's.
         compiled: The compiled blocks; None where nothing is to be compiled.
+        casts: What casts weights once a step; None where autocast does it for each micro-batch.
     """
 
     accelerator: Accelerator
@@ -60,6 +62,7 @@ class Session:
     num_params_trainable: int
     rate_factors: tuple[float, ...]
     compiled: CompiledBlocks | None = None
+    casts: KeptCasts | None = None
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Set the rate of the next step; no scheduler object is prepared, Accelerate would step it once a rank."""
@@ -144,6 +147,13 @@ def open_session(
         num_params_trainable=sum(size for size, trainable in sizes if trainable),
         rate_factors=factors,
         compiled=blocks,
+        casts=kept_casts(
+            model,
+            run.recipe.precision,
+            zero_stage=order.zero_stage,
+            accumulation=order.gradient_accumulation_steps,
+            activation_checkpointing=order.activation_checkpointing,
+        ),
     )
 
 

@@ -45,7 +45,11 @@ def plain_losses(logits: torch.Tensor, targets: torch.Tensor, z_loss_weight: flo
 
 
 def mean_loss(
-    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, rules: LossRules = PLAIN
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    rules: LossRules = PLAIN,
+    cast: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean loss over all tokens, in nats, a scalar in fp32; gradients flow to `hidden` and `weight`.
 
@@ -54,8 +58,10 @@ def mean_loss(
         weight: Of the head, [vocab, hidden].
         targets: Token ids, [batch, tokens].
         rules: What there is beside cross-entropy.
+        cast: The weight in the type of products, where it is at hand.
     """
-    return _MeanLoss.apply(hidden.flatten(0, 1), weight, targets.flatten(), rules)  # pyright: ignore[reportReturnType]
+    rows, wanted = hidden.flatten(0, 1), targets.flatten()
+    return _MeanLoss.apply(rows, weight, wanted, rules, cast)  # pyright: ignore[reportReturnType]
 
 
 def token_losses(
@@ -81,9 +87,15 @@ class _MeanLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, rules: LossRules
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        rules: LossRules,
+        cast: torch.Tensor | None,
     ) -> torch.Tensor:
-        losses, *gradients = _by_chunks(hidden, weight, targets, rules, *ctx.needs_input_grad[:2])
+        table = weight if cast is None else cast
+        losses, *gradients = _by_chunks(hidden, table, targets, rules, *ctx.needs_input_grad[:2])
         ctx.gradients, ctx.dtypes = gradients, (hidden.dtype, weight.dtype)
         return losses.mean()
 
@@ -95,7 +107,7 @@ class _MeanLoss(torch.autograd.Function):
             None if gradient is None else gradient.mul_(scale).to(dtype)
             for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
         )
-        return (*scaled, None, None)
+        return (*scaled, None, None, None)
 
 
 def _by_chunks(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,8 +30,34 @@ def hidden_std(shape: ModelShape) -> float:
     return _INIT_STD if shape.mup is None else _INIT_STD / math.sqrt(shape.mup.width)
 
 
+class _CastBefore(torch.autograd.Function):
+    """A weight's copy that was made earlier, as if it were made here."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: torch.Tensor, cast: torch.Tensor) -> torch.Tensor:
+        return cast.view_as(cast)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # pyright: ignore
+        return gradient.float(), None
+
+
+def in_product(layer: Projection | TokenEmbedding) -> torch.Tensor:
+    """The weight that is multiplied: the layer's, or its copy, from which gradients flow to it."""
+    if layer.cast is None:
+        return layer.weight
+    # a copy with a graph of its own, older than the forward pass, would get its gradient after all other tensors
+    return _CastBefore.apply(layer.weight, layer.cast)  # pyright: ignore[reportReturnType]
+
+
 class Projection(nn.Linear):
-    """A linear layer without bias, drawn from a normal distribution of standard deviation `std`."""
+    """A linear layer without bias, drawn from a normal distribution of standard deviation `std`.
+
+    Attributes:
+        cast: The weight in the type of products, where it is kept from micro-batch to micro-batch; see `casts.py`.
+    """
+
+    cast: torch.Tensor | None = None
 
     def __init__(self, in_features: int, out_features: int, std: float) -> None:
         self._std = std
@@ -39,6 +66,10 @@ class Projection(nn.Linear):
     def reset_parameters(self) -> None:
         """Draw the weights; called by the constructor."""
         nn.init.normal_(self.weight, std=self._std)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """[..., in_features] to [..., out_features]."""
+        return F.linear(input, in_product(self))
 
 
 class Head(Projection):
@@ -52,20 +83,28 @@ class Head(Projection):
         rules: LossRules = cross_entropy.PLAIN,
     ) -> torch.Tensor:
         """See `Decoder.forward`."""
-        return logits_or_losses(input, self.weight, rules, targets, reduce)
+        return logits_or_losses(input, self, rules, targets, reduce)
 
 
 def logits_or_losses(
-    x: torch.Tensor, weight: torch.Tensor, rules: LossRules, targets: torch.Tensor | None, reduce: bool
+    x: torch.Tensor, table: Head | TokenEmbedding, rules: LossRules, targets: torch.Tensor | None, reduce: bool
 ) -> torch.Tensor:
-    """See `Decoder.forward`; `x` is the head's input, `weight` its own."""
+    """See `Decoder.forward`; `x` is the head's input, `table` has its weight."""
     if targets is None:
-        return cross_entropy.capped(F.linear(x, weight), rules.logit_softcap)
-    return (cross_entropy.mean_loss if reduce else cross_entropy.token_losses)(x, weight, targets, rules)
+        return cross_entropy.capped(F.linear(x, in_product(table)), rules.logit_softcap)
+    if reduce:
+        return cross_entropy.mean_loss(x, table.weight, targets, rules, table.cast)
+    return cross_entropy.token_losses(x, table.weight, targets, rules)
 
 
 class TokenEmbedding(nn.Embedding):
-    """A token embedding drawn from a normal distribution."""
+    """A token embedding drawn from a normal distribution.
+
+    Attributes:
+        cast: As of `Projection`, where the table is the output head too.
+    """
+
+    cast: torch.Tensor | None = None
 
     def reset_parameters(self) -> None:
         """Draw the weights; called by the constructor."""
@@ -263,7 +302,7 @@ class Decoder(nn.Module):
         if targets is not None:
             x = cross_entropy.as_autocast_would(x)  # what the norm gave need not outlive the loss
         if self.tied:
-            return logits_or_losses(x, self.embedding.weight, self.loss_rules, targets, reduce)
+            return logits_or_losses(x, self.embedding, self.loss_rules, targets, reduce)
         return self.head(x, targets, reduce, self.loss_rules)
 
     def _biases(self, x: torch.Tensor, starts: torch.Tensor | None) -> dict[int, torch.Tensor]:

@@ -46,3 +46,16 @@ def train_with_every_detour(order: Any, task: Any) -> int:
     """The worker, over an engine of one rank as DeepSpeed makes it."""
     session.go_without_peers = lambda engine: None
     return run_worker(order, task)
+
+
+def train_casting_each_time(order: Any, task: Any) -> int:
+    """The worker, with autocast's copies of weights for each micro-batch."""
+    assert session.kept_casts(
+        task.workload.build_model(False),
+        task.plan.recipe.precision,
+        zero_stage=order.zero_stage,
+        accumulation=order.gradient_accumulation_steps,
+        activation_checkpointing=order.activation_checkpointing,
+    )
+    session.kept_casts = lambda *_, **__: None
+    return run_worker(order, task)
