@@ -28,6 +28,10 @@ class DataError(FlopsfitError):
     """Training data or a table of results cannot be read or used."""
 
 
+class DataChangedError(FlopsfitError):
+    """Training data was altered under a run that reads it; once it is restored, the run can go on."""
+
+
 class FitError(FlopsfitError):
     """The points at hand do not support the law that was asked for."""
 

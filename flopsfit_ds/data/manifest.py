@@ -10,13 +10,14 @@ import functools
 import hashlib
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from flopsfit_ds.base.errors import DataError, RecordError
+from flopsfit_ds.base.errors import DataChangedError, DataError, RecordError
 from flopsfit_ds.base.storage import json_converter, read_json, write_json
 from flopsfit_ds.base.units import format_bytes
 from flopsfit_ds.data.checks import other_ids, shared_file, within
@@ -248,6 +249,54 @@ def check_source(corpus: Corpus, folder: Path) -> None:
             f"data.path: {path} changed since this sweep began: {changed}; restore it, or give the study of the new "
             "file another name (what was trained keeps its records)"
         )
+
+
+@dataclass(frozen=True)
+class WatchedFile:
+    """A file of ids that is trained on where the user has it; it must stay what it was when the sweep began.
+
+    Attributes:
+        path: Where it lies.
+        manifest: What it held.
+    """
+
+    path: str
+    manifest: Manifest
+
+    def check(self) -> None:
+        """See that it has not been changed under a run; one that is gone stays what it was for whoever has it open.
+
+        Raises:
+            DataChangedError: It has.
+        """
+        path = Path(self.path)
+        try:
+            stat = path.stat()
+            if (stat.st_size, stat.st_mtime_ns) == (self.manifest.num_bytes, self.manifest.modified_ns):
+                return
+            changed = difference(path, self.manifest)
+        except FileNotFoundError:
+            return
+        if changed is not None:
+            raise DataChangedError(
+                f"data.path: {path} changed while it was trained on: {changed}; restore it, and the run goes on from "
+                "its newest checkpoint, which was written before"
+            )
+
+
+def watched_files(corpora: Sequence[Corpus], folder: Path) -> tuple[WatchedFile, ...]:
+    """Those of some prepared corpora that are files of the user's own.
+
+    Args:
+        corpora: What is trained on, and measured.
+        folder: Where the sweep keeps its data.
+    """
+    found = []
+    for corpus in corpora:
+        manifest = read_manifest(source_manifest(corpus, folder)) if corpus.source == "tokens" else None
+        if manifest is not None:
+            found.append(WatchedFile(corpus.files[0], manifest))
+    return tuple(found)
 
 
 def source_manifest(corpus: Corpus, folder: Path) -> Path:

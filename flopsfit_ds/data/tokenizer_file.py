@@ -12,8 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from flopsfit_ds.base.errors import DataError
+from flopsfit_ds.base.text import shown
 
 _SHOWN = 3  # in an error of one line
+_MOST_IDS = 1 << 32
+"""The library counts ids in 32 bits."""
+_MALFORMED = (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError)
+"""What Python says of JSON of another shape than meant."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +56,26 @@ def read_tokenizer_file(path: Path, vocab_size: int) -> TokenizerFacts:
         DataError: No such file, no tokenizer, more ids than the vocabulary, or added tokens that the library renumbers.
     """
     saved, ids, added = _load(path)
-    largest = max((*ids.values(), *(number for _, number in added)), default=-1)
+    largest = max((*ids.values(), *(number for _, number in added)))
     _check_added(path, ids, added)
     if largest >= vocab_size:
         raise DataError(
             f"data.tokenizer: {path} has {largest + 1} ids, more than model.vocab_size {vocab_size}; set that to "
             f"{largest + 1} or more"
         )
-    return TokenizerFacts(
-        num_ids=largest + 1,
-        switched_off=tuple(_switched_off(saved)),
-        added_to_each_text=tuple(_specials(saved.get("post_processor"))),
-    )
+    try:
+        return TokenizerFacts(
+            num_ids=largest + 1,
+            switched_off=tuple(_switched_off(saved)),
+            added_to_each_text=tuple(map(_word, _specials(saved.get("post_processor")))),
+        )
+    except _MALFORMED as error:
+        raise _no_tokenizer(path, error) from None
+
+
+def _no_tokenizer(path: Path, error: Exception) -> DataError:
+    """What a user is told of a file of another shape than meant."""
+    return DataError(f"data.tokenizer: {path} is no tokenizer.json: {type(error).__name__}: {shown(str(error))[1:-1]}")
 
 
 def _load(path: Path) -> tuple[Any, dict[str, int], list[tuple[str, int]]]:
@@ -75,13 +88,26 @@ def _load(path: Path) -> tuple[Any, dict[str, int], list[tuple[str, int]]]:
         saved = json.loads(path.read_bytes())
         vocab = saved["model"]["vocab"]
         entries = vocab.items() if isinstance(vocab, dict) else ((entry[0], n) for n, entry in enumerate(vocab))
-        ids = {token: int(number) for token, number in entries}
-        added = [(str(token["content"]), int(token["id"])) for token in saved.get("added_tokens") or ()]
+        ids = {token: _id(number) for token, number in entries}
+        if not ids:
+            raise ValueError("its vocabulary is empty")
+        added = [(str(token["content"]), _id(token["id"])) for token in saved.get("added_tokens") or ()]
+        return saved, ids, added
     except OSError as error:
         raise DataError(f"data.tokenizer: {path}: {error.strerror or error}; it takes a tokenizer.json") from None
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise DataError(f"data.tokenizer: {path} is no tokenizer.json: {type(error).__name__}: {error}") from None
-    return saved, ids, added
+    except _MALFORMED as error:
+        raise _no_tokenizer(path, error) from None
+
+
+def _id(number: Any) -> int:
+    if not isinstance(number, int) or not 0 <= number < _MOST_IDS:
+        raise ValueError(f"{shown(number)} is no id")
+    return number
+
+
+def _word(value: Any) -> str:
+    """A value of the file, fit to be shown; text without its quotes."""
+    return shown(value)[1:-1] if isinstance(value, str) else shown(value)
 
 
 def end_of_document(mark: str | int, tokenizer: Path | None, vocab_size: int) -> int:
@@ -104,7 +130,7 @@ def end_of_document(mark: str | int, tokenizer: Path | None, vocab_size: int) ->
     _, ids, added = _load(tokenizer)
     found = {**ids, **dict(added)}.get(mark)
     if found is None:
-        near = ", ".join(content for content, _ in added[:_SHOWN]) or "none"
+        near = ", ".join(_word(content) for content, _ in added[:_SHOWN]) or "none"
         raise DataError(
             f"data.end_of_document: {tokenizer} has no token {mark!r}; the tokens added to its vocabulary are {near}"
         )
@@ -113,10 +139,10 @@ def end_of_document(mark: str | int, tokenizer: Path | None, vocab_size: int) ->
 
 def renumbered(path: Path, tokens: list[tuple[str, int, int | None]]) -> DataError:
     """What a user is told of added tokens (content, id in the file, id that the library gives)."""
-    shown = ", ".join(f"{content!r} is {stated} and becomes {given}" for content, stated, given in tokens[:_SHOWN])
+    named = ", ".join(f"{shown(content)} is {stated} and becomes {given}" for content, stated, given in tokens[:_SHOWN])
     more = f" and {len(tokens) - _SHOWN} more" if len(tokens) > _SHOWN else ""
     return DataError(
-        f"data.tokenizer: {path}: its added tokens leave a gap in the ids, so that the library renumbers them: {shown}"
+        f"data.tokenizer: {path}: its added tokens leave a gap in the ids, so that the library renumbers them: {named}"
         f"{more}; give the added tokens the ids that follow the vocabulary's, or fill the gap"
     )
 
@@ -138,15 +164,15 @@ def _check_added(path: Path, ids: Mapping[str, int], added: list[tuple[str, int]
 def _switched_off(saved: Mapping[str, Any]) -> Iterator[str]:
     truncation, padding = saved.get("truncation"), saved.get("padding")
     if truncation:
-        yield f"truncation to {truncation.get('max_length')} ids"
+        yield f"truncation to {_word(truncation.get('max_length'))} ids"
     if padding:
-        yield f"padding ({padding.get('strategy')})"
+        yield f"padding ({_word(padding.get('strategy'))})"
     dropout = saved["model"].get("dropout")
     if dropout:
-        yield f"dropout of {dropout:g} of the merges"
+        yield f"dropout of {float(dropout):g} of the merges"
 
 
-def _specials(processor: Any) -> Iterator[str]:
+def _specials(processor: Any) -> Iterator[Any]:
     """Special tokens of a post-processor, by its kinds in the library."""
     if not isinstance(processor, dict):
         return
@@ -156,6 +182,6 @@ def _specials(processor: Any) -> Iterator[str]:
     elif processor.get("type") == "TemplateProcessing":
         for piece in processor.get("single", ()):
             if "SpecialToken" in piece:
-                yield str(piece["SpecialToken"].get("id"))
+                yield piece["SpecialToken"]["id"]
     elif processor.get("type") in ("BertProcessing", "RobertaProcessing"):
-        yield from (str(processor[name][0]) for name in ("cls", "sep") if name in processor)
+        yield from (processor[name][0] for name in ("cls", "sep") if name in processor)

@@ -16,7 +16,7 @@ from flopsfit_ds.base.hardware import Machine, launched_world
 from flopsfit_ds.base.storage import write_json
 from flopsfit_ds.base.units import format_count, format_flops
 from flopsfit_ds.base.usercode import check_allowed, import_class
-from flopsfit_ds.data.manifest import check_source
+from flopsfit_ds.data.manifest import check_source, watched_files
 from flopsfit_ds.model.loss_traits import LossTraits
 from flopsfit_ds.plan import sweep_plan as _planning
 from flopsfit_ds.plan.family import counts_active
@@ -207,6 +207,7 @@ def _token_task(plan: SweepPlan, run: RunPlan) -> WorkerTask:
     folder = plan.folder.absolute() / "data"
     parts = [prepare_tokens(corpus, folder, vocab_size) for corpus in plan.corpus.trained_on]
     sets = [(name, prepare_tokens(corpus, folder, vocab_size)) for name, corpus in plan.corpus.heldout_sets]
+    read = (*plan.corpus.trained_on, *(corpus for _, corpus in plan.corpus.heldout_sets))
     if run.unique_tokens is None:
         _warn_of_repeats(plan.corpus, run, parts)
     workloads = tuple(TokenWorkload(run.model, tokens) for tokens in parts)
@@ -227,6 +228,7 @@ def _token_task(plan: SweepPlan, run: RunPlan) -> WorkerTask:
             HeldoutSet(name, TokenWorkload(run.model, each, only_measured=True), each.bytes_per_token)
             for name, each in sets
         ),
+        watched=watched_files(read, folder),
     )
 
 

@@ -278,6 +278,7 @@ def _keep(session: Session, order: WorkerOrder, task: WorkerTask, progress: Prog
 def _save(
     session: Session, order: WorkerOrder, task: WorkerTask, progress: Progress, folder: Path, pulse: Pulse
 ) -> None:
+    task.check_files()
     temporary = temporary_folder(folder, progress.step)
     session.engine.save_checkpoint(str(temporary), tag=TAG, client_state=client_state(session))
     _wait(order)

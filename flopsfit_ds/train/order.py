@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from flopsfit_ds.data.manifest import WatchedFile
     from flopsfit_ds.train.data.sampling import Mixture
 
 EXIT_OUTCOME_WRITTEN = 0  # success
@@ -181,6 +182,7 @@ class WorkerTask:
         heldout_sets: Measured when the run ends, beside the workload's own.
         data_workers: Processes of each rank that build batches ahead; 0 for none.
         hang_timeout_seconds: Silence after which the engine ends a run; a collective waits longer than that.
+        watched: Files of the user's own that it reads: looked at before each checkpoint and at the end.
     """
 
     plan: RunPlan
@@ -194,6 +196,16 @@ class WorkerTask:
     bytes_per_token: float | None = None
     heldout_sets: tuple[HeldoutSet, ...] = ()
     data_workers: int = 0
+    watched: tuple[WatchedFile, ...] = ()
+
+    def check_files(self) -> None:
+        """See that nothing that the run reads was changed under it.
+
+        Raises:
+            DataChangedError: Something was.
+        """
+        for file in self.watched:
+            file.check()
 
 
 Tasks = Callable[[RunPlan], WorkerTask]

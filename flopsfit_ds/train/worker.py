@@ -171,6 +171,7 @@ def _train_and_measure(
             sets[further.name] = _told(found, further.bytes_per_token)
     except DivergedError as diverged:
         status, reason, progress = "diverged", str(diverged), diverged.progress
+    task.check_files()
     observed = _observe(session, order, task, progress)
     if order.rank == 0:
         finite = loss if status == "completed" else None

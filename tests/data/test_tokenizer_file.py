@@ -118,3 +118,49 @@ def test_what_is_no_tokenizer_is_refused_at_planning(tmp_path, content):
     (tmp_path / "tok.json").write_text(content)
     with pytest.raises(DataError, match=r"tok.json is no tokenizer.json"):
         found(tmp_path)
+
+
+def hostile(**parts: object) -> str:
+    return json.dumps({"model": {"vocab": {"loss": 0, "batch": 1}}, **parts})
+
+
+ESCAPES = "\x1b]0;owned\x07\x1b[2J\n\u202e"
+HOSTILE = {
+    "nested too deep": "[" * 100_000,
+    "an infinite id": '{"model": {"vocab": {"a": 1e999}}}',
+    "a negative id": '{"model": {"vocab": {"a": -5}}}',
+    "an id of 300 digits": f'{{"model": {{"vocab": {{"a": 1{"0" * 300}}}}}}}',
+    "an id of 5,000 digits": f'{{"model": {{"vocab": {{"a": 1{"0" * 5000}}}}}}}',
+    "no id": '{"model": {"vocab": {}}}',
+    "truncation that is a list": hostile(truncation=[1]),
+    "dropout that is text": '{"model": {"vocab": {"a": 1}, "dropout": "x"}}',
+    "a processor of no parts": hostile(post_processor={"type": "Sequence", "processors": 5}),
+    "a template of numbers": hostile(post_processor={"type": "TemplateProcessing", "single": [5]}),
+    "marks that are none": hostile(post_processor={"type": "BertProcessing", "cls": [], "sep": 5}),
+    "an added token of escapes": hostile(added_tokens=[{"id": 99, "content": ESCAPES}]),
+    "an added token without end": hostile(added_tokens=[{"id": 99, "content": "x" * 100_000}]),
+    "half a character": '{"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": 9, "content": "\\ud800"}]}',
+}
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_file_is_refused_in_one_short_line_that_no_terminal_obeys(tmp_path, faults, content):
+    faults.inject("hostile tokenizer.json")
+    write_bytes_corpus(tmp_path / "corpus.txt", 2000)
+    (tmp_path / "tok.json").write_text(content)
+    with pytest.raises(DataError) as refusal:
+        found(tmp_path)
+    told = str(refusal.value).replace(str(tmp_path), "")
+    assert told.isprintable()
+    assert len(told) < 300
+    faults.cost("hostile tokenizer.json", 0, allowed=0)
+
+
+def test_what_a_plan_says_of_a_tokenizer_holds_nothing_that_a_terminal_obeys(tmp_path, tokenizer):
+    saved = json.loads(tokenizer.to_str())
+    saved["padding"], saved["truncation"] = {"strategy": ESCAPES}, {"max_length": ESCAPES}
+    saved["post_processor"] = {"type": "BertProcessing", "cls": [ESCAPES, 0], "sep": ["x" * 10_000, 1]}
+    (tmp_path / "tok.json").write_text(json.dumps(saved))
+    notes = found(tmp_path).notes
+    assert all(note.isprintable() and len(note) < 600 for note in notes)
+    assert any("truncation" in note and "\\x1b" in note for note in notes)

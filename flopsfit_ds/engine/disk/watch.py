@@ -207,7 +207,8 @@ def attempts_on_slots(folder: SweepFolder) -> list[Span]:
                 continue
             note = content["attempt"]
             goes_on = content["open"] and (driving or _leased(run.path / "leases"))
-            ended = time.time() if goes_on else note["started_at"] + (note["seconds"] or _last_sign(run, number, note))
+            seconds = time.time() - note["started_at"] if goes_on else note["seconds"] or _last_sign(run, number, note)
+            ended = note["started_at"] + max(0.0, seconds)  # the clock may have been set back since
             outcome = "running" if goes_on else note["outcome"]
             spans.append(Span(run_id, labels[run_id], tuple(note["slots"]), note["started_at"], ended, outcome))
     return sorted(spans, key=lambda span: span.began)

@@ -80,7 +80,7 @@ def prepare_tokens(
         progress: Told how far it is.
 
     Raises:
-        DataError: An id beyond the vocabulary, a text that is no UTF-8, or a user's file that changed.
+        DataError: An id beyond the vocabulary, a text that is no UTF-8, or a file of the user's that changed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if corpus.source == "tokens":
@@ -97,7 +97,9 @@ def prepare_tokens(
     path = written_path(corpus, folder, vocab_size)
     manifest = _trusted(path, corpus, dtype)
     if manifest is None:
+        before = _states(corpus)
         joined = write_corpus(corpus, path, dtype, vocab_size, workers, progress)
+        _see_that_nothing_changed(corpus, before)
         num_tokens = path.stat().st_size // np.dtype(dtype).itemsize
         manifest = describe(path, corpus, dtype, num_tokens, joined.sha256, joined.num_documents)
         write_manifest(path.with_suffix(".json"), manifest)
@@ -106,6 +108,18 @@ def prepare_tokens(
     tokens = replace(tokens, bytes_per_token=_bytes_per_token(tokens, manifest))
     _check_ids(tokens, vocab_size)
     return tokens
+
+
+def _states(corpus: Corpus) -> list[tuple[int, int]]:
+    stats = [Path(name).stat() for name in corpus.files]
+    return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+
+
+def _see_that_nothing_changed(corpus: Corpus, before: list[tuple[int, int]]) -> None:
+    """What was read is what was planned: without a manifest, a file of ids that is not is written again."""
+    for name, earlier, now in zip(corpus.files, before, _states(corpus), strict=True):
+        if now != earlier:
+            raise DataError(f"{name} changed while it was read; start again, which plans for what it holds now")
 
 
 def _trusted(path: Path, corpus: Corpus, dtype: str) -> Manifest | None:

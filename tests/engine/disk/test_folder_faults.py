@@ -65,6 +65,30 @@ def test_a_disk_that_fills_up(small_disk, tmp_path, faults):
     faults.cost("disk full", cost, allowed=2 * CHECKPOINT_STEPS)
 
 
+def test_a_disk_that_holds_no_file_more(small_disk, tmp_path, faults):
+    """It has room for bytes, and none for names: nothing new can be made, what is open can still be written."""
+    faults.inject("disk full: no file more")
+    (tmp_path / "outputs").symlink_to(small_disk)
+    process = start(tmp_path, 2, "[1]", 2, 0.0, held=True)
+    wait_until_held(tmp_path, 2)
+    subprocess.run(["mount", "-o", f"remount,nr_inodes={num_inodes(small_disk)}", str(small_disk)], check=True)
+    let_go(tmp_path)
+    assert process.wait(120) == 2, (tmp_path / "log.txt").read_text()
+    assert "No space left on device" in (tmp_path / "log.txt").read_text()
+    assert processes_of(tmp_path) == []
+    subprocess.run(["mount", "-o", "remount,nr_inodes=4096", str(small_disk)], check=True)
+    records = finish(tmp_path, 2, "[1]", 2, 0.01)
+    assert all(record.attempts[-1].start_step >= 5 for record in records), "the last good checkpoint was kept"
+    cost = steps_trained_twice(sweep_folder(tmp_path).path)
+    faults.cost("disk full: no file more", cost, allowed=2 * CHECKPOINT_STEPS)
+
+
+def num_inodes(folder):
+    """Files, folders and links that a file system holds."""
+    found = os.statvfs(folder)
+    return found.f_files - found.f_ffree
+
+
 def test_a_folder_that_turns_read_only_in_the_middle(small_disk, tmp_path, faults):
     faults.inject("read-only folder")
     (tmp_path / "outputs").symlink_to(small_disk)
@@ -240,7 +264,7 @@ def test_a_lease_needs_no_locks_of_the_file_system(tmp_path, monkeypatch):
 
 
 def test_a_clock_set_back_takes_no_lease_away(tmp_path, monkeypatch, faults):
-    faults.inject("clock set back")
+    faults.inject("clock set forth and back")
     lease = Lease.acquire(tmp_path / "leases")
     monkeypatch.setattr(time, "time", lambda: 0.0)
     with pytest.raises(SweepFolderError):

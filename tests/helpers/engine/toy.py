@@ -17,6 +17,7 @@ from flopsfit_ds.engine.fork.server import Program
 from flopsfit_ds.plan.sweep_plan import RunPlan
 from flopsfit_ds.records import RunFolder
 from flopsfit_ds.train.metrics import MetricsLog
+from helpers.engine.clock import follow_clock
 
 PROGRAM = Program("helpers.engine.toy:run_worker", ("torch.distributed", "torch._C._distributed_c10d"))
 SPEC = """
@@ -90,6 +91,7 @@ class ToyTask:
 def run_worker(order, task) -> int:
     from torch._C._distributed_c10d import TCPStore
 
+    follow_clock()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     stop = []
     signal.signal(signal.SIGTERM, lambda number, _frame: stop.append(number))

@@ -15,11 +15,13 @@ from flopsfit_ds.base.errors import FlopsfitError
 from flopsfit_ds.engine import run_sweep
 from flopsfit_ds.plan.sweep_plan import build_plan
 from flopsfit_ds.spec import parse_spec
+from helpers.engine.clock import follow_clock
 from helpers.engine.toy import PROGRAM, SPEC, ToyTask
 from helpers.forking import write_to
 
 
 def main(arguments: list[str]) -> int:
+    follow_clock()
     folder, num_points, num_gpus, slots, step_seconds = arguments[:5]
     points = ", ".join(f"{{num_params: 11k, num_tokens: {40 + 2 * i}k}}" for i in range(int(num_points)))
     text = SPEC.format(root=folder, points=points, slots=slots, num_gpus=num_gpus)

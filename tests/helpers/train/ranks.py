@@ -13,6 +13,7 @@ from typing import Any
 import torch.distributed as dist
 
 from flopsfit_ds.base.storage import read_json
+from flopsfit_ds.data.manifest import WatchedFile
 from flopsfit_ds.engine.fork.server import TRAINING_MODULES
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.records import RunFolder
@@ -119,6 +120,7 @@ def start(
     number: int = 1,
     checkpoint_every_seconds: float = 1e9,
     target: str = WORKER,
+    watched: tuple[WatchedFile, ...] = (),
 ) -> Attempt:
     """Start all ranks of an attempt."""
     run_folder = RunFolder(folder)
@@ -153,6 +155,7 @@ def start(
         peak_flops=None,
         compiled=layout.compiled,
         data_workers=layout.data_workers,
+        watched=watched,
     )
     sent = pickle.dumps(task)
     pids = [server.start("helpers.train.rank_process:run_rank", target, order, sent) for order in orders]

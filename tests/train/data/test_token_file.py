@@ -8,14 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flopsfit_ds.base.errors import DataError
+from flopsfit_ds.base.errors import DataChangedError, DataError
+from flopsfit_ds.base.storage import read_json
 from flopsfit_ds.data import manifest as manifest_module
 from flopsfit_ds.data.corpus import Corpus, find_corpus
+from flopsfit_ds.data.manifest import watched_files
 from flopsfit_ds.spec import TextData, TokenData
 from flopsfit_ds.study.steps import run_sweep
 from flopsfit_ds.train.data.token_file import TokenFile, prepare_tokens
+from flopsfit_ds.train.order import EXIT_FAILED
 from helpers.sweeps import MICRO, plan_of, with_values
 from helpers.train.kill_targets import survives
+from helpers.train.ranks import SHORT, Layout, start, workload_of
 
 
 def text(base: Path) -> Corpus:
@@ -24,6 +28,11 @@ def text(base: Path) -> Corpus:
 
 def prepared(base: Path) -> TokenFile:
     return prepare_tokens(text(base), base / "data", 256)
+
+
+def rewrite(path: Path) -> None:
+    """Other content, the same size."""
+    path.write_bytes(bytes(10) + path.read_bytes()[10:])
 
 
 def alter(path: Path, position: int = 5000) -> None:
@@ -92,6 +101,15 @@ class TestTheFileThatWeWrite:
         assert "is not trusted" not in caplog.text
 
 
+def test_text_that_is_altered_while_it_is_read_is_named(corpus_folder):
+    def edit(done, total):
+        rewrite(corpus_folder / "corpus.txt")
+
+    with pytest.raises(DataError, match=r"corpus\.txt changed while it was read; start again"):
+        prepare_tokens(text(corpus_folder), corpus_folder / "data", 256, progress=edit)
+    assert Path(prepared(corpus_folder).path).read_bytes() == (corpus_folder / "corpus.txt").read_bytes()
+
+
 class TestTheFileOfTheUsers:
     def corpus(self, base: Path) -> Corpus:
         return find_corpus(TokenData(source="tokens", path="ids.bin"), base, 256)
@@ -118,6 +136,42 @@ class TestTheFileOfTheUsers:
         with pytest.raises(DataError, match=r"changed since this sweep began: it has 300000 bytes and had 400000"):
             run_sweep(plan)
         assert sorted(plan.folder.rglob("*")) == before
+
+    def test_one_that_is_touched_is_still_the_same_and_one_that_is_gone_is_open_elsewhere(self, tmp_path):
+        path = tmp_path / "ids.bin"
+        (np.arange(200_000) % 251).astype("<u2").tofile(path)
+        prepare_tokens(self.corpus(tmp_path), tmp_path / "data", 256)
+        (watched,) = watched_files([self.corpus(tmp_path)], tmp_path / "data")
+        os.utime(path, ns=(0, 0))
+        watched.check()
+        rewrite(path)
+        with pytest.raises(DataChangedError, match=r"ids\.bin changed while it was trained on: its SHA-256 is"):
+            watched.check()
+        path.unlink()
+        watched.check()
+
+    @pytest.mark.parametrize("checkpoint_every_seconds", [0.0, 1e9])
+    def test_a_run_under_which_it_is_altered_ends_without_a_checkpoint_and_without_a_loss(
+        self, server, tmp_path, faults, checkpoint_every_seconds
+    ):
+        faults.inject("spec or data changed while running")
+        (np.arange(50_000) % 251).astype("<u2").tofile(tmp_path / "ids.bin")
+        values = with_values(SHORT, data={"source": "tokens", "path": "ids.bin", "heldout_tokens": 1024})
+        plan = plan_of(values, tmp_path)
+        workload = workload_of(plan, plan.runs[0], tmp_path / "data")
+        watched = watched_files(plan.corpus.trained_on, tmp_path / "data")
+        rewrite(tmp_path / "ids.bin")
+        attempt = start(
+            server, plan.runs[0], workload, tmp_path / "run", Layout(),
+            checkpoint_every_seconds=checkpoint_every_seconds, watched=watched,
+        )  # fmt: skip
+        assert attempt.wait() == [EXIT_FAILED], attempt.logs()
+        error = read_json(attempt.folder.attempt(1) / "error.0.json")
+        assert f"{tmp_path / 'ids.bin'} changed while it was trained on" in error["message"]
+        assert error["fault"] is None
+        assert not (attempt.folder.attempt(1) / "outcome.json").exists()
+        assert not list(attempt.folder.checkpoint.glob("step-*"))
+        faults.cost("spec or data changed while running", 0, allowed=0)
 
 
 OLD_RUN, OLD_ORDER = "b785e97eeb8f", ["a.txt", "c.txt", "b.txt"]
