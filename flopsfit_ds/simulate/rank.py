@@ -100,6 +100,8 @@ def build_engine(job: SimulationJob, device: torch.device, tracker: LiveMemory |
     context = deepspeed.zero.Init(config_dict_or_path=job.config) if partition else contextlib.nullcontext()
     with torch.device(device), context:
         model = job.case.build_model(job.activation_checkpointing)
+    if not partition:
+        _move_parameters(model, device)
     sizes = _sizes(model)
     if tracker is not None:
         for parameter in model.parameters():
@@ -112,6 +114,20 @@ def build_engine(job: SimulationJob, device: torch.device, tracker: LiveMemory |
         gc.freeze()
         gc.disable()  # when cycles are collected is chance; without it a simulation is repeatable, and quicker
     return engine, sizes
+
+
+def _move_parameters(model: torch.nn.Module, device: torch.device) -> None:
+    """Move what a constructor made of numbers (`torch.tensor(2.0)`), which a simulated device does not take by itself.
+
+    DeepSpeed's own move would make other parameters than those that the optimiser holds: of fake tensors the device
+    cannot be changed in place.
+    """
+    moved: dict[int, torch.nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.device.type != device.type:
+                there = torch.nn.Parameter(parameter.detach().to(device), requires_grad=parameter.requires_grad)
+                module._parameters[name] = moved.setdefault(id(parameter), there)
 
 
 def _sizes(model: torch.nn.Module) -> ModelSizes:
