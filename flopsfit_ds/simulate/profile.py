@@ -325,6 +325,31 @@ def _class_profile(
     )
 
 
+def flops_in_batch(
+    model_class: Callable[..., nn.Module],
+    arguments: Mapping[str, Any],
+    *,
+    batch: Any,
+    num_samples: int,
+    loss: Callable[[nn.Module, Any], torch.Tensor],
+    frozen_parameters: tuple[str, ...] = (),
+) -> int:
+    """Training FLOPs of a sample, as one of a batch; what the class raises is raised.
+
+    Args:
+        model_class: The class.
+        arguments: Its constructor's arguments.
+        batch: A tree of tensors.
+        num_samples: In it.
+        loss: `loss(model, batch)`.
+        frozen_parameters: Glob patterns of parameters that are not trained.
+    """
+    looker = Looker()
+    model = looker.build(model_class, arguments)
+    freeze_by_name(model, frozen_parameters)
+    return _training_flops(looker.look(model, batch, loss)) // num_samples
+
+
 def _with_pairs(
     profile: ModelProfile,
     model_class: Callable[..., nn.Module],

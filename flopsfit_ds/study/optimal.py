@@ -8,7 +8,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from flopsfit_ds.simulate.profile import LOOKED_AT_SAMPLES
 from flopsfit_ds.spec import AdaptiveDesign, SweepSpec, validate_spec
 from flopsfit_ds.study.datasets import Adapter
 from flopsfit_ds.study.families.of_class import ClassFamily
-from flopsfit_ds.study.probes.batches import batch_dependence
+from flopsfit_ds.study.probes.batches import plan_in_batches
 from flopsfit_ds.study.probes.deepspeed_keys import check_deepspeed_keys
 from flopsfit_ds.study.probes.items import check_items
 from flopsfit_ds.study.probes.loss import look_at_loss
@@ -206,8 +206,8 @@ def find_optimal(
         notes=tuple(notes),
     )
     family.warnings += probe.warnings
-    plan = build_plan(spec, family=family, corpus=corpus, loss=probe.traits, optimizer=optimizer)
-    plan = replace(plan, warnings=(*plan.warnings, *batch_dependence(plan, model_class, dataset, loss)))
+    build = functools.partial(build_plan, spec, family=family, corpus=corpus, loss=probe.traits, optimizer=optimizer)
+    plan = plan_in_batches(build, family, model_class, dataset, loss)
     if spec.execution.simulate_memory:
         with Simulator() as simulator:
             case_of = functools.partial(_case, model_class, samples, loss_fn, fingerprint)

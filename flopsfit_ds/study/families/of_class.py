@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Container, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,13 @@ from flopsfit_ds.base.usercode import import_class, source_hash
 from flopsfit_ds.model.architecture import ClassShape
 from flopsfit_ds.plan.family import SizedModel
 from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan, plan_optimizer
-from flopsfit_ds.simulate.profile import LOOKED_AT_SAMPLES, ClassMeasurement, count_parameters, profile_class
+from flopsfit_ds.simulate.profile import (
+    LOOKED_AT_SAMPLES,
+    ClassMeasurement,
+    count_parameters,
+    flops_in_batch,
+    profile_class,
+)
 from flopsfit_ds.spec import ClassModel, Training
 from flopsfit_ds.study.families.measured import nearest_by_active, sized_model, smallest_reaching
 from flopsfit_ds.train.data.outputs import logits_of
@@ -82,7 +89,9 @@ class ClassFamily:
         self._sized_by_active = sized_by_active
         self._source_hash = source_hash(model_class)
         self._counts: dict[int, int] = {}
+        self._measured: dict[int, ClassMeasurement] = {}
         self._models: dict[int, SizedModel] = {}
+        self._batch: tuple[Any, int] | None = None
         self.warnings: list[str] = []
 
     def nearest(self, num_params: float, taken: Container[int]) -> SizedModel:
@@ -102,6 +111,11 @@ class ClassFamily:
             lambda model: self._size_of(model.num_params),
             "the sizes or model.size_multiple_of",
         )
+
+    def count_in(self, batch: Any, num_samples: int) -> None:
+        """Count the FLOPs of a sample as one of this batch, from now on and for all sizes."""
+        self._batch = batch, num_samples
+        self._models.clear()
 
     def _size_of(self, num_params: int) -> str:
         step = next(step for step, count in self._counts.items() if count == num_params)
@@ -129,9 +143,27 @@ class ClassFamily:
 
     def _sized(self, step: int) -> SizedModel:
         if step not in self._models:
-            # one size tells whether there is something of pairs, at all sizes
-            pairs = all(model.profile.pair_saved_bytes for model in self._models.values())
-            measured = profile_class(
+            measured = self._measure(step)
+            if self._batch is not None and measured.problem is None:
+                measured = replace(measured, flops_per_sample=self._flops_in(*self._batch, self._build_arguments(step)))
+            self._models[step] = self._model(step, measured)
+        return self._models[step]
+
+    def _flops_in(self, batch: Any, num_samples: int, arguments: Mapping[str, Any]) -> int:
+        try:
+            return flops_in_batch(
+                self._class, arguments, batch=batch, num_samples=num_samples, loss=self._loss,
+                frozen_parameters=self._training.frozen_parameters,
+            )  # fmt: skip
+        except Exception as error:  # of the user's own code, which ran at another size
+            raise PlanError(
+                f"{self._class.__name__}({', '.join(f'{name}={value!r}' for name, value in arguments.items())}): FLOPs "
+                f"cannot be counted in a batch of {num_samples} samples ({type(error).__name__}: {error})"
+            ) from error
+
+    def _measure(self, step: int) -> ClassMeasurement:
+        if step not in self._measured:
+            self._measured[step] = profile_class(
                 self._class,
                 self._build_arguments(step),
                 samples=self._samples,
@@ -140,10 +172,10 @@ class ClassFamily:
                 frozen_parameters=self._training.frozen_parameters,
                 tokens_per_sample=self._tokens_per_sample,
                 optimizer=self._optimizer,
-                looks_at_pairs=pairs,
+                # one size tells whether there is something of pairs, at all sizes
+                looks_at_pairs=all(each.profile.pair_saved_bytes for each in self._measured.values()),
             )
-            self._models[step] = self._model(step, measured)
-        return self._models[step]
+        return self._measured[step]
 
     def _model(self, step: int, measured: ClassMeasurement) -> SizedModel:
         return sized_model(
