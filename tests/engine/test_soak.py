@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from helpers.engine.drivers import kill_everything, processes_of, start, sweep_folder
+from helpers.engine.drivers import fork_server_of, kill_everything, processes_of, start, sweep_folder
 from helpers.engine.toy import steps_trained_twice, undisturbed_loss
 
 
@@ -43,8 +43,7 @@ def kill_group(folder, driver, draw):
 
 
 def kill_server(folder, driver, draw):
-    children = psutil.Process(driver.pid).children()
-    next(child for child in children if "multiprocessing.forkserver" in " ".join(child.cmdline())).kill()
+    fork_server_of(driver.pid).kill()
 
 
 def kill_driver(folder, driver, draw):

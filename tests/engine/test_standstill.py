@@ -10,18 +10,17 @@ import time
 import psutil
 
 from flopsfit_ds.engine.fork import server
-from helpers.engine.drivers import checkpoints, finish, let_go, start, sweep_folder, wait_until, wait_until_held
+from helpers.engine.drivers import (
+    checkpoints,
+    finish,
+    fork_server_of,
+    let_go,
+    start,
+    sweep_folder,
+    wait_until,
+    wait_until_held,
+)
 from helpers.engine.toy import CHECKPOINT_STEPS, HELD_STEP, steps_trained_twice, undisturbed_loss
-
-
-def fork_server_of(pid, timeout=60):
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        for child in psutil.Process(pid).children():
-            if any("forkserver" in word for word in child.cmdline()):
-                return child
-        time.sleep(0.05)
-    raise AssertionError("no fork server")
 
 
 def test_a_fork_server_that_does_not_answer_is_ended_and_started_again(

@@ -6,6 +6,7 @@ what tests start needs no engine.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import pickle
@@ -61,7 +62,9 @@ def write_to(log: Path) -> None:
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     os.close(descriptor)
-    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    # whoever puts others in their place must not close what these were
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
 
 
 def _wait_for(pids: list[int], timeout_seconds: float) -> list[int | None]:
@@ -84,6 +87,8 @@ def _main() -> int:
     os.dup2(2, 1)  # what libraries print must not get between the answers
     for name in sys.argv[1:]:
         importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # what is forked need not look through all that was imported
     while True:
         try:
             kind, *arguments = pickle.load(requests)

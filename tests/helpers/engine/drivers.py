@@ -21,7 +21,15 @@ from helpers.engine.toy import HELD_STEP, undisturbed_loss
 from helpers.forking import ForkingServer
 
 SCRIPT = Path(__file__).with_name("toy_sweep.py")
-_MODULES = ("torch.distributed", "torch._C._distributed_c10d", "flopsfit_ds.engine.sweep", "helpers.engine.toy_sweep")
+_MODULES = (
+    "torch.distributed",
+    "torch._C._distributed_c10d",
+    "flopsfit_ds.engine.sweep",
+    "flopsfit_ds.engine.nodes.agent",
+    "helpers.engine.toy_sweep",
+    "helpers.engine.impatient_sweep",
+    "helpers.engine.forked_driver",
+)
 
 
 @functools.cache
@@ -74,11 +82,16 @@ def start(folder, *arguments, launcher=(), held=False, **environment):
     arguments = [str(folder / "outputs"), *map(str, arguments)]
     log = folder / "log.txt"
     if not launcher:
-        return Driver(_forking_server().start("helpers.engine.toy_sweep:run_forked", log, environment, arguments))
+        return start_forked("toy_sweep", log, environment, arguments)
     with log.open("a") as stream:
         return subprocess.Popen(
             [*launcher, str(SCRIPT), *arguments], stdout=stream, stderr=stream, env=environment, start_new_session=True
         )
+
+
+def start_forked(script, log, environment, arguments):
+    """One of this folder's scripts as a driver in a session of its own, without the seconds in which it imports."""
+    return Driver(_forking_server().start("helpers.engine.forked_driver:run", script, log, environment, arguments))
 
 
 def let_go(folder):
@@ -132,6 +145,11 @@ def processes_of(folder):
     notes = sweep_folder(folder).path.glob("runs/*/attempt-*/process.*.json")
     workers = [ProcessIdentity(**json.loads(note.read_text())["content"]) for note in notes]
     return [worker.pid for worker in workers if worker.is_alive]
+
+
+def fork_server_of(pid):
+    """Of a driver whose workers run: of its children the one that leads a session."""
+    return next(child for child in psutil.Process(pid).children() if os.getsid(child.pid) == child.pid)
 
 
 def finish(folder, *arguments, **environment):

@@ -1,14 +1,10 @@
-"""A sweep of toys on two nodes with short patience: `impatient_sweep.py folder settings`."""
+"""A sweep of toys on two nodes with short patience; its arguments are a folder, and settings as JSON."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2]))  # started as a script, by itself
-
 
 from flopsfit_ds.base.errors import FlopsfitError
 from flopsfit_ds.engine import run_sweep
@@ -19,7 +15,8 @@ from flopsfit_ds.spec import parse_spec
 from helpers.engine.toy import PROGRAM, SPEC, ToyTask
 
 
-def main(folder: str, settings: dict) -> int:
+def main(arguments: list[str]) -> int:
+    folder, settings = arguments[0], json.loads(arguments[1])
     agent.SILENCE_SECONDS = roster.SILENCE_SECONDS = settings["silence_seconds"]
     agent.JOIN_PATIENCE_SECONDS = store.JOIN_PATIENCE_SECONDS = settings["join_seconds"]
     points = ", ".join(f"{{num_params: 11k, num_tokens: {40 + 2 * i}k}}" for i in range(settings["points"]))
@@ -37,7 +34,3 @@ def main(folder: str, settings: dict) -> int:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return error.exit_code
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], json.loads(sys.argv[2])))

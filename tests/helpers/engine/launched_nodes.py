@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 
-from helpers.engine.drivers import SCRIPT
+from helpers.engine.drivers import start_forked
 from helpers.ports import free_port
-
-IMPATIENT = SCRIPT.with_name("impatient_sweep.py")
 
 
 def start_nodes(folder, num_nodes, ranks_per_node, *arguments, port=None, held=False):
@@ -29,14 +25,10 @@ def start_nodes(folder, num_nodes, ranks_per_node, *arguments, port=None, held=F
             }
             if held:
                 variables["TOY_HELD_UNTIL"] = folder / "go"
-            log = (folder / f"log.{node}.{local_rank}.txt").open("a")
+            environment = {**os.environ, **{key: str(value) for key, value in variables.items()}}
+            log = folder / f"log.{node}.{local_rank}.txt"
             processes.append(
-                subprocess.Popen(
-                    [sys.executable, str(SCRIPT), str(folder / "outputs"), *map(str, arguments)],
-                    stdout=log,
-                    stderr=log,
-                    env={**os.environ, **{key: str(value) for key, value in variables.items()}},
-                )
+                start_forked("toy_sweep", log, environment, [str(folder / "outputs"), *map(str, arguments)])
             )
     return processes
 
@@ -67,13 +59,9 @@ def start_node(
         (folder / f"bin{node}" / "nvidia-smi").write_text(f"#!/bin/sh\n{nvidia_smi}\n")
         (folder / f"bin{node}" / "nvidia-smi").chmod(0o755)
         variables["PATH"] = f"{folder / f'bin{node}'}:{os.environ['PATH']}"
-    log = (folder / f"log.{node}.txt").open("a")
-    return subprocess.Popen(
-        [sys.executable, str(IMPATIENT), str(folder / "outputs"), json.dumps(settings)],
-        stdout=log,
-        stderr=log,
-        env={**os.environ, **{key: str(value) for key, value in variables.items()}},
-    )
+    environment = {**os.environ, **{key: str(value) for key, value in variables.items()}}
+    arguments = [str(folder / "outputs"), json.dumps(settings)]
+    return start_forked("impatient_sweep", folder / f"log.{node}.txt", environment, arguments)
 
 
 def logs(folder):

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import deepspeed
 import torch
 from accelerate import Accelerator, DeepSpeedPlugin, PartialState
 from torch import nn
@@ -17,12 +16,13 @@ from torch import nn
 from flopsfit_ds.plan.ds_config import training_config
 from flopsfit_ds.train.checkpoint.files import TAG, SavedState
 from flopsfit_ds.train.checkpoint.universal import convert
+from flopsfit_ds.train.mends.collectives import without_shared_memory
 
 WIDTH, LAYERS = 1024, 12
 
 
 def main(zero_stage: int, folder: Path) -> None:
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    without_shared_memory()
     PartialState(cpu=True)
     model = nn.Sequential(*[nn.Linear(WIDTH, WIDTH) for _ in range(LAYERS)])
     num_params = sum(parameter.numel() for parameter in model.parameters())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import sys
-import types
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # started as a script, by itself
@@ -17,7 +16,6 @@ from flopsfit_ds.plan.sweep_plan import build_plan
 from flopsfit_ds.spec import parse_spec
 from helpers.engine.clock import follow_clock
 from helpers.engine.toy import PROGRAM, SPEC, ToyTask
-from helpers.forking import write_to
 
 
 def main(arguments: list[str]) -> int:
@@ -36,18 +34,6 @@ def main(arguments: list[str]) -> int:
         return error.exit_code
     sys.stdout.write(f"losses {[record.loss for record in records]}\n")
     return 0
-
-
-def run_forked(log: Path, environment: dict[str, str], arguments: list[str]) -> int:
-    """As if this were started as a script in a session of its own, with what a test's forking server has imported."""
-    os.setsid()
-    write_to(log)
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.argv = [__file__, *arguments]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    sys.modules["__main__"].__file__ = __file__
-    return main(arguments)
 
 
 if __name__ == "__main__":
