@@ -26,6 +26,7 @@ from flopsfit_ds.simulate.tensors.labels import components_of, label_state, watc
 from flopsfit_ds.simulate.tensors.patches import apply_patches
 from flopsfit_ds.simulate.tensors.tracker import LiveMemory
 from flopsfit_ds.train.data.outputs import to_device
+from flopsfit_ds.train.mends.collectives import without_shared_memory
 from flopsfit_ds.train.mends.zero3 import share_master_weights
 from flopsfit_ds.train.model.casts import KeptCasts, kept_casts
 
@@ -87,8 +88,7 @@ def join_fake_world(job: SimulationJob) -> None:
         MASTER_ADDR="localhost",
         MASTER_PORT="1",
     )
-    # the shared-memory collective of DeepSpeed is compiled at first use, for up to two minutes
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    without_shared_memory()
     dist.init_process_group("fake", rank=job.rank, world_size=job.world_size, store=FakeStore())
     deepspeed.init_distributed(dist_backend="fake")
 

@@ -264,15 +264,13 @@ class _Forker:
 
 def _preload() -> None:
     """Load what a simulation needs: PyTorch and DeepSpeed import their compilers at first use, which takes seconds."""
-    import deepspeed.ops
-    import deepspeed.runtime.zero.muon.original_muon
+    import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
     import torch._dynamo
 
     import flopsfit_ds.simulate.rank
     import flopsfit_ds.train.model.decoder
     import flopsfit_ds.train.session  # noqa: F401
 
-    _ = deepspeed.ops.__compatible_ops__  # the first access asks the C++ compiler which operators could be built
     torch.set_num_threads(1)
     gc.collect()
     gc.freeze()  # children share these objects, and need not look through them

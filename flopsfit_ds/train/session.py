@@ -22,6 +22,7 @@ from torch import nn
 from flopsfit_ds.plan.ds_config import deepspeed_config
 from flopsfit_ds.plan.sweep_plan import RunPlan
 from flopsfit_ds.train.mends.alone import go_without_peers
+from flopsfit_ds.train.mends.collectives import without_shared_memory
 from flopsfit_ds.train.mends.construction import built_as_at_every_stage
 from flopsfit_ds.train.mends.norms import keep_norm
 from flopsfit_ds.train.mends.zero3 import share_master_weights
@@ -160,8 +161,7 @@ def open_session(
 def _start_accelerate(order: WorkerOrder, config: dict[str, Any], timeout: timedelta) -> Accelerator:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     if order.device_index is None:
-        # the shared-memory collective of DeepSpeed is compiled at first use, for up to two minutes
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        without_shared_memory()
         PartialState(cpu=True, timeout=timeout)  # without it every rank believes to be alone
     accelerator = Accelerator(
         deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=config),

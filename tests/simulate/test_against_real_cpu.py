@@ -91,9 +91,10 @@ def run_real(job, port: int, results) -> None:
 
     from flopsfit_ds.simulate.rank import observe
     from flopsfit_ds.simulate.tensors.tracker import LiveMemory
+    from flopsfit_ds.train.mends.collectives import without_shared_memory
 
     torch.set_num_threads(1)
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    without_shared_memory()
     dist.init_process_group("gloo")
     deepspeed.init_distributed("gloo")
     results.put(observe(job, torch.device("cpu"), LiveMemory("cpu"), 0.0))

@@ -97,6 +97,7 @@ def _worker_environment(launch: Launch) -> dict[str, str]:
         "LOCAL_RANK": str(order.local_rank),
         "WORLD_SIZE": str(order.world_size),
         "LOCAL_WORLD_SIZE": str(order.local_world_size),
+        "LOCAL_SIZE": str(order.local_world_size),  # else ZeRO-3 on a CPU starts `numactl` for each gradient it reduces
         "MASTER_ADDR": order.store_host,
         "MASTER_PORT": str(order.store_port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is the engine's; every rank is a client of it

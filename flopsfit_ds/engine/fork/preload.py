@@ -6,6 +6,7 @@ ranks with everything below them; the workers then want to write a checkpoint), 
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -44,6 +45,8 @@ def _prepare(driver: int, modules: list[str], main_path: str | None, sys_path: l
         importlib.import_module(name)
     if main_path is not None:
         _import_main(main_path)
+    gc.collect()
+    gc.freeze()  # DeepSpeed collects in each worker, which need not look through all that was imported
 
 
 def _import_main(path: str) -> None:
