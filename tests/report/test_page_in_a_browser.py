@@ -18,11 +18,13 @@ import pytest
 from flopsfit_ds.base.storage import write_json
 from flopsfit_ds.records import SweepFolder
 from flopsfit_ds.report import write_report
+from helpers.cli_in_process import invoke
 from helpers.report.report_records import isoflop_sweep
 from helpers.report.report_writer import fit_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 STEPS = 200
+KINDS = ("sweep", "table", "compare", "audit")
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,24 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
             run.metrics.append({"step": step, "loss": record.loss * (1 + 1 / step**0.5), "learning_rate": 1e-3})
     written = write_report(folder, records, fit_of(records))
     return Path(shutil.copy(written, tmp_path_factory.mktemp("mailed") / "page.html"))
+
+
+@pytest.fixture(scope="module")
+def pages(page_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Each kind of page by its command."""
+    folder = tmp_path_factory.mktemp("pages")
+    tables = {name: folder / f"{name}.csv" for name in ("a", "b")}
+    for scale, table in zip((1.0, 0.97), tables.values(), strict=True):
+        rows = [
+            f"{record.planned.num_params_total},{record.planned.num_tokens},{scale * (record.loss or 0.0)}"
+            for record in isoflop_sweep()
+        ]
+        table.write_text("\n".join(["num_params,num_tokens,loss", *rows]))
+    found = {name: folder / f"{name}.html" for name in ("table", "compare", "audit")}
+    assert invoke("report", tables["a"], "-o", found["table"])[0] == 0
+    assert invoke("compare", tables["a"], tables["b"], "--html", found["compare"])[0] == 0
+    invoke("audit", tables["a"], "--html", found["audit"])
+    return {"sweep": page_file, **found}
 
 
 @pytest.fixture(scope="module")
@@ -115,15 +135,21 @@ def test_figures_are_saved_as_they_are_on_paper(browser: Any, page_file: Path) -
     assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_phone_shows_the_prediction_first_and_scrolls_no_way_but_down(browser: Any, page_file: Path) -> None:
+def test_a_phone_shows_the_prediction_first(browser: Any, page_file: Path) -> None:
     page = opened(browser, page_file, viewport={"width": 390, "height": 844})
     loss = page.locator(".cards dd").last.bounding_box()
     assert loss["y"] + loss["height"] < 844
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_phone_scrolls_no_way_but_down(browser: Any, pages: dict[str, Path], name: str) -> None:
+    page = opened(browser, pages[name], viewport={"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
-def test_no_table_is_wider_than_its_paper(browser: Any, page_file: Path) -> None:
-    page = opened(browser, page_file, viewport={"width": 688, "height": 1000})  # 182 mm, what margins leave of A4
+@pytest.mark.parametrize("name", KINDS)
+def test_no_table_is_wider_than_its_paper(browser: Any, pages: dict[str, Path], name: str) -> None:
+    page = opened(browser, pages[name], viewport={"width": 688, "height": 1000})  # 182 mm, what margins leave of A4
     page.emulate_media(media="print")
     for width, room in page.evaluate(
         "[...document.querySelectorAll('table')].map(t => [t.scrollWidth, t.parentElement.clientWidth])"
@@ -131,12 +157,13 @@ def test_no_table_is_wider_than_its_paper(browser: Any, page_file: Path) -> None
         assert width <= room
 
 
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(browser: Any, page_file: Path, scheme: str) -> None:
+def test_axe_finds_nothing(browser: Any, pages: dict[str, Path], name: str, scheme: str) -> None:
     axe = os.environ.get("AXE")
     if axe is None:
         pytest.skip("AXE names no axe.min.js of axe-core (npm pack axe-core)")
-    page = opened(browser, page_file, color_scheme=scheme, bypass_csp=True)
+    page = opened(browser, pages[name], color_scheme=scheme, bypass_csp=True)
     page.add_script_tag(path=axe)
     found = page.evaluate("axe.run()")["violations"]
     assert [(each["id"], each["nodes"][0]["html"]) for each in found] == []

@@ -49,6 +49,7 @@ def test_a_page_of_a_hundred_runs_is_below_a_megabyte(tmp_path):
     page = page_of(tmp_path, 100, 400)
     assert page.stat().st_size < 1e6
     assert page.read_text().count('id="curves-tip-') == 100, "no curve is left out"
+    assert '<main class="many">' not in page.read_text(), "a picture of the whole page shows all of it"
 
 
 @pytest.mark.slow
@@ -57,3 +58,4 @@ def test_a_page_of_a_thousand_runs_is_below_five_megabytes(tmp_path):
     page = page_of(tmp_path, 1000, 200)
     assert page.stat().st_size < 5e6
     assert page.read_text().count('id="curves-tip-') == 1000
+    assert '<main class="many">' in page.read_text(), "it opens without laying all of it out"
