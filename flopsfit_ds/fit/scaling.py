@@ -15,7 +15,7 @@ from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.base.units import format_count, format_flops
 from flopsfit_ds.fit.checks.diagnostics import Diagnostics, FitMaterial, run_diagnostics
 from flopsfit_ds.fit.checks.refits import Target
-from flopsfit_ds.fit.checks.view import FitView
+from flopsfit_ds.fit.checks.view import FitView, fallen_with, plain
 from flopsfit_ds.fit.checks.warnings import collect_warnings
 from flopsfit_ds.fit.compute_rule import ComputeRule
 from flopsfit_ds.fit.forecast.ensemble import Ensemble, build_ensemble
@@ -287,9 +287,9 @@ def _check_exponents(problem: Problem, fit: CertifiedFit) -> None:
     held = [name for name in fit.certificate.active_bounds if name not in _MAY_BE_ON_A_BOUND]
     if held:
         raise FitError(
-            f"{', '.join(held)} of the {problem.law.name} law ran to a bound: the losses do not fall with parameters "
-            "and tokens as such a law does, so N* and D* are unknown; check the columns, add sizes and budgets, or "
-            "fit a form with fewer parameters"
+            f"{', '.join(map(plain, held))} of the {problem.law.name} law ran to a bound: the losses do not fall with "
+            f"{fallen_with(held)} as such a law does, so N* and D* are unknown; check the columns, add sizes and "
+            "budgets, or fit a form with fewer parameters"
         )
 
 

@@ -229,6 +229,19 @@ def test_losses_that_are_constant_or_rise_are_an_error_not_a_number(loss) -> Non
         fit_scaling_law([replace(p, loss=loss(p)) for p in points], bootstrap_samples=20)
 
 
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (lambda p: 2.0 + 400 / p.num_params**0.34, r"^B.* do not fall with tokens as"),
+        (lambda p: 2.0 + 410 / p.num_tokens**0.28, r"^A.* do not fall with parameters as"),
+    ],
+)
+def test_losses_that_one_of_the_two_leaves_alone_name_it(loss, said: str) -> None:
+    _, points = sweep()
+    with pytest.raises(FitError, match=said):
+        fit_scaling_law([replace(p, loss=loss(p)) for p in points], bootstrap_samples=0)
+
+
 def test_unknown_options_are_refused() -> None:
     _, points = sweep()
     for options in (

@@ -77,8 +77,15 @@ _PLAIN = {
     "b": "the exponent of D* with compute",
     "log_loss_at_target": "the loss at the target",
 }
+_SIDES = {"A": "parameters", "alpha": "parameters", "B": "tokens", "beta": "tokens"}
 
 
 def plain(name: str) -> str:
     """A parameter or quantity as the law's formula writes it: the solver has logarithms, about the points' middle."""
     return _PLAIN.get(name) or name.removeprefix("log_").removesuffix("_centred")
+
+
+def fallen_with(names: Sequence[str]) -> str:
+    """Whose part of the law these parameters shape: that of parameters, that of tokens, or both."""
+    shaped = {_SIDES.get(plain(name), "parameters and tokens") for name in names}
+    return shaped.pop() if len(shaped) == 1 else "parameters and tokens"
