@@ -49,7 +49,7 @@ def careful() -> list[Point]:
             add(point.num_params, point.compute_budget_flops or 0, (point.learning_rate or 1.0) * factor, extra=extra)
     for seed in (1, 2):
         add(points[24].num_params, points[24].compute_budget_flops or 0, points[24].learning_rate or 1.0, seed)
-    return points
+    return [replace(point, global_batch=512) for point in points]
 
 
 def test_the_most_repeated_source_of_a_mixture_is_judged_and_not_the_mean():
@@ -135,6 +135,7 @@ DEFECTS: dict[str, tuple[str, Callable[[list[Point]], list[Point]], str]] = {
         lambda ps: [replace(p, flops=6 * (p.num_params + 2e7 + 60 * p.num_params**0.66) * p.num_tokens) for p in ps],
         "count all",
     ),
+    "one batch of another size": ("batches", with_other(8, global_batch=64), "3e19 FLOPs from 64 to 512"),
     "small runs mistuned": ("residuals", mistuned, "mistuned"),
 }
 
@@ -151,7 +152,7 @@ def test_what_a_bare_table_cannot_tell_is_said_to_be_unknown():
     bare = [Point(p.num_params, p.num_tokens, p.loss) for p in careful()[:35]]
     found = audited(bare)
     unknown = {code for code, check in found.items() if check.status == "unknown"}
-    assert unknown == {"embeddings", "tuning", "schedule", "repeats", "data", "dependence", "evaluation"}
+    assert unknown == {"embeddings", "tuning", "batches", "schedule", "repeats", "data", "dependence", "evaluation"}
     assert found["outliers"].status == "passed"
 
 

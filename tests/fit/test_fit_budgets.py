@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from flopsfit_ds.cli.main import run
-from flopsfit_ds.fit import Point, fit_scaling_law, isoflop_minima
+from flopsfit_ds.fit import Point, fit_scaling_law, isoflop_minima, load_points
+from flopsfit_ds.fit.checks.design import unlike_batches
 from flopsfit_ds.fit.forecast.isoflop import budget_groups
 from helpers.fit.planted_sweeps import write_csv
 
@@ -70,6 +71,36 @@ def test_a_budget_of_unlike_flops_is_told_where_no_law_can_be_fitted(
     out = capsys.readouterr().out
     assert "isoFLOP minima" in out
     assert "warning wide_budget: " in out
+
+
+@pytest.mark.parametrize(
+    "header", ["N,D,loss,batch_size", "model/n_params,data/train_tokens,eval/loss,config/global_batch_tokens"]
+)
+def test_budgets_whose_runs_had_unlike_batches_are_named(tmp_path: Path, header: str) -> None:
+    """A table that someone else trained: one of three budgets goes from 64 to 1,024."""
+    path = tmp_path / "runs.csv"
+    rows = [header]
+    for number, point in enumerate(exact((1e18, 1e19, 1e20))):
+        batch = (64, 1024, 256)[number % 3] if number // 7 == 1 else "8 x 32" if number == 3 else 256
+        rows.append(f"{point.num_params},{point.num_tokens},{point.loss},{batch}")
+    path.write_text("\n".join(rows))
+    points = load_points(path).points
+    assert len(points) == 21  # a batch that is no number leaves no run out
+    (told,) = (w.message for w in fit_scaling_law(points, bootstrap_samples=0).warnings if w.code == "unlike_batches")
+    assert told.startswith("batches differ within a budget: 1e19 FLOPs from 64 to 1,024: ")
+    alike = [replace(point, global_batch=None if point.global_batch is None else 256) for point in points]
+    assert "unlike_batches" not in {w.code for w in fit_scaling_law(alike, bootstrap_samples=0).warnings}
+
+
+def test_batches_that_were_tuned_at_each_size_are_none_of_these() -> None:
+    points = [
+        replace(point, loss=point.loss * (1 + 0.01 * abs(power - best)), global_batch=2.0**power)
+        for best, point in enumerate(exact((1e19,), sizes=7), start=4)
+        for power in range(best - 1, best + 2)
+    ]
+    assert unlike_batches(points) == []
+    (found,) = unlike_batches([point for number, point in enumerate(points) if number % 3 == 1])
+    assert (found.smallest, found.largest) == (2.0**4, 2.0**10)
 
 
 def test_the_envelope_of_a_grid_is_known_to_its_steps() -> None:

@@ -95,6 +95,7 @@ def fit_command(
     label_column: Annotated[str | None, typer.Option(help=_COLUMN)] = None,
     unique_tokens_column: Annotated[str | None, typer.Option(help=_COLUMN)] = None,
     compute_budget_flops_column: Annotated[str | None, typer.Option(help=_COLUMN)] = None,
+    global_batch_column: Annotated[str | None, typer.Option(help=_COLUMN)] = None,
 ) -> None:
     """Fit a scaling law to finished runs.
 
@@ -114,6 +115,7 @@ def fit_command(
         "label": label_column,
         "unique_tokens": unique_tokens_column,
         "compute_budget_flops": compute_budget_flops_column,
+        "global_batch": global_batch_column,
     }
     given = {
         "law": law,

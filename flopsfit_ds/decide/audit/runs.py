@@ -10,7 +10,7 @@ import numpy as np
 from flopsfit_ds.base.units import format_count
 from flopsfit_ds.decide.audit.view import AuditView, Check, failed, name_of, passed, unknown
 from flopsfit_ds.fit.checks.counting import counting_drift, six_throughout
-from flopsfit_ds.fit.checks.design import learning_rate_edges
+from flopsfit_ds.fit.checks.design import learning_rate_edges, unlike_batches
 from flopsfit_ds.fit.points.columns import normalise
 from flopsfit_ds.fit.points.dependence import LEAST_CLUSTERS, dependence_of
 from flopsfit_ds.fit.points.points import Point
@@ -19,12 +19,14 @@ SMALL = 3e8
 """Below it embeddings and the head are a fifth and more of all parameters, at vocabularies of 32k to 128k."""
 MUCH_REPEATED = 4.0
 """Muennighoff et al. 2023: up to four epochs data is worth almost what fresh data is."""
+_NAMED_ROWS = 4  # of a budget
 
 
 def run_checks(view: AuditView) -> Iterator[Check]:
-    """Embeddings, tuning, schedule, repeats, repeated data, dependence, error of the evaluation."""
+    """Embeddings, tuning, batches, schedule, repeats, repeated data, dependence, error of the evaluation."""
     yield _embeddings(view)
     yield _tuning(view)
+    yield _batches(view)
     yield _schedule(view)
     yield _repeats(view)
     yield _data(view)
@@ -91,6 +93,24 @@ def _tuning(view: AuditView) -> Check:
     return unknown(
         "tuning", title, f"{len(rates)} learning rates, one at each place: nothing says they are best", remedy
     )
+
+
+def _batches(view: AuditView) -> Check:
+    title = "One batch within a budget"
+    if set(view.kinds) == {"sweep"}:
+        return passed("batches", title, "a sweep plans one batch for all runs of a budget")
+    known = [point for point in view.points if point.global_batch is not None]
+    remedy = "train all runs of a budget in one batch, or tune batch and learning rate at each size"
+    if not known:
+        return unknown("batches", title, "no batches are given", "give a column global_batch")
+    found = unlike_batches(view.everyone)
+    if not found:
+        ends = [f(point.global_batch or 0.0 for point in known) for f in (min, max)]
+        span = f"{ends[0]:,.6g}" if ends[0] == ends[1] else f"{ends[0]:,.6g} to {ends[1]:,.6g}"
+        of_all = "" if len(known) == len(view.points) else f" where they are given, of {len(known)} runs"
+        return passed("batches", title, f"batches of {span}, alike within each budget{of_all}")
+    rows = ", ".join(f"row {row}" for each in found for row in each.rows[:_NAMED_ROWS])
+    return failed("batches", title, "; ".join(each.in_words for each in found), f"{remedy} ({rows})")
 
 
 def _schedule(view: AuditView) -> Check:

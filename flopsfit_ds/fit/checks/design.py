@@ -6,11 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flopsfit_ds.base.units import format_count
+from flopsfit_ds.base.units import format_count, format_flops
+from flopsfit_ds.fit.forecast.isoflop import budget_groups
 from flopsfit_ds.fit.points.points import Point
-from flopsfit_ds.fit.points.selection import learning_rate_groups
+from flopsfit_ds.fit.points.selection import learning_rate_groups, same_size_key
 from flopsfit_ds.fit.solve.certificate import CertifiedFit
 from flopsfit_ds.fit.solve.solver import Problem
+
+_UNLIKE = 1.25
+"""Batches are doubled and halved; what is less comes of rounding to whole devices."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,60 @@ def learning_rate_edges(points: Sequence[Point]) -> LearningRates:
             edges[size + 1e-9 * len(edges)] = f"{format_count(size)}: {best:g} is the {end}"
             rows.extend(p.row for p in group[best])
     return LearningRates(len(groups), len(edges), tuple(rows), tuple(edges[size] for size in sorted(edges)))
+
+
+@dataclass(frozen=True)
+class UnlikeBatches:
+    """A budget whose runs were trained in batches of different sizes.
+
+    Attributes:
+        compute_flops: The budget: nominal, or the geometric mean of its runs.
+        smallest: Of the batches, in the unit of the source.
+        largest: Of the batches.
+        learning_rate: Of all its runs, where it is one.
+        rows: Of the runs in the smallest batch and in the largest.
+    """
+
+    compute_flops: float
+    smallest: float
+    largest: float
+    learning_rate: float | None
+    rows: tuple[int | None, ...]
+
+    @property
+    def in_words(self) -> str:
+        """Such as `1e+19 FLOPs from 64 to 1,024`."""
+        rate = "" if self.learning_rate is None else f" at one learning rate of {self.learning_rate:g}"
+        return f"{format_flops(self.compute_flops)} FLOPs from {self.smallest:,.6g} to {self.largest:,.6g}{rate}"
+
+
+def unlike_batches(points: Sequence[Point]) -> list[UnlikeBatches]:
+    """The budgets whose runs have unlike batches; a size at which several were tried was tuned, and is left out."""
+    found: list[UnlikeBatches] = []
+    known = [
+        point
+        for point in points
+        if point.global_batch and min(point.global_batch, point.num_params, point.num_tokens, point.compute_flops) > 0
+        and max(point.global_batch, point.num_params, point.num_tokens, point.compute_flops) < math.inf
+    ]  # fmt: skip
+    for group in budget_groups(known) if known else ():
+        places: dict[tuple[float, float, float | None], list[Point]] = {}
+        for point in (known[index] for index in group):
+            places.setdefault(same_size_key(point), []).append(point)
+        alone = [each for each in places.values() if len({point.global_batch for point in each}) == 1]
+        runs = sorted((point for each in alone for point in each), key=lambda point: point.global_batch or 0.0)
+        if not runs:
+            continue
+        smallest, largest = runs[0].global_batch or 0.0, runs[-1].global_batch or 0.0
+        if largest > _UNLIKE * smallest:
+            budget = runs[0].compute_budget_flops
+            mean = math.exp(float(np.mean([math.log(point.compute_flops) for point in runs])))
+            rates = {point.learning_rate for point in runs}
+            ends = tuple(point.row for point in runs if point.global_batch in (smallest, largest))
+            found.append(
+                UnlikeBatches(budget or mean, smallest, largest, rates.pop() if len(rates) == 1 else None, ends)
+            )
+    return found
 
 
 def condition_number(problem: Problem, fit: CertifiedFit) -> float:

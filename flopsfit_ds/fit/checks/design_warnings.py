@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from flopsfit_ds.base.units import format_count, format_flops
 from flopsfit_ds.fit.checks.counting import counting_warnings
+from flopsfit_ds.fit.checks.design import unlike_batches
 from flopsfit_ds.fit.checks.diagnostics import Diagnostics
 from flopsfit_ds.fit.checks.view import FitView, FitWarning
 from flopsfit_ds.fit.forecast.isoflop import IsoflopDiagnostics
@@ -98,6 +99,16 @@ def budget_warnings(points: Sequence[Point], isoflop: IsoflopDiagnostics) -> Ite
             f"{len(isoflop.strays)} points are of no budget and enter no isoFLOP minimum (the law has them): {named}"
             + (f" and {more} more" if more > 0 else "")
             + "; where they belong to one, say so in a column compute_budget_flops",
+        )
+    unlike = unlike_batches(points)
+    if unlike:
+        yield FitWarning(
+            "unlike_batches",
+            f"batches differ within a budget: {'; '.join(each.in_words for each in unlike[:_MOST_NAMED])}"
+            + f" and {len(unlike) - _MOST_NAMED} budgets more" * (len(unlike) > _MOST_NAMED)
+            + ": what the batch does to a loss is then taken for what the size does, and the optimum moves; train all "
+            "runs of a budget in one batch, or tune batch and learning rate at each size (where that column holds no "
+            "global batches, name the one that does with --global-batch-column)",
         )
     wide = [b for b in isoflop.budgets if b.computes[1] > (1.0 + _WIDE_BUDGET) * b.computes[0]]
     if wide and any(point.compute_budget_flops is None for point in points):

@@ -37,9 +37,17 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "schedule": (
         "schedule", "lr_schedule", "learning_rate_schedule", "lr_scheduler", "lr_scheduler_type", "lr_decay_style",
     ),
+    "global_batch": (
+        "global_batch", "global_batch_size", "global_batch_tokens", "global_batch_sequences", "global_batch_samples",
+        "batch_size", "batch_tokens", "batch_size_tokens", "batch_size_in_tokens", "batch_sequences", "batch_samples",
+        "tokens_per_batch", "tokens_per_step", "tokens_per_update", "sequences_per_batch", "sequences_per_step",
+        "effective_batch_size", "total_batch_size", "train_batch_size", "training_batch_size", "gbs", "bs", "bsz",
+    ),
     "status": ("status", "state"),
     "reason": ("reason",),
 }  # fmt: skip
+_ANY_WILL_DO = ("global_batch",)
+"""What is only compared with itself: it may stand in a table twice, in two units."""
 _MEASURED_FIRST = ("observed_", "planned_")
 _SEPARATORS = re.compile(r"[/.:]+")
 _ANY_GROUP = frozenset((
@@ -53,6 +61,7 @@ _GROUPS: dict[str, frozenset[str]] = {
     "loss": frozenset(("eval", "evaluation", "val", "valid", "validation", "test", "heldout", "held_out")),
     "seed": _TRAINING,
     "learning_rate": frozenset(("optim", "optimizer", "optimiser")),
+    "global_batch": _TRAINING | {"data", "dataset", "dataloader"},
 }
 """Groups that trackers put before a name, as in `model/n_params`. A group that is not here decides: `train/loss` is no
 held-out loss, `eval/tokens` are not what a run was trained on, `train/learning_rate` is that of its last step."""
@@ -164,6 +173,9 @@ def match_columns(header: Sequence[str], named: Mapping[str, str]) -> dict[str, 
             hits = _prefer_measured(hits)
         if not hits and quantity in _GROUPS:
             hits = [column for column in header if column not in taken | known and _is_grouped(column, quantity)]
+        if quantity in _ANY_WILL_DO:  # in samples and in tokens
+            order = {spelling: number for number, spelling in enumerate(spellings)}
+            hits = sorted(hits, key=lambda column: order.get(normalise(column), len(order)))[:1]
         if len(hits) > 1:
             flag = "--" + quantity.replace("_", "-") + "-column"
             raise DataError(f"columns {', '.join(hits)} could all be {quantity}: choose with {flag}")

@@ -36,6 +36,7 @@ class Point:
         schedule: How its learning rate ran, such as "cosine" or "wsd".
         row: Where the point stood in its source, counted from 1 at the first row of data; None for a point made by
             hand.
+        global_batch: Samples or tokens of an optimiser step, whichever the source counts.
         most_repeats: How often the run went through the source of a mixture that it repeated most; None of one source.
     """
 
@@ -54,6 +55,7 @@ class Point:
     schedule: str | None = None
     row: int | None = None
     most_repeats: float | None = None
+    global_batch: float | None = None
 
     @property
     def compute_flops(self) -> float:

@@ -22,6 +22,8 @@ from flopsfit_ds.model.flops import FLOPS_PER_PARAMETER_TOKEN
 MAX_ROWS = 100_000
 """The weights of 1,000 resamples take 8 bytes each: 0.8 GB."""
 _BEYOND = "(beyond the header)"
+_MAY_BE_UNREAD = ("global_batch",)
+"""What no law is made of: a cell such as `8 x 64` leaves no run out."""
 _TEXT = ("label", "run_id", "trunk", "schedule", "status", "reason")
 
 
@@ -236,6 +238,8 @@ def _read_row(
             value = read_number(row.get(column))
             values[quantity] = None if value is None else value * units[quantity]
         except ValueError as error:
+            if quantity in _MAY_BE_UNREAD:
+                continue
             return Exclusion(number, name, f"column {column}: {error}")
     if values.get("loss") is None:
         return Exclusion(number, name, f"column {found['loss']} is empty")
@@ -277,6 +281,7 @@ def _complete(
         compute_budget_flops=values.get("compute_budget_flops"),
         loss_standard_error=values.get("loss_standard_error"),
         row=number,
+        global_batch=values.get("global_batch"),
     )
 
 
