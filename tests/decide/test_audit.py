@@ -136,6 +136,7 @@ DEFECTS: dict[str, tuple[str, Callable[[list[Point]], list[Point]], str]] = {
         "count all",
     ),
     "one batch of another size": ("batches", with_other(8, global_batch=64), "3e19 FLOPs from 64 to 512"),
+    "one decimal": ("rounding", lambda ps: [replace(p, loss=round(p.loss, 1)) for p in ps], "multiples of 0.1"),
     "small runs mistuned": ("residuals", mistuned, "mistuned"),
 }
 

@@ -164,6 +164,17 @@ def test_an_optimum_that_one_start_reached_is_told_and_its_own_nudges_do_not_cou
     assert f"1 of {rare.certificate.starts} starts" in told["rare_optimum"]
 
 
+@pytest.mark.parametrize(("decimals", "coarse"), [(1, True), (3, False), (15, False)])
+def test_losses_rounded_as_coarsely_as_runs_scatter_are_told_by_number(decimals: int, coarse: bool) -> None:
+    points = [replace(point, loss=round(point.loss, decimals)) for point in sweep()[1]]
+    told = [w.message for w in fit_scaling_law(points, bootstrap_samples=20).warnings if w.code == "coarse_losses"]
+    assert len(told) == coarse
+    if coarse:
+        mean = sum(point.loss for point in points) / len(points)
+        assert f"all losses are multiples of 0.1: rounding alone scatters them by {0.1 / 12**0.5 / mean:.2%}" in told[0]
+        assert "the interval of E, [" in told[0]
+
+
 def test_a_floor_that_the_points_do_not_show() -> None:
     _, points = sweep(form="kaplan", seed=0)
     fit = fit_scaling_law(points, law="overtraining", bootstrap_samples=0)

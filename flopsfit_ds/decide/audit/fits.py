@@ -1,4 +1,4 @@
-"""Checks of the fit: outliers, delta, residuals, agreement of approaches, back-test."""
+"""Checks of the fit: rounding, outliers, delta, residuals, agreement of approaches, back-test."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.base.units import format_flops
 from flopsfit_ds.decide.audit.view import AuditView, Check, Fitted, failed, passed, unknown
+from flopsfit_ds.fit.checks.design import coarse_rounding
 from flopsfit_ds.fit.checks.refits import delta_refits, suspects
 from flopsfit_ds.fit.checks.shapes import residual_trends
 from flopsfit_ds.fit.forecast.rolling import Extrapolation, roll
@@ -33,6 +34,7 @@ def fit_checks(view: AuditView) -> Iterator[Check]:
     """All checks of the fit; unknown where no law can be fitted."""
     titles = {
         "law": "A law that the runs determine",
+        "rounding": "Losses given to enough digits",
         "outliers": "No run far off the law",
         "delta": "The answer does not hang on delta",
         "residuals": "Residuals without a trend",
@@ -45,7 +47,7 @@ def fit_checks(view: AuditView) -> Iterator[Check]:
         for code in list(titles)[1:]:
             yield unknown(code, titles[code], "there is no law", "mend the grid first")
         return
-    checks = {"law": _law, "outliers": _outliers, "delta": _delta, "residuals": _residuals}
+    checks = {"law": _law, "rounding": _rounding, "outliers": _outliers, "delta": _delta, "residuals": _residuals}
     checks |= {"approaches": _approaches, "backtest": _backtest}
     for code, check in checks.items():
         yield check(view, fitted, titles[code])
@@ -64,6 +66,14 @@ def _law(view: AuditView, fitted: Fitted, title: str) -> Check:
         return passed("law", title, found)
     held = ", ".join(certificate.active_bounds)
     return failed("law", title, f"{held} ended on a bound; {found}", "add budgets and sizes, or fit fewer parameters")
+
+
+def _rounding(view: AuditView, fitted: Fitted, title: str) -> Check:
+    coarse = coarse_rounding(view.points, fitted.noise)
+    if coarse is None:
+        return passed("rounding", title, f"rounding is little of the {fitted.noise:.2%} that runs scatter by")
+    remedy = "give losses to more digits: errors of rounding do not average out, and the interval of E hangs on them"
+    return failed("rounding", title, coarse.in_words, remedy)
 
 
 def _outliers(view: AuditView, fitted: Fitted, title: str) -> Check:

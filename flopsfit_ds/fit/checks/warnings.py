@@ -7,6 +7,7 @@ import numpy as np
 
 from flopsfit_ds.base.errors import FitError
 from flopsfit_ds.base.units import format_count, format_flops
+from flopsfit_ds.fit.checks.design import coarse_rounding
 from flopsfit_ds.fit.checks.design_warnings import budget_warnings, design_warnings
 from flopsfit_ds.fit.checks.diagnostics import Diagnostics
 from flopsfit_ds.fit.checks.refits import Suspect
@@ -14,6 +15,7 @@ from flopsfit_ds.fit.checks.view import FitView, FitWarning, plain
 from flopsfit_ds.fit.laws.base import FLOOR
 from flopsfit_ds.fit.points.points import Point
 from flopsfit_ds.fit.quantiles import normal_quantile
+from flopsfit_ds.fit.solve.covariance import run_noise
 
 __all__ = ["FitView", "FitWarning", "budget_warnings", "collect_warnings"]
 
@@ -47,7 +49,7 @@ _GROSS_SIGMAS = 10.0  # no scatter does that: a run that diverged, or a mistaken
 def collect_warnings(view: FitView) -> tuple[FitWarning, ...]:
     """All warnings that apply, in a fixed order."""
     found = [*design_warnings(view)]
-    for check in (_certificate, _bounds, _approaches, _frontier, _draws):
+    for check in (_certificate, _rounding, _bounds, _approaches, _frontier, _draws):
         found += check(view)
     diagnostics = view.diagnostics
     if diagnostics is not None:
@@ -63,6 +65,19 @@ def _certificate(view: FitView) -> Iterator[FitWarning]:
         yield FitWarning(
             "rare_optimum",
             f"{reached} of {certificate.starts} starts reached the best objective: there may be a better one still",
+        )
+
+
+def _rounding(view: FitView) -> Iterator[FitWarning]:
+    residuals = view.problem.law.log_loss(view.fit.theta[None], view.problem.inputs)[0] - view.problem.log_loss
+    coarse = coarse_rounding(view.points, run_noise(residuals, view.problem.law.num_parameters))
+    if coarse is not None:
+        floor = view.intervals.get("loss_floor")
+        interval = "" if floor is None else f", [{floor.low:.4g}, {floor.high:.4g}],"
+        yield FitWarning(
+            "coarse_losses",
+            f"{coarse.in_words}; the interval of E{interval} cannot be trusted: errors of rounding are alike where "
+            "losses are, and do not average out; give losses to more digits",
         )
 
 
