@@ -135,16 +135,9 @@ def end_labels(ax: Axes, labels: Sequence[tuple[float, float, str, Tone]]) -> No
 
 
 def mark(drawing: Drawing, ax: Axes, x: float, y: float, tip: str, tone: Tone, marker: str = "o") -> None:
-    """One point, with what is shown when it is pointed at."""
-    ax.plot(
-        [x],
-        [y],
-        linestyle="none",
-        marker=marker,
-        markersize=_MARKER_SIZES.get(marker, 6.0),
-        markerfacecolor=tone.light,
-        markeredgecolor=PAPER.light,
-        markeredgewidth=0.6,
-        gid=drawing.tip(tip),
-        zorder=4,
-    )
+    """One point, with what is shown when it is pointed at; the limits of the axes must hold it."""
+    from flopsfit_ds.report.figures.artists.many import Look, Mark, Marks
+
+    marks = next((child for child in ax.artists if isinstance(child, Marks)), None) or Marks(ax, zorder=4)
+    look = Look(marker, _MARKER_SIZES.get(marker, 6.0), tone.light, PAPER.light, 0.6)
+    marks.marks.append(Mark(x, y, drawing.tip(tip), look))

@@ -83,6 +83,8 @@ def curves_figure(
         smooth: Share of the past in each value.
         unit: Of the loss; empty where it is not known.
     """
+    from flopsfit_ds.report.figures.artists.many import Line, Lines
+
     groups = sorted({curve.budget for curve in curves if curve.budget is not None})
     keys = [curve.budget if groups else curve.run_id for curve in curves]
     order = list(groups) if groups else [curve.run_id for curve in curves]
@@ -90,6 +92,7 @@ def curves_figure(
     drawing, (ax,) = new_drawing("curves", f"Training loss against {AXES[over]}", 1, tuple(tones.values()))
     shown: list[float] = []
     reach: list[float] = []
+    lines = []
     most = max(_FEWEST, min(_POINTS_A_CURVE, _POINTS // len(curves)))
     for curve, key in zip(curves, keys, strict=True):
         xs, ys = thinned(curve.along(over), curve.smoothed(smooth), most)
@@ -97,7 +100,8 @@ def curves_figure(
         reach += [xs[0], xs[-1]]
         tone = tones.get(key, next(iter(tones.values())))
         tip = f"{curve.label}\nloss {ys[-1]:.4f} at step {curve.steps[-1]}"
-        ax.plot(xs, ys, color=tone.light, linewidth=1.3, alpha=0.9, gid=drawing.tip(tip), zorder=2)
+        lines.append(Line(xs, ys, drawing.tip(tip), tone.light, 1.3, 0.9))
+    Lines(ax, 2, lines)
     log_axis(ax, "x", *padded(reach, (0.02, 0.04)), format_flops if over == "flops" else format_count)
     loss_axis(ax, shown)
     name_axes(ax, AXES[over].capitalize().replace("flop", "FLOP"), f"Training loss{unit and ', ' + unit} (smoothed)")

@@ -42,6 +42,7 @@ def _draw_row(drawing: Drawing, ax: Axes, place: int, row: Scored) -> None:
         f"{row.name}, {format_flops(row.compute)} FLOPs: forecast {row.predicted:.4f}, measured {row.measured:.4f} "
         f"({row.error:+.2%})"
     )
+    ax.update_datalim([(100 * row.error, place)])
     mark(drawing, ax, 100 * row.error, place, tip, LAW if inside else INK, "o" if inside else "X")
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+TOGETHER = "each-"
+"""The id of a group of marks that were drawn at once begins so; then come theirs, with a space between."""
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK_HREF = "{http://www.w3.org/1999/xlink}href"
 _DOTS_PER_INCH = 300  # what journals ask of figures
@@ -151,6 +153,8 @@ def _tidy(root: ElementTree.Element, drawing: Drawing) -> None:
     for key in ("width", "height"):
         root.attrib.pop(key, None)
     prefix = f"{drawing.name}-"
+    for group in [element for element in root.iter() if element.get("id", "").startswith(TOGETHER)]:
+        _part(group)
     for element in root.iter():
         key = element.get("id")
         if key is not None:
@@ -180,14 +184,25 @@ def _tidy(root: ElementTree.Element, drawing: Drawing) -> None:
     root.set("aria-labelledby", f"{prefix}title")
 
 
+def _part(group: ElementTree.Element) -> None:
+    """Give each member of a group that was drawn at once a group and an id of its own."""
+    keys = group.attrib.pop("id")[len(TOGETHER) :].split(" ")
+    clipped = group.find(f"{{{_SVG}}}g")
+    assert clipped is not None
+    members = list(clipped)
+    for member in members:
+        clipped.remove(member)
+    for key, member in zip(keys, members, strict=True):
+        ElementTree.SubElement(clipped, f"{{{_SVG}}}g", {"id": key}).append(member)
+
+
 def _follow_theme(root: ElementTree.Element, tones: Sequence[Tone]) -> None:
+    names = {tone.light: f"var(--{tone.name})" for tone in reversed(tones)}  # of two tones alike the first counts
+    colours = re.compile("|".join(map(re.escape, names)))
     for element in root.iter():
         style = element.get("style")
-        if style is None:
-            continue
-        for tone in tones:
-            style = style.replace(tone.light, f"var(--{tone.name})")
-        element.set("style", style)
+        if style is not None:
+            element.set("style", colours.sub(lambda found: names[found.group()], style))
 
 
 def _text(root: ElementTree.Element, *, inline: bool) -> str:
