@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from flopsfit_ds import __version__
 from flopsfit_ds.base.errors import FlopsfitError
 from flopsfit_ds.base.text import shown
+from flopsfit_ds.cli.prose import NARROW, narrow_help
 from flopsfit_ds.cli.streams import guarded, see_to_descriptors
 
 if TYPE_CHECKING:  # below it is imported where Ctrl-C is met
@@ -79,7 +81,7 @@ def build_app(command: str | None = None) -> typer.Typer:
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
-        rich_markup_mode="rich",
+        rich_markup_mode="rich" if shutil.get_terminal_size().columns >= NARROW else None,
     )
 
     @app.callback()
@@ -115,7 +117,8 @@ def _run(arguments: Sequence[str]) -> int:
 
     try:
         app = build_app(next(iter(arguments), None))
-        code = app(list(arguments), prog_name="flopsfit-ds", standalone_mode=False)
+        command = narrow_help(app) if shutil.get_terminal_size().columns < NARROW else app
+        code = command(list(arguments), prog_name="flopsfit-ds", standalone_mode=False)
         sys.stdout.flush()
     except FlopsfitError as error:
         local_rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))

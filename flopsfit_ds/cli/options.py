@@ -45,6 +45,13 @@ SweepFolderArgument = Annotated[
     Path, typer.Argument(metavar="FOLDER", help="A sweep's folder, such as outputs/quickstart.")
 ]
 ExecutorChoice = Literal["auto", "local", "launched", "slurm", "ray"]
+ExecutorOption = Annotated[
+    ExecutorChoice,
+    typer.Option(
+        metavar="WAY",
+        help="auto takes the launcher's ranks where there is one, else this machine; or local, launched, slurm or ray.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 

@@ -237,12 +237,12 @@ def _carried_out(
     except SweepStoppedError as stop:
         if hasattr(sys, "ps1") or "ipykernel" in sys.modules:
             raise KeyboardInterrupt(str(stop)) from None  # a notebook, or a prompt, goes on
-        Console(stderr=True).print(f"stopped: {stop}", markup=False, highlight=False, soft_wrap=True)
+        Console(stderr=True).tell(f"stopped: {stop}")
         raise SystemExit(stop.exit_code) from None
     if isinstance(result.fit, FitError):
         warnings.warn(f"{plan.name}: {result.answer()}; result.law raises this error", stacklevel=3)
     console.print(result.answer(), markup=False, highlight=False)
-    console.print(f"report {result.report}", markup=False, highlight=False, soft_wrap=True)
+    console.tell(f"report {result.report}")
     return result
 
 

@@ -86,11 +86,10 @@ class SweepDisplay:
         self._began = time.monotonic()
         where = f" on {len(slots)} slots" if slots else ""
         known = f", {len(records)} already done" if records else ""
-        self._console.print(
+        self._console.tell(
             f"[bold]{self._plan.name}[/bold]: training {len(runs)} of {self._num_total} runs{where}{known}, into "
             f"{escape(str(self._plan.folder))}",
-            highlight=False,
-            soft_wrap=True,
+            markup=True,
         )
         self._tell_time(runs)
         self._overall = self._bars.add_task("[bold]sweep[/bold]", total=self._flops_total, note=self._overall_note())
@@ -102,7 +101,7 @@ class SweepDisplay:
         makespan = rest.makespan()
         ends = "" if makespan is None else f": about {format_seconds(makespan.seconds)} until the last ends"
         if rest.time_source:
-            self._console.print(f"time: {rest.time_source}{ends}", markup=False, highlight=False, soft_wrap=True)
+            self._console.tell(f"time: {rest.time_source}{ends}")
 
     def on_start(self, run: RunPlan, slots: Sequence[Slot]) -> None:
         """An attempt begins."""
@@ -148,7 +147,7 @@ class SweepDisplay:
 
     def _say(self, colour: str, message: str) -> None:
         text = Text(f"[{self._num_ended}/{self._num_total}] ", style="dim")
-        self._console.print(text.append(message, style=colour), soft_wrap=True)
+        self._console.tell(text.append(message, style=colour))
 
     def _refresh(self) -> None:
         if self._overall is not None:
@@ -158,7 +157,7 @@ class SweepDisplay:
             self._last_line = now
             running = ", ".join(self._describe(run_id) for run_id in self._tasks)
             note = self._overall_note() + (f": {running}" if running else "")
-            self._console.print(note, markup=False, highlight=False, soft_wrap=True)
+            self._console.tell(note)
 
     def _describe(self, run_id: str) -> str:
         run = self._runs[run_id]

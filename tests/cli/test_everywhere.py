@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,9 +13,12 @@ from pathlib import Path
 
 import pytest
 import typer
+from rich.progress import Progress
 
 from flopsfit_ds.cli.completion import script
 from flopsfit_ds.cli.main import _HOMES, build_app, run
+from flopsfit_ds.cli.streams import guarded
+from flopsfit_ds.study.console import Console
 from helpers.cli_in_process import invoke, run_json
 
 ROWS = "num_params,num_tokens,loss\n" + "".join(
@@ -105,7 +109,42 @@ def test_bash_completes_commands_options_and_shipped_specs(tmp_path: Path) -> No
     assert "quickstart" in offered("plan", "quick")
 
 
-@pytest.mark.parametrize("width", [40, 80, 160])
+def _on_a_terminal(width: int, *words: object) -> list[str]:
+    """Lines that a command writes where both streams are a terminal, without the codes of colours."""
+    screen = Screen()
+    with contextlib.redirect_stdout(screen), contextlib.redirect_stderr(screen):
+        assert run([str(word) for word in words]) == 0, screen.getvalue()
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).splitlines()
+
+
+def _too_wide(lines: list[str], width: int) -> list[str]:
+    """A path, or another word that is wider than the terminal, is left to it."""
+    return [line for line in lines if len(line) > width and all(len(word) <= width for word in line.split())]
+
+
+@pytest.mark.parametrize("width", [40, 79, 80, 200])
+def test_help_fits_the_terminal_and_names_each_option_whole(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    for name in _HOMES:
+        lines = _on_a_terminal(width, name, "--help")
+        assert _too_wide(lines, width) == [], name
+        (command,) = (getattr(typer.main.get_command(build_app(name)), "commands")[name],)  # noqa: B009
+        options = [flag for each in command.params for flag in each.opts if flag.startswith("--")]
+        assert [flag for flag in options if flag not in " ".join(lines)] == [], name
+
+
+def test_what_is_drawn_beside_a_bar_is_no_code_made_visible() -> None:
+    screen = Screen()
+    with contextlib.redirect_stdout(screen), contextlib.redirect_stderr(screen), guarded():
+        console = Console(force_terminal=True, color_system="standard")
+        with Progress(console=console, transient=True) as bars:
+            bars.add_task("work", total=2)
+            Console(force_terminal=True, color_system="standard").print("[bold]a table[/bold]")
+    assert "\x1b[1ma table" in screen.getvalue()
+    assert "\\x1b" not in screen.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 80, 160, 200])
 def test_no_line_is_wider_than_the_terminal(width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     (tmp_path / "runs.csv").write_text(ROWS)
@@ -115,14 +154,16 @@ def test_no_line_is_wider_than_the_terminal(width: int, tmp_path: Path, monkeypa
     registered = ("register", "fit.json", "--compute", "1e22", "-o", "forecast.json")
     scored = ("score", "forecast.json", "--loss", "2.2")
     chosen = ("next", "runs.csv", "--gpu-hours", "10", "--flops-per-second", "1e14")
-    others = (("preview", "quickstart"), ("hardware",), ("audit", "runs.csv"), ("specs",))
+    others = [("audit", "runs.csv"), ("compare", "runs.csv", "runs.csv"), ("specs",), ("hardware",)]
+    for spec in ("quickstart", "isoflop_8xh100"):
+        others += [("plan", spec), ("preview", spec), ("validate", spec)]
+    others += [("sweep", "quickstart", "hardware.device=cpu", "--dry-run")]
+    others += [("sweep", "isoflop_8xh100", "--executor", "slurm", "--dry-run")]
+    others += [("estimate-memory", "isoflop_8xh100", "--quick")]
     for command in (fitted, predicted, registered, scored, chosen, *others):
-        screen = Screen()
-        with contextlib.redirect_stdout(screen):
-            assert run([str(word) for word in command]) == 0
-        lines = screen.getvalue().splitlines()
-        assert len(lines) > 1
-        assert [line for line in lines if len(line) > width and " " in line.strip()] == [], command
+        lines = _on_a_terminal(width, *command)
+        assert lines
+        assert _too_wide(lines, width) == [], command
 
 
 def test_warnings_of_a_kind_are_one_line(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from flopsfit_ds.base.units import format_flops
 from flopsfit_ds.cli.options import AsJson, given_files, quantity, require_writable, write_text
+from flopsfit_ds.cli.prose import say
 from flopsfit_ds.spec.fit_options import DEFAULTS
 
 if TYPE_CHECKING:
@@ -66,30 +67,30 @@ def _print_comparison(found: Comparison) -> None:
     from flopsfit_ds.decide.comparing.words import ends, times
 
     (low, high), counts = found.shared, found.num_points
-    print(f"A {found.a} ({counts[0]} runs), B {found.b} ({counts[1]} runs); the {found.law} law of each")
-    print(f"both were run from {format_flops(low)} to {format_flops(high)} FLOPs")
-    print(f"compute that A needs to be as good as B, over B's, with {found.level:.0%} intervals:")
+    say(f"A {found.a} ({counts[0]} runs), B {found.b} ({counts[1]} runs); the {found.law} law of each")
+    say(f"both were run from {format_flops(low)} to {format_flops(high)} FLOPs")
+    say(f"compute that A needs to be as good as B, over B's, with {found.level:.0%} intervals:")
     for point in found.multipliers:
         ahead = f", {point.beyond:.3g} times beyond the runs" if point.beyond > 1.01 else ""
-        print(f"  {format_flops(point.compute):>8}  {times(point.value):>7}  {ends(point.interval)}{ahead}")
+        say(f"  {format_flops(point.compute):>8}  {times(point.value):>7}  {ends(point.interval)}{ahead}")
     if found.matched is None:
-        print("no two runs have the same size and tokens, so nothing but the laws can tell")
+        say("no two runs have the same size and tokens, so nothing but the laws can tell")
     else:
         told = found.matched
         interval = "" if told.interval is None else f" ({ends(told.interval)})"
-        print(
+        say(
             f"by {len(told.pairs)} pairs of the same size and tokens: {times(told.multiplier)}{interval}; B's losses "
             f"differ by {math.expm1(told.log_loss_change):+.2%}"
         )
     if found.crossing is not None:
         cross = found.crossing
-        print(
+        say(
             f"the laws cross at {format_flops(cross.compute)} FLOPs ({format_flops(cross.interval.low)} to "
             f"{format_flops(cross.interval.high)}); {cross.share:.0%} of resamples cross within the runs"
         )
     shown = "leave out" if found.verdict != "no difference is shown" else "hold"
-    print(
+    say(
         f"{found.verdict} where both were run: bands of the laws or the mean of the pairs, {found.level:.0%} together, "
         f"{shown} a multiplier of 1"
     )
-    print("both losses are taken to be of the same held-out data and tokenizer")
+    say("both losses are taken to be of the same held-out data and tokenizer")

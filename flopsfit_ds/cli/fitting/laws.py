@@ -10,8 +10,10 @@ import typer
 
 from flopsfit_ds.base.errors import DataError, FitError
 from flopsfit_ds.cli.fitting.several import print_left_out, show_accuracy, show_losses
+from flopsfit_ds.cli.fitting.tables import print_rows
 from flopsfit_ds.cli.fitting.tuning import show_tuning
 from flopsfit_ds.cli.options import AsJson, quantity
+from flopsfit_ds.cli.prose import say
 from flopsfit_ds.spec.fit_options import DEFAULTS
 
 if TYPE_CHECKING:
@@ -125,7 +127,7 @@ def _show_column(
         return
     _print_forms(fit)
     if predicted is not None:
-        print(
+        say(
             f"loss {predicted.loss:.4f}; {level:.0%} interval of one run {predicted.interval.low:.4f} to "
             f"{predicted.interval.high:.4f}, at {predicted.extrapolation:.3g} times the largest compute; the width "
             f"rests on {predicted.rests_on}"
@@ -134,21 +136,23 @@ def _show_column(
 
 
 def _print_forms(fit: ColumnFit) -> None:
-    print(f"{fit.num_points} runs; {fit.kind.words}" + (f": {', '.join(fit.groups)}" if fit.groups else ""))
-    print(f"  {'form':22s} {'parameters':>10s} {'held-out error':>15s} {'residual':>9s}")
-    for form in fit.forms:
-        error = "not known" if form.held_out_error is None else f"{form.held_out_error:.2%}"
-        print(f"  {form.name:22s} {form.num_parameters:>10d} {error:>15s} {form.residual:>9.2%}")
+    say(f"{fit.num_points} runs; {fit.kind.words}" + (f": {', '.join(fit.groups)}" if fit.groups else ""))
+    errors = ["not known" if form.held_out_error is None else f"{form.held_out_error:.2%}" for form in fit.forms]
+    rows = [
+        (form.name, str(form.num_parameters), error, f"{form.residual:.2%}")
+        for form, error in zip(fit.forms, errors, strict=True)
+    ]
+    print_rows(("form", "parameters", "held-out error", "residual"), rows)
     for name, why in fit.skipped.items():
-        print(f"  {name}: left out: {why}")
-    print(fit.why)
+        say(f"  {name}: left out: {why}")
+    say(fit.why)
     for form in fit.forms:
         if form.name != fit.chosen:
             continue
-        print(f"{form.formula}   ({form.source})")
+        say(f"{form.formula}   ({form.source})")
         for name, number in form.parameters.items():
             ends = form.intervals.get(name)
             told = "" if ends is None else f"  {fit.level:.0%} {ends.low:.4g} to {ends.high:.4g}"
-            print(f"  {name:10s} {number:.4g}{told}")
+            say(f"  {name:10s} {number:.4g}{told}")
         if form.at_bound:
-            print(f"  {', '.join(form.at_bound)} ended on a bound: these runs do not determine it")
+            say(f"  {', '.join(form.at_bound)} ended on a bound: these runs do not determine it")

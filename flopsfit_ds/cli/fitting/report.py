@@ -181,7 +181,7 @@ def print_summary(
         console.print(Text.assemble(("left out ", "yellow"), f"{run.name}: {run.reason}"))
     if len(findings.excluded) > _MOST_EXCLUDED:
         console.print(f"... and {len(findings.excluded) - _MOST_EXCLUDED} more left out, listed in the report")
-    console.print(Text.assemble(("report ", "bold"), str(report_path)), soft_wrap=True)
+    console.tell(Text.assemble(("report ", "bold"), str(report_path)))
 
 
 def _minima_table(findings: Findings) -> Table:

@@ -44,20 +44,20 @@ def show_accuracy(
         content: dict[str, Any] = {**fit.to_json_dict(), "excluded": [vars(gone) for gone in table.excluded]}
         print_json(content | ({} if told is None else {"prediction": asdict(told)}))
         return
-    print(f"{fit.num_points} runs; accuracy in column {column}, chance {chance:g}")
+    say(f"{fit.num_points} runs; accuracy in column {column}, chance {chance:g}")
     rows = [
         (form.name, str(len(form.parameters)), f"{form.held_out_error:.2%}", f"{form.residual:.2%}")
         for form in fit.forms
     ]
     print_rows(("form", "parameters", "held-out error", "residual"), rows)
-    print(fit.why)
+    say(fit.why)
     for form in fit.forms:
         if form.name == fit.chosen:
-            print(f"{form.formula}   ({form.source})")
+            say(f"{form.formula}   ({form.source})")
             for name, value in form.parameters.items():
-                print(f"  {name:3s} {value:.4g}")
+                say(f"  {name:3s} {value:.4g}")
     if told is not None:
-        print(
+        say(
             f"accuracy {told.accuracy:.1%}; {level:.0%} interval of one run {told.interval.low:.1%} to "
             f"{told.interval.high:.1%}, at a loss of {told.loss:.4f} ({told.loss_interval.low:.4f} to "
             f"{told.loss_interval.high:.4f})"

@@ -53,8 +53,8 @@ def register(app: typer.Typer) -> None:
             manifests = prepare_data(plan, workers=workers, progress=tell)
         for manifest in manifests:
             documents = "" if manifest.num_documents is None else f" of {manifest.num_documents:,} documents"
-            print(f"{manifest.path}: {manifest.num_tokens:,} ids of {manifest.dtype}{documents}")
-        print(f"ready after {format_seconds(time.monotonic() - began)}")
+            say(f"{manifest.path}: {manifest.num_tokens:,} ids of {manifest.dtype}{documents}")
+        say(f"ready after {format_seconds(time.monotonic() - began)}")
 
 
 @contextmanager

@@ -101,11 +101,11 @@ def register(app: typer.Typer) -> None:
         else:
             points, warnings = [point_of_flags(layers, hidden, heads, kv_heads, intermediate, flags)], []
         with answering(quick, as_json, len(points)) as answer:
-            answers = (answer(point) for point in points)  # each is shown as soon as it is known
-            if as_json:
-                print(to_json({"points": [as_json_values(answer) for answer in answers]}, indent=1).decode())
-            else:
-                print_answers(answers, detail=run is not None or spec is None, warnings=warnings)
+            answers = [answer(point) for point in points]
+        if as_json:
+            print(to_json({"points": [as_json_values(answer) for answer in answers]}, indent=1).decode())
+        else:
+            print_answers(answers, detail=run is not None or spec is None, warnings=warnings)
 
 
 def _refuse_what_would_be_ignored(context: typer.Context, spec: str | None) -> None:

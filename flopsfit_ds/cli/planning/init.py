@@ -15,6 +15,7 @@ from flopsfit_ds.base.errors import SpecError
 from flopsfit_ds.base.hardware import read_machine
 from flopsfit_ds.base.storage import KIND_WORDS, kind_of
 from flopsfit_ds.cli.options import quantity, write_text
+from flopsfit_ds.cli.prose import say
 
 _BELOW_TARGET = (3000.0, 1000.0, 300.0)
 """Budgets of the sweep below the target, as many as a back-test needs; together .5% of its compute, a size."""
@@ -104,7 +105,7 @@ def init_command(
     text = spec_text(answers, small=small)
     parse_spec(text, name=f"{output} (not written)")
     write_text(output, text)
-    print(f"wrote {output}")
+    say(f"wrote {output}")
     _show_plan(output)
 
 
@@ -124,10 +125,10 @@ def _show_plan(path: Path) -> None:
     try:
         print_plan(plan_from(str(path), None, None))
     except (DataError, PlanError) as error:
-        print(f"it cannot be planned yet: {error}")
-        print(f"change {path}, then: flopsfit-ds plan {path}")
+        say(f"it cannot be planned yet: {error}")
+        say(f"change {path}, then: flopsfit-ds plan {path}")
     else:
-        print(f"next: flopsfit-ds preview {path}, what it will tell; flopsfit-ds sweep {path}, train it")
+        say(f"next: flopsfit-ds preview {path}, what it will tell; flopsfit-ds sweep {path}, train it")
 
 
 def shape_of_config(path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 _PARTS = ("weights", "grads", "states", "buckets", "activations", "loss", "other")
+_LEAST_TOLD_FIRST = ("ckpt", "micro", "speed")
 _WIDTH = 120  # columns that all parts take; a narrower terminal leaves the parts out
 
 
@@ -127,8 +128,6 @@ def _fits(layout: Layout, memory: MemoryEstimate, point: Point) -> bool | None:
 
 def print_answers(answers: Iterable[Answer], *, detail: bool, warnings: list[str]) -> None:
     """Tables of all points, and what the user should know."""
-    from rich.markup import escape
-
     from flopsfit_ds.study.console import Console
 
     console = Console(highlight=False)
@@ -139,7 +138,7 @@ def print_answers(answers: Iterable[Answer], *, detail: bool, warnings: list[str
         if detail:
             _print_detail(console, answer)
     for warning in warnings:
-        console.print(f"[yellow]warning:[/yellow] {escape(warning)}", soft_wrap=True)
+        console.warn(warning)
 
 
 def _print_point(console: Any, answer: Answer) -> None:
@@ -150,10 +149,10 @@ def _print_point(console: Any, answer: Answer) -> None:
     profile = point.profile
     share = profile.num_params_trainable / profile.num_params
     trained = "" if share == 1 else f", {share:.2%} of them trained"
-    console.print(
+    console.tell(
         f"\n[bold]{escape(point.label)}[/bold]: {format_count(profile.num_params)} parameters{trained}, "
         f"{profile.precision}, on {cluster.device_name} of {format_bytes(cluster.device_memory_bytes)}",
-        soft_wrap=True,
+        markup=True,
     )
     parts_shown = _PARTS if console.width >= _WIDTH else ()
     rows = [("ZeRO", "GPUs", "micro", "ckpt", *parts_shown, "peak", "device", "speed", "fits")]
@@ -176,15 +175,26 @@ def _print_point(console: Any, answer: Answer) -> None:
         )
         rows.append(cells)
         styles.append("bold" if chosen else "dim" if fits is False else "")
+    rows = _narrowed(rows, console.width)
     console.print(_aligned(rows, styles), soft_wrap=True)
     how = "simulated" if answer.memory.method == "simulation" else "closed form"
-    console.print(
+    console.tell(
         f"[bold]{escape(answer.reason)}[/bold]; peak {format_bytes(answer.memory.peak_allocated_bytes)} allocated, "
         f"{format_bytes(answer.memory.device_total_bytes)} of the device ({how})",
-        soft_wrap=True,
+        markup=True,
     )
     if answer.problem:
-        console.print(answer.problem, style="yellow", markup=False, soft_wrap=True)
+        console.tell(answer.problem, style="yellow")
+
+
+def _narrowed(rows: Sequence[tuple[str, ...]], width: int) -> list[tuple[str, ...]]:
+    """The rows without what is told last where they are wider than the terminal; `--json` has it."""
+    kept = list(zip(*rows, strict=True))
+    for name in _LEAST_TOLD_FIRST:
+        if sum(max(len(cell) for cell in column) + 2 for column in kept) - 2 <= width:
+            break
+        kept = [column for column in kept if column[0] != name]
+    return list(zip(*kept, strict=True))
 
 
 def _aligned(rows: Sequence[tuple[str, ...]], styles: Sequence[str]) -> Text:
@@ -245,8 +255,7 @@ def _print_detail(console: Any, answer: Answer) -> None:
     console.print(table)
     if answer.rank is not None:
         phases = ", ".join(f"{peak.phase} {format_bytes(peak.peak_bytes)}" for peak in answer.rank.phases)
-        console.print(
+        console.tell(
             f"rank {answer.rank.rank} of {answer.rank.world_size}, at {answer.rank.peak_operation} in "
             f"{answer.rank.peak_module or 'no module'}; peaks: {phases}",
-            soft_wrap=True,
         )

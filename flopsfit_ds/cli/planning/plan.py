@@ -174,16 +174,16 @@ def print_plan(sweep: SweepPlan) -> None:
     cluster = sweep.cluster
     on_devices = any(run.placement.strategy.offload == "none" for run in sweep.runs)
     compiled = on_devices and compiles(sweep.spec, cluster.device_name)
-    console.print(
+    console.tell(
         f"[bold]{sweep.name}[/bold]: {len(sweep.runs)} runs on {cluster.num_gpus} x {cluster.device_name} "
         f"({format_bytes(cluster.device_memory_bytes)} each), {arithmetic(sweep.spec.training)}, "
-        f"{'blocks compiled (memory is estimated without), ' if compiled else ''}data {sweep.corpus.source}",
-        soft_wrap=True,
+        f"{'blocks compiled (memory is estimated without), ' if compiled else ''}data {escape(sweep.corpus.source)}",
+        markup=True,
     )
     for note in sweep.corpus.notes:
-        console.print(f"data: {note}", highlight=False, markup=False, soft_wrap=True)
+        console.tell(f"data: {note}")
     if sweep.corpus.mixed:
-        console.print(_source_words(sweep), highlight=False, markup=False, soft_wrap=True)
+        console.tell(_source_words(sweep))
     table = Table(box=None, header_style="bold", pad_edge=False)
     rows = [_cells(run) | _ruled_cells(run, sweep.spec.training) for run in sweep.runs]
     if all(run.placement.predicted_seconds is None for run in sweep.runs):
@@ -196,25 +196,20 @@ def print_plan(sweep: SweepPlan) -> None:
         table.add_row(*(row[name] for name in columns))
     console.print(table)
     if left_out:
-        console.print(
-            f"not shown: {', '.join(left_out)}; a wider terminal or --json shows all", style="dim", soft_wrap=True
-        )
+        console.tell(f"not shown: {', '.join(left_out)}; a wider terminal or --json shows all", style="dim")
     for run in sweep.runs:
         if run.placement.strategy.zero_stage or run.placement.strategy.num_gpus > 1:
-            console.print(
-                f"  {run.run_id}  {run.placement.reason}", style="dim", highlight=False, markup=False, soft_wrap=True
-            )
+            console.tell(f"  {run.run_id}  {run.placement.reason}", style="dim")
     for said in (_trunk_words(sweep), _communication_words(sweep)):
         if said:
-            console.print(said, highlight=False, markup=False, soft_wrap=True)
+            console.tell(said)
     for said in (_total(sweep), f"time: {sweep.time_source}" if sweep.time_source else ""):
         if said:
-            console.print(said, highlight=False, markup=False, soft_wrap=True)
-    console.print(
+            console.tell(said)
+    console.tell(
         f"batch: GPUs x micro-batch x accumulation, in sequences of {sweep.spec.model.context_length} tokens; "
         "a GPU: memory with its margin",
         style="dim",
-        soft_wrap=True,
     )
     for warning in sweep.warnings:
-        console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
+        console.warn(warning)

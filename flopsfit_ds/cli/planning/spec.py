@@ -37,9 +37,9 @@ def register(app: typer.Typer) -> None:
         sweep = plan_from(spec, overrides, allow_import)
         flops = format_flops(sum(run.flops for run in sweep.runs))
         for warning in sweep.warnings:
-            print(f"warning: {warning}")
+            say(f"warning: {warning}")
         where = f"{sweep.cluster.num_gpus} {sweep.cluster.device_name}"
-        print(f"{spec}: valid: {len(sweep.runs)} runs, {flops} FLOPs, on {where}")
+        say(f"{spec}: valid: {len(sweep.runs)} runs, {flops} FLOPs, on {where}")
 
     @app.command()
     def specs(as_json: AsJson = False) -> None:  # pyright: ignore[reportUnusedFunction]

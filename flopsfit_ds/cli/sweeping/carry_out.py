@@ -104,7 +104,7 @@ def _train_adaptively(
         plan,
         plan_again,
         train,
-        lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
+        lambda text: console.tell(text),
         slots,
     )
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from flopsfit_ds.base.units import format_bytes, format_seconds
+from flopsfit_ds.cli.prose import say
 
 if TYPE_CHECKING:
     from flopsfit_ds.plan.sweep_plan import SweepPlan
@@ -51,13 +52,13 @@ def show_dry_run(plan: SweepPlan, executor: str, slots: int | None) -> None:
     from flopsfit_ds.engine.schedule.dry_run import expected_schedule
 
     schedule = expected_schedule(plan, slots)
-    print(f"{len(plan.runs)} runs on {schedule.num_slots} slots, longest first where it matters:")
+    say(f"{len(plan.runs)} runs on {schedule.num_slots} slots, longest first where it matters:")
     for label, layout in schedule.starts:
-        print(f"  {label}: {layout}")
+        say(f"  {label}: {layout}")
     if schedule.makespan_seconds is None or schedule.lower_bound_seconds is None:
-        print(f"time: {plan.time_source}")
+        say(f"time: {plan.time_source}")
         return
-    print(
+    say(
         f"expected {format_seconds(schedule.makespan_seconds)}; no schedule is shorter than "
         f"{format_seconds(schedule.lower_bound_seconds)}"
     )
@@ -67,11 +68,11 @@ def _show_groups(plan: SweepPlan) -> None:
     from flopsfit_ds.engine.ray.resources import plan_groups
 
     groups = plan_groups(plan)
-    print(f"{len(groups)} placement groups, one a run:")
+    say(f"{len(groups)} placement groups, one a run:")
     for group in groups:
         bundle = group.bundles[0]
         gpus = f"{bundle['GPU']:.0f} GPUs, " if "GPU" in bundle else ""
-        print(
+        say(
             f"  {group.label}: {len(group.bundles)} x ({gpus}{bundle['CPU']:.0f} CPUs, "
             f"{format_bytes(bundle['memory'])}), {group.strategy}, {group.submission.layout.strategy.label}"
         )
@@ -83,10 +84,10 @@ def _show_submissions(plan: SweepPlan) -> None:
     submissions = plan_submissions(plan)
     execution = plan.spec.execution
     where = execution.slurm_partition or "the default partition"
-    print(f"{len(submissions)} jobs for {len(plan.runs)} runs in {where}, at most {execution.slurm_max_jobs} at once:")
+    say(f"{len(submissions)} jobs for {len(plan.runs)} runs in {where}, at most {execution.slurm_max_jobs} at once:")
     for job in submissions:
         gpus = f"{job.gpus_per_node} GPUs, " if job.gpus_per_node else ""
-        print(
+        say(
             f"  {job.name}: {job.nodes} node{'s' if job.nodes > 1 else ''} x ({gpus}{job.cpus_per_node} CPUs, "
             f"{format_bytes(job.memory_bytes)}), {_limit(job.minutes)}: {', '.join(job.labels)}"
         )

@@ -11,7 +11,7 @@ import typer
 from flopsfit_ds.cli.options import (
     AllowImport,
     AsJson,
-    ExecutorChoice,
+    ExecutorOption,
     Overrides,
     SpecArgument,
     SweepFolderArgument,
@@ -34,10 +34,7 @@ def register(app: typer.Typer) -> None:
         slots: Annotated[
             int | None, typer.Option(min=1, help="Devices (on a CPU: worker slots) of this machine to use.")
         ] = None,
-        executor: Annotated[
-            ExecutorChoice,
-            typer.Option(help="`auto` takes the launcher's ranks where there is one, else this machine."),
-        ] = "auto",
+        executor: ExecutorOption = "auto",
         dry_run: Annotated[
             bool, typer.Option("--dry-run", help="Show what would run where, or be submitted, and stop.")
         ] = False,
@@ -68,7 +65,7 @@ def register(app: typer.Typer) -> None:
     def retry(  # pyright: ignore[reportUnusedFunction]
         folder: SweepFolderArgument,
         slots: Annotated[int | None, typer.Option(min=1, help="Devices of this machine to use.")] = None,
-        executor: Annotated[ExecutorChoice, typer.Option(help="As for `sweep`.")] = "auto",
+        executor: ExecutorOption = "auto",
         as_json: AsJson = False,
     ) -> None:
         """Run the failed points of a sweep again; checkpoints are kept, earlier attempts no longer count.
