@@ -91,12 +91,14 @@ class MupScales:
         depth: Its layers over the base's; None where depth is left as it is.
         head: The width of its heads over the base's.
         branches: Of modules whose output is added to the residual stream, glob patterns of names.
+        groups: Of a class that declares them, names of its parameters by the kind that an optimiser takes them for.
     """
 
     width: float
     depth: float | None = None
     head: float = 1.0
     branches: tuple[str, ...] = ()
+    groups: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @property
     def branch_factor(self) -> float:
@@ -263,6 +265,8 @@ def shape_identity(shape: LanguageShape) -> dict[str, Any]:
     values = asdict(shape)
     if shape.mup is None:
         del values["mup"]
+    elif not shape.mup.groups:
+        del values["mup"]["groups"]
     if isinstance(shape, ModelShape):
         off = asdict(DecoderOptions())
         options = {name: value for name, value in values.pop("options").items() if value != off[name]}

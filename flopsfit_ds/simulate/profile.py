@@ -71,6 +71,15 @@ def count_parameters(model_class: Callable[..., nn.Module], arguments: Mapping[s
     Raises:
         SpecError: The constructor refuses the arguments, or builds no module.
     """
+    return sum(parameter.numel() for parameter in build_without_weights(model_class, arguments).parameters())
+
+
+def build_without_weights(model_class: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
+    """The model, its parameters without memory.
+
+    Raises:
+        SpecError: The constructor refuses the arguments, or builds no module.
+    """
     try:
         with torch.device("meta"):
             model = model_class(**arguments)
@@ -78,7 +87,7 @@ def count_parameters(model_class: Callable[..., nn.Module], arguments: Mapping[s
         model = _build(Looker(), model_class, arguments)
     if not isinstance(model, nn.Module):
         raise SpecError(f"{model_class.__name__} is no torch.nn.Module")
-    return sum(parameter.numel() for parameter in model.parameters())
+    return model
 
 
 def _build(looker: Looker, model_class: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> nn.Module:

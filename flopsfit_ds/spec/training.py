@@ -95,7 +95,8 @@ class Training(Section):
     """What trains the parameters; without it, AdamW."""
     mup: MupOption = None
     """Rates, decay and initial scales that follow width and depth from a base, so that one peak rate holds for all
-    sizes: `true`, or a base of your own. For AdamW; `flopsfit-ds check-mup` shows whether it holds for a model."""
+    sizes: `true`, or a base of your own. For AdamW; a class of your own says by `mup_groups` what
+    grows. `flopsfit-ds check-mup` shows whether it holds for a model."""
     gradient_clipping: NonNegative = 1.0
     """Largest norm of the gradient; 0 switches clipping off."""
     precision: Precision = "bf16"

@@ -38,6 +38,7 @@ from flopsfit_ds.study.probes.loss import look_at_loss
 from flopsfit_ds.study.steps import SweepResult, conclude_sweep, run_sweep
 from flopsfit_ds.train.data.dataset import DatasetWorkload, telling_batch
 from flopsfit_ds.train.data.outputs import outputs_of
+from flopsfit_ds.train.model.mup import ScaledClass
 from flopsfit_ds.train.optimizers.own import look_at_own
 from flopsfit_ds.train.order import WorkerTask
 from flopsfit_ds.train.seeding import seeded
@@ -272,13 +273,18 @@ def _case(
     frozen = run.recipe.frozen_parameters
     optimizer = run.recipe.optimizer
     identity = f"{run.model.source_hash} {run.model.arguments} {fingerprint} {frozen} {optimizer}"
-    return ClassCase(model_class, run.model.arguments, samples, loss_fn, frozen, identity, optimizer)
+    return ClassCase(_class_of(model_class, run), run.model.arguments, samples, loss_fn, frozen, identity, optimizer)
+
+
+def _class_of(model_class: Callable[..., nn.Module], run: RunPlan) -> Callable[..., nn.Module]:
+    """The class whose models a run trains."""
+    return model_class if run.model.mup is None else ScaledClass(model_class, run.model.mup)
 
 
 def _task(plan: SweepPlan, shared: _Workloads, run: RunPlan) -> WorkerTask:
     assert run.model.family == "class"
     workload = DatasetWorkload(
-        model_class=shared.model_class,
+        model_class=_class_of(shared.model_class, run),
         arguments=run.model.arguments,
         dataset=shared.dataset,
         heldout=shared.heldout,

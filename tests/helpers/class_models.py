@@ -28,3 +28,45 @@ class PeekingBigram(Bigram):
 
 class OtherBigram(Bigram):
     """Another class of the same shape."""
+
+
+class Declared(Bigram):
+    """It says which of its parameters grow with width, for muP."""
+
+    groups = {"input": ["embedding.weight", "*.bias"], "hidden": ["layers.*.weight"], "output": ["head.weight"]}  # noqa: RUF012
+
+    @property
+    def mup_groups(self) -> dict[str, object]:
+        return {"width": self.embedding.embedding_dim, "initial_std": "fan_in", **self.groups}
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        hidden = self.embedding(tokens)
+        for layer in self.layers:
+            hidden = hidden + torch.tanh(layer(hidden))
+        return self.head(hidden)
+
+
+class DeclaredInPart(Declared):
+    groups = {"input": ["embedding.weight"], "hidden": ["layers.*.weight"], "output": ["head.weight"]}  # noqa: RUF012
+
+
+class DeclaredTwice(Declared):
+    groups = {**Declared.groups, "hidden": ["layers.*"]}  # noqa: RUF012
+
+
+class DeclaredWrongly(Declared):
+    groups = {"input": ["layers.*.weight", "*.bias"], "hidden": ["embedding.weight"], "output": ["head.weight"]}  # noqa: RUF012
+
+
+class DeclaredByDepth(Declared):
+    """Its layers grow in number, too."""
+
+    @property
+    def mup_groups(self) -> dict[str, object]:
+        return super().mup_groups | {"depth": len(self.layers), "branches": ["layers.?"]}
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        hidden = self.embedding(tokens)
+        for layer in self.layers:
+            hidden = hidden + layer(torch.tanh(hidden))
+        return self.head(hidden)

@@ -9,7 +9,7 @@ import typer
 
 from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.base.storage import atomic_write
-from flopsfit_ds.cli.options import Overrides, SpecArgument, read_spec
+from flopsfit_ds.cli.options import AllowImport, Overrides, SpecArgument, read_spec
 from flopsfit_ds.cli.prose import say
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
     def check_mup(  # pyright: ignore[reportUnusedFunction]
         spec: SpecArgument,
         overrides: Overrides = None,
+        allow_import: AllowImport = None,
         widths: Annotated[str, typer.Option(metavar="N,N,...", help="Widths; without it, around the base's.")] = "",
         depths: Annotated[str, typer.Option(metavar="N,N,...", help="Layers; without it, from the base's on.")] = "",
         steps: Annotated[int, typer.Option(min=1, max=1000, help="Optimiser steps of each model.")] = 4,
@@ -42,6 +43,7 @@ def register(app: typer.Typer) -> None:
             loaded,
             spec_folder=folder,
             widths=_sizes(widths, "--widths"), depths=_sizes(depths, "--depths"), num_steps=steps, num_seeds=seeds,
+            allow_import=tuple(allow_import or ()),
         )  # fmt: skip
         say(
             f"root mean square of what each coordinate moved by in {steps} steps at a rate of {found.learning_rate:g}; "

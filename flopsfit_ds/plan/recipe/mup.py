@@ -25,6 +25,7 @@ from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.model.architecture import MupScales
 from flopsfit_ds.plan.recipe.optimizers import KINDS, GroupPlan, Kind, OptimizerPlan
 from flopsfit_ds.spec import SweepSpec
+from flopsfit_ds.spec.optimizers import Optimizer
 from flopsfit_ds.spec.rules import Mup
 from flopsfit_ds.spec.sections import ClassModel, DecoderModel
 
@@ -63,9 +64,11 @@ def scaled_optimizer(
     if mup is None:
         return optimizer
     plan = optimizer or OptimizerPlan("adamw")
+    declared = dict(mup.groups)
     groups = []
     for kind in KINDS:
         own = plan.group(kind)
+        own = replace(own, parameters=declared.get(kind, ())) if declared else own
         deep = 1.0 if mup.depth is None or kind not in _OF_BLOCKS else mup.depth
         group = replace(own, epsilon_factor=1 / (mup.width * deep))
         if kind in _BETWEEN_WIDTHS:
@@ -88,14 +91,27 @@ def check_mup(spec: SweepSpec) -> None:
     if mup is None:
         return
     if isinstance(spec.model, ClassModel):
-        raise PlanError(
-            f"training.mup beside model.family class: which modules of {spec.model.class_path} have multipliers is not "
-            "known; write mup: false, and scale its rates by training.optimizer.groups"
-        )
+        _check_beside_class(mup, spec.training.optimizer)
     if not isinstance(spec.model, DecoderModel):
         return
     if spec.model.depth_scaled_init and mup.base_depth is not None:
         raise PlanError(
             "training.mup with base_depth beside model.depth_scaled_init: both scale what a layer adds by depth; leave "
             "depth_scaled_init out, or write base_depth: null"
+        )
+
+
+def _check_beside_class(mup: Mup, optimizer: Optimizer | None) -> None:
+    """A class's own declaration says what its parameters are, and its own code scores attention."""
+    if mup.base_head_dim is not None:
+        raise PlanError(
+            "training.mup.base_head_dim beside model.family class: what divides its attention scores is not known; "
+            "leave base_head_dim out, and let the class keep its heads of one width or divide by their width"
+        )
+    groups = optimizer.groups if optimizer is not None else None
+    given = [kind for kind in KINDS if groups is not None and getattr(groups, kind).parameters]
+    if given:
+        raise PlanError(
+            f"training.optimizer.groups.{given[0]}.parameters beside training.mup: the class says by its mup_groups "
+            "what each parameter is; leave parameters out"
         )

@@ -57,7 +57,9 @@ def nearest_by_active(
     return model
 
 
-def smallest_reaching(count: Callable[[int], int], num_params: float, multiple: int, name: str, parameter: str) -> int:
+def smallest_reaching(
+    count: Callable[[int], int], num_params: float, multiple: int, name: str, parameter: str, counted: str = ""
+) -> int:
     """Smallest step with so many parameters: doubling, then bisection; parameters grow with the size.
 
     Args:
@@ -66,6 +68,7 @@ def smallest_reaching(count: Callable[[int], int], num_params: float, multiple: 
         multiple: The size parameter's granularity.
         name: Of the model, for an error.
         parameter: Name of the size parameter.
+        counted: What is counted, for an error, where it is not parameters.
 
     Raises:
         SpecError: They do not grow.
@@ -73,10 +76,8 @@ def smallest_reaching(count: Callable[[int], int], num_params: float, multiple: 
     high = 1
     while count(high) < num_params:
         if high * multiple > _LARGEST_SIZE or (high > 1 and count(high) <= count(high // 2)):
-            raise SpecError(
-                f"{name} does not grow with {parameter}: at {high * multiple} it has {format_count(count(high))} "
-                "parameters"
-            )
+            found = f"{counted} is {count(high)}" if counted else f"it has {format_count(count(high))} parameters"
+            raise SpecError(f"{name} does not grow with {parameter}: at {high * multiple} {found}")
         high *= 2
     low = high // 2
     while high - low > 1:

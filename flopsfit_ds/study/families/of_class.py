@@ -13,20 +13,24 @@ from torch import nn
 from flopsfit_ds.base.errors import PlanError, SpecError
 from flopsfit_ds.base.units import format_count
 from flopsfit_ds.base.usercode import import_class, source_hash
-from flopsfit_ds.model.architecture import ClassShape
+from flopsfit_ds.model.architecture import ClassShape, MupScales
 from flopsfit_ds.plan.family import SizedModel
+from flopsfit_ds.plan.recipe.mup import scaled_optimizer
 from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan, plan_optimizer
 from flopsfit_ds.simulate.profile import (
     LOOKED_AT_SAMPLES,
     ClassMeasurement,
+    build_without_weights,
     count_parameters,
     flops_in_batch,
     profile_class,
 )
 from flopsfit_ds.spec import ClassModel, Training
+from flopsfit_ds.study.families.class_mup import scales_of_class
 from flopsfit_ds.study.families.measured import nearest_by_active, sized_model, smallest_reaching
 from flopsfit_ds.train.data.outputs import logits_of
 from flopsfit_ds.train.model.cross_entropy import plain_losses
+from flopsfit_ds.train.model.mup import ScaledClass, declared_by
 
 
 class ClassFamily:
@@ -91,6 +95,7 @@ class ClassFamily:
         self._counts: dict[int, int] = {}
         self._measured: dict[int, ClassMeasurement] = {}
         self._models: dict[int, SizedModel] = {}
+        self._scales: dict[int, MupScales] = {}
         self._batch: tuple[Any, int] | None = None
         self.warnings: list[str] = []
 
@@ -116,6 +121,46 @@ class ClassFamily:
         """Count the FLOPs of a sample as one of this batch, from now on and for all sizes."""
         self._batch = batch, num_samples
         self._models.clear()
+
+    def width_near(self, width: float) -> int:
+        """The declared width of the size of the family whose is nearest to one.
+
+        Raises:
+            PlanError: The class declares none.
+        """
+        upper = smallest_reaching(
+            self._width, max(width, 1), self._multiple, self._class.__name__, self._size_parameter, "its declared width"
+        )
+        steps = range(max(1, upper - 1), upper + 1)
+        return min((self._width(step) for step in steps), key=lambda found: abs(found - width))
+
+    def shape_at(self, width: int, depth: int) -> ClassShape:
+        """The shape of the size with a declared width; depth is the class's own.
+
+        Raises:
+            PlanError: No size has it.
+        """
+        found = smallest_reaching(
+            self._width, width, self._multiple, self._class.__name__, self._size_parameter, "its declared width"
+        )
+        if self._width(found) != width:
+            raise PlanError(
+                f"a width of {width} is none of {self._class.__name__}'s; the next one is {self._width(found)}, with "
+                f"{self._size_parameter}={found * self._multiple}"
+            )
+        return self._shape(found)
+
+    def _width(self, step: int) -> int:
+        return declared_by(build_without_weights(self._class, self._build_arguments(step))).width
+
+    def _mup(self, step: int) -> MupScales | None:
+        mup = self._training.mup
+        if mup is None:
+            return None
+        if step not in self._scales:
+            own, wider = self._build_arguments(step), self._build_arguments(2 * step)
+            self._scales[step] = scales_of_class(mup, self._class, own, wider)
+        return self._scales[step]
 
     def _size_of(self, num_params: int) -> str:
         step = next(step for step, count in self._counts.items() if count == num_params)
@@ -163,15 +208,16 @@ class ClassFamily:
 
     def _measure(self, step: int) -> ClassMeasurement:
         if step not in self._measured:
+            mup = self._mup(step)
             self._measured[step] = profile_class(
-                self._class,
+                self._class if mup is None else ScaledClass(self._class, mup),
                 self._build_arguments(step),
                 samples=self._samples,
                 loss=self._loss,
                 precision=self._training.precision,
                 frozen_parameters=self._training.frozen_parameters,
                 tokens_per_sample=self._tokens_per_sample,
-                optimizer=self._optimizer,
+                optimizer=scaled_optimizer(self._optimizer, mup, self._training.weight_decay),
                 # one size tells whether there is something of pairs, at all sizes
                 looks_at_pairs=all(each.profile.pair_saved_bytes for each in self._measured.values()),
             )
@@ -180,19 +226,23 @@ class ClassFamily:
     def _model(self, step: int, measured: ClassMeasurement) -> SizedModel:
         return sized_model(
             self._class.__name__,
-            ClassShape(
-                class_path=self._class_path,
-                arguments=tuple(sorted(self._build_arguments(step).items())),
-                size_parameter=self._size_parameter,
-                source_hash=self._source_hash,
-                vocab_size=self._vocab_size,
-                context_length=self._tokens_per_sample,
-            ),
+            self._shape(step),
             measured,
             tokens_per_sample=self._tokens_per_sample,
             approximate_flops=self._approximate_flops,
             sized_by_active=self._sized_by_active,
             warnings=self.warnings,
+        )
+
+    def _shape(self, step: int) -> ClassShape:
+        return ClassShape(
+            class_path=self._class_path,
+            arguments=tuple(sorted(self._build_arguments(step).items())),
+            size_parameter=self._size_parameter,
+            source_hash=self._source_hash,
+            vocab_size=self._vocab_size,
+            context_length=self._tokens_per_sample,
+            mup=self._mup(step),
         )
 
 

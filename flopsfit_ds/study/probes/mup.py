@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flopsfit_ds.base.errors import PlanError
+from flopsfit_ds.base.usercode import check_allowed, import_class
 from flopsfit_ds.model.architecture import LanguageShape
 from flopsfit_ds.plan.family import DecoderFamily, decoder_family
 from flopsfit_ds.plan.recipe.mup import check_mup
 from flopsfit_ds.plan.recipe.optimizers import plan_optimizer
 from flopsfit_ds.plan.recipe.recipe import peak_rates
 from flopsfit_ds.plan.recipe.rules import RulePoint
-from flopsfit_ds.spec import HfModel, SweepSpec
+from flopsfit_ds.spec import ClassModel, HfModel, SweepSpec
+from flopsfit_ds.study.families.of_class import ClassFamily, spec_class_family
 from flopsfit_ds.study.families.of_hf import HfFamily
 from flopsfit_ds.study.probes.coordinates import Coordinates, Over, check_coordinates
 
@@ -54,7 +56,11 @@ def judged(found: Coordinates) -> tuple[str, ...]:
     return tuple(name for name in found.changes if found.over == "width" or name != "first block")
 
 
-def _family(spec: SweepSpec, spec_folder: Path) -> DecoderFamily | HfFamily:
+def _family(spec: SweepSpec, spec_folder: Path, allow_import: Sequence[str]) -> DecoderFamily | HfFamily | ClassFamily:
+    if isinstance(spec.model, ClassModel):
+        check_allowed(spec.model.class_path, allow_import)
+        import_class(spec.model.class_path, allow_import)
+        return spec_class_family(spec.model, spec.training)
     if isinstance(spec.model, HfModel):
         return HfFamily(spec.model, spec.training, spec_folder)
     whole = spec.model.model_copy(update={"attention_across_documents": True})  # the batch here has no documents
@@ -62,7 +68,14 @@ def _family(spec: SweepSpec, spec_folder: Path) -> DecoderFamily | HfFamily:
 
 
 def check_spec(
-    spec: SweepSpec, *, spec_folder: Path, widths: Sequence[int], depths: Sequence[int], num_steps: int, num_seeds: int
+    spec: SweepSpec,
+    *,
+    spec_folder: Path,
+    widths: Sequence[int],
+    depths: Sequence[int],
+    num_steps: int,
+    num_seeds: int,
+    allow_import: Sequence[str] = (),
 ) -> MupCheck:
     """Train the model of a spec at several widths, and depths, for a few steps, with the rule and without.
 
@@ -73,8 +86,10 @@ def check_spec(
         depths: Layers, two or more; without any, the base's to four times of them.
         num_steps: Of each model.
         num_seeds: Whose changes are averaged.
+        allow_import: Packages that the user allowed, for a class of the user's own; it grows in width alone.
 
     Raises:
+        SpecError: Its class may not, or cannot be imported.
         PlanError: The spec has no such rule, fewer than two sizes are given, or no heads divide one.
     """
     training = spec.training
@@ -82,7 +97,10 @@ def check_spec(
     if mup is None:
         raise PlanError("training.mup is off in this spec, and there is nothing to check; write training.mup=true")
     check_mup(spec)
-    family = _family(spec, spec_folder)
+    family = _family(spec, spec_folder, allow_import)
+    has_depths = mup.base_depth is not None and not isinstance(family, ClassFamily)
+    if depths and isinstance(family, ClassFamily):
+        raise PlanError("--depths: a class grows by its size parameter, and is checked over widths; leave --depths out")
     widths = widths or sorted({family.width_near(mup.base_width * share) for share in _SHARES_OF_WIDTH})
     for name, given in (("--widths", widths), ("--depths", depths)):
         if given and len(set(given)) < 2:
@@ -94,7 +112,7 @@ def check_spec(
     across = family.width_near(mup.base_width)
     at_widths = [(width, family.shape_at(width, mup.base_depth or _DEPTH_OF_WIDTHS)) for width in sorted(set(widths))]
     depths = sorted(set(depths)) or [times * (mup.base_depth or 0) for times in _TIMES_DEPTH]
-    at_depths = [(depth, family.shape_at(across, depth)) for depth in depths if mup.base_depth is not None]
+    at_depths = [(depth, family.shape_at(across, depth)) for depth in depths if has_depths]
     optimizer = plan_optimizer(training.optimizer)
     grown: tuple[tuple[Over, Sequence[tuple[int, LanguageShape]]], ...] = (("width", at_widths), ("depth", at_depths))
     pairs = tuple(
