@@ -63,7 +63,8 @@ def test_other_bytes_are_refused_with_what_then_happens_and_asked_for_once(tmp_p
 
 
 @pytest.mark.slow
-def test_a_pass_is_remembered_by_versions_and_code(monkeypatch):
+@pytest.mark.usefixtures("one_simulation_process")
+def test_a_pass_is_remembered_by_versions_and_code(own_cache, monkeypatch):
     asked: list[str] = []
     submit = SimulationServer.submit
     monkeypatch.setattr(

@@ -19,6 +19,31 @@ def server() -> Iterator[SimulationServer]:
         yield started
 
 
+@pytest.fixture
+def hook(tmp_path, monkeypatch):
+    """A start-up hook of the site, as every Python process of the machine runs it."""
+
+    def write(code: str) -> None:
+        (tmp_path / "sitecustomize.py").write_text(code)
+        monkeypatch.syspath_prepend(str(tmp_path))
+
+    return write
+
+
+WITHOUT_LIBRARIES = """
+import sys, types
+torch = types.SimpleNamespace(_dynamo=None, set_num_threads=lambda number: None)
+sys.modules.update({"torch": torch, "torch._dynamo": torch})
+path = ""
+for name in "deepspeed.runtime.zero.muon.original_muon".split("."):
+    path = f"{path}.{name}".strip(".")
+    sys.modules[path] = types.SimpleNamespace()
+for name in ("simulate.rank", "train.model.decoder", "train.session"):
+    sys.modules[f"flopsfit_ds.{name}"] = types.SimpleNamespace()
+"""
+"""For servers that are asked for nothing of PyTorch: loading what a simulation needs takes four CPU seconds each."""
+
+
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core runs one job at a time")
 def test_jobs_run_side_by_side(server, tmp_path):
     pipe = tmp_path / "pipe"
@@ -48,7 +73,8 @@ def test_a_job_that_cannot_be_handed_over_is_refused(server):
         server.submit("builtins:abs", threading.Lock())
 
 
-def test_a_server_that_is_killed_fails_what_waits_and_what_comes():
+def test_a_server_that_is_killed_fails_what_waits_and_what_comes(hook):
+    hook(WITHOUT_LIBRARIES)
     ended = SimulationServer()
     waiting = ended.submit("time:sleep", 3600)
     ended._process.kill()
@@ -59,7 +85,8 @@ def test_a_server_that_is_killed_fails_what_waits_and_what_comes():
     ended.close()
 
 
-def test_the_end_of_the_caller_ends_server_and_jobs(tmp_path):
+def test_the_end_of_the_caller_ends_server_and_jobs(tmp_path, hook):
+    hook(WITHOUT_LIBRARIES)
     job, caller = tmp_path / "job", tmp_path / "caller.py"
     caller.write_text(
         "import os, pathlib, time\n"
@@ -86,22 +113,11 @@ def lives(process_id: int) -> bool:
     return state != "Z"  # a zombie is only waiting to be noticed
 
 
-@pytest.fixture
-def hook(tmp_path, monkeypatch):
-    """A start-up hook of the site, as every Python process of the machine runs it."""
-
-    def write(code: str) -> None:
-        (tmp_path / "sitecustomize.py").write_text(code)
-        monkeypatch.syspath_prepend(str(tmp_path))
-
-    return write
-
-
 @pytest.mark.parametrize(
     "code", ["print('a notice of the site' * 9000, flush=True)", "import sys; sys.stdin.read(); print(end='\\0' * 64)"]
 )
 def test_what_a_start_up_hook_prints_or_reads_is_no_answer(hook, code):
-    hook(code)
+    hook(WITHOUT_LIBRARIES + code)
     with SimulationServer() as noisy:
         assert noisy.submit("builtins:abs", -7).result(timeout=240) == 7
 
@@ -115,7 +131,8 @@ def test_a_server_whose_libraries_do_not_load_says_what_stopped_it(hook):
             broken.submit("builtins:abs", -7).result(timeout=240)
 
 
-def test_an_answer_that_cannot_be_read_fails_all_that_waits_and_what_comes(tmp_path, monkeypatch):
+def test_an_answer_that_cannot_be_read_fails_all_that_waits_and_what_comes(tmp_path, hook):
+    hook(WITHOUT_LIBRARIES)
     (tmp_path / "answers_of_tests.py").write_text(
         "class Local:\n"
         "    def __reduce__(self):\n"
@@ -124,7 +141,6 @@ def test_an_answer_that_cannot_be_read_fails_all_that_waits_and_what_comes(tmp_p
         "def make(_):\n"
         "    return Local()\n"
     )
-    monkeypatch.syspath_prepend(str(tmp_path))
     with SimulationServer() as odd:
         waiting = [odd.submit("time:sleep", 3600), odd.submit("answers_of_tests:make", None)]
         for job in waiting:  # the module is not loaded in this process, so that the answer means nothing here
