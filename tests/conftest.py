@@ -29,13 +29,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is long, unless it is asked for; files with most slow tests first, so that none ends alone."""
+    """Leave out what is long, unless it is asked for, and put files in the order in which processes take them.
+
+    Those with most slow tests come first, so that none ends alone; of the others folders have one each in turn, so that
+    those that wait run beside those that compute.
+    """
     if not config.getoption("--all") and "long" not in config.getoption("markexpr"):
         left_out = [item for item in items if item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker("long")]
     weights = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -weights[item.path])
+    turns: Counter[Path] = Counter()
+    turn_of: dict[Path, int] = {}
+    for path in dict.fromkeys(item.path for item in items):
+        turn_of[path] = turns[path.parent]
+        turns[path.parent] += 1
+    items.sort(key=lambda item: (-weights[item.path], turn_of[item.path]))
 
 
 settings.register_profile("flopsfit-ds", deadline=None, max_examples=60, derandomize=True)

@@ -8,6 +8,7 @@ import threading
 import time
 
 import psutil
+import pytest
 
 from flopsfit_ds.engine.fork import server
 from helpers.engine.drivers import (
@@ -62,6 +63,7 @@ def test_a_driver_stops_with_checkpoints_while_its_fork_server_does_not_answer(t
     assert outcomes == ["completed"] * 3 + ["preempted"] * 2
 
 
+@pytest.mark.slow
 def test_a_job_that_was_suspended_is_no_hang(tmp_path, faults):
     """All its processes, for longer than `hang_timeout`; a machine that sleeps stops them all alike."""
     faults.inject("a job or machine suspended")

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from flopsfit_ds.train.order import EXIT_PREEMPTED
-from helpers.sweeps import MICRO, plan_of, with_values, write_bytes_corpus
-from helpers.train.ranks import Attempt, Layout, RankServer, bench_of, start, workload_of
+from helpers.sweeps import plan_of, with_values, write_bytes_corpus
+from helpers.train.ranks import CURVE, Attempt, Layout, RankServer, bench_of, start, workload_of
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +24,7 @@ def server() -> Iterator[RankServer]:
 
 @pytest.fixture(scope="session")
 def trained(server: RankServer, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Attempt]:
-    """Train the micro spec, with changes, in a layout; the same call is trained once a session."""
+    """Train a point of 50 steps, with changes, in a layout; the same call is trained once a session."""
     base = tmp_path_factory.mktemp("trained")
     write_bytes_corpus(base / "corpus.txt")
     known: dict[Any, Attempt] = {}
@@ -32,7 +32,7 @@ def trained(server: RankServer, tmp_path_factory: pytest.TempPathFactory) -> Cal
     def train(layout: Layout, **changes: Any) -> Attempt:
         key = (layout, repr(sorted(changes.items())))
         if key not in known:
-            plan = plan_of(with_values(MICRO, **changes), base)
+            plan = plan_of(with_values(CURVE, **changes), base)
             run = plan.runs[0]
             attempt = start(server, run, workload_of(plan, run, base), base / f"run-{len(known)}", layout)
             codes = attempt.wait()

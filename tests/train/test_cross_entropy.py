@@ -51,7 +51,8 @@ def test_a_frozen_head_costs_no_gradient(monkeypatch):
 @pytest.mark.parametrize("tied", [True, False])
 def test_engines_train_alike_by_chunks(server, tmp_path, tied):
     layouts = (Layout(0, 1, 2), Layout(2, 2, 2), Layout(3, 2, 2))
-    changes = {"model__tied_embeddings": tied}
+    points = [{"num_params": 6e3, "num_tokens": 128 * 15}]
+    changes = {"model__tied_embeddings": tied, "design__points": points}
     (tmp_path / "plain").mkdir()
     plain = bench_of(server, tmp_path / "plain", layouts[0], **changes).finish()
     for layout in layouts:

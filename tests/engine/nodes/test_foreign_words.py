@@ -79,6 +79,7 @@ def test_a_foreign_sign_of_life_is_none(store):
     assert receiver.was_heard
 
 
+@pytest.mark.slow
 def test_several_nodes_end_well_while_a_stranger_writes_into_their_store(tmp_path, faults):
     faults.inject("foreign messages to the control store")
     port = free_port()

@@ -22,12 +22,14 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_nodes_that_prepare_data_for_longer_than_the_silence_allowed(folder):
     processes = [start_node(folder, node, task_seconds=12.0, silence_seconds=8.0) for node in range(2)]
     assert exit_codes(processes) == [0, 0], logs(folder)
     assert [record.loss for record in sweep_folder(folder).records()] == [undisturbed_loss()]
 
 
+@pytest.mark.slow
 def test_a_node_waits_for_a_driver_that_is_not_there_yet_as_long_as_is_promised(folder):
     from torch.distributed import TCPStore
 

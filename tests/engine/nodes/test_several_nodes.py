@@ -34,6 +34,7 @@ def test_points_stay_inside_a_node_where_they_fit(tmp_path):
         assert len({slot.rpartition(":")[0] for slot in attempt.slots}) == 1
 
 
+@pytest.mark.slow
 def test_a_node_that_cannot_take_part_is_named(tmp_path):
     port = free_port()
     common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}

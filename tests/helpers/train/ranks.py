@@ -25,9 +25,11 @@ from helpers.sweeps import MICRO, plan_of, with_values, write_bytes_corpus
 
 WORKER = "flopsfit_ds.train.worker:run_worker"
 WORKER_THAT_WAITS = "helpers.train.kill_targets:run_worker_that_waits"
-STEPS = 40
+STEPS = 30
 CHANGES: dict[str, Any] = {"design__points": [{"num_params": 6e3, "num_tokens": 128 * STEPS}]}
 SHORT = with_values(MICRO, **CHANGES)
+CURVE = with_values(MICRO, design__points=[{"num_params": 6e3, "num_tokens": 128 * 50}])
+"""Of which most tests of stages see the same few curves."""
 
 
 class RankServer(ForkingServer):
