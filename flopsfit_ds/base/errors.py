@@ -9,6 +9,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+PREPARE = "flopsfit-ds data prepare SPEC"
+"""In messages that know no spec's name; the command line puts there what the user typed."""
+
 
 class FlopsfitError(Exception):
     """Root of all errors that are reported as one line, without a traceback."""

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
 
-from flopsfit_ds.base.errors import DataError, FitError, SweepFolderError
+from flopsfit_ds.base.errors import PREPARE, DataError, FitError, SweepFolderError
 from flopsfit_ds.base.presets import shipped_specs
 from flopsfit_ds.base.storage import KIND_WORDS, atomic_write, kind_of
 from flopsfit_ds.base.units import parse_quantity
@@ -217,7 +218,17 @@ def plan_from(
 
     spec, folder = read_spec(argument, overrides)
     allowed = tuple(allow_import or ())
-    return build_plan(spec, spec_folder=folder, allow_import=allowed, choices=choices, tell=_Teller())
+    try:
+        return build_plan(spec, spec_folder=folder, allow_import=allowed, choices=choices, tell=_Teller())
+    except DataError as error:
+        if PREPARE not in str(error):
+            raise
+        raise DataError(str(error).replace(PREPARE, f"{PREPARE[:-4]}{_as_typed(argument, overrides)}")) from None
+
+
+def _as_typed(argument: str, overrides: list[str] | None) -> str:
+    """A spec and what overrides it, as a shell takes it."""
+    return shlex.join([argument, *(overrides or ())])
 
 
 def tuning_from(argument: str, overrides: list[str] | None, allow_import: list[str] | None) -> SweepPlan | None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flopsfit_ds.base.errors import DataError
+from flopsfit_ds.base.errors import PREPARE, DataError
 from flopsfit_ds.data.corpus import Corpus
 from flopsfit_ds.data.formats.megatron import read_bounds
 
@@ -83,7 +83,7 @@ def _ends_of(corpus: Corpus) -> array[int]:
         remedy = (
             f"{corpus.files[0]} says nothing of them: use a source of documents, or Megatron's .bin and .idx"
             if corpus.source == "tokens"
-            else "run `flopsfit-ds data prepare SPEC model.attention_across_documents=true` first, which finds it"
+            else f"run `{PREPARE} model.attention_across_documents=true` first, which finds it"
         )
         raise DataError(f"model.attention_across_documents: where documents end is not known: {remedy}")
     ends = document_ends(Path(corpus.ends))

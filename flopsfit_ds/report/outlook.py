@@ -117,6 +117,7 @@ def _planned(plan: SweepPlan, num_params: float, compute: float) -> RunPlan:
 
 def _surer(findings: Findings, plan: SweepPlan) -> str | None:
     from flopsfit_ds.decide.choosing.choose import choose_next
+    from flopsfit_ds.decide.choosing.sizes import sizes_to_be_had
 
     speed = flops_per_gpu_second(findings.records)
     if speed is None or findings.target is None or findings.fit is None:
@@ -130,7 +131,7 @@ def _surer(findings: Findings, plan: SweepPlan) -> str | None:
     try:
         found = choose_next(
             findings.points, spent, speed, target_compute=findings.target.compute, gpus=cluster.num_gpus,
-            most_runs=_MOST_RUNS, model=findings.fit.prediction,
+            most_runs=_MOST_RUNS, model=findings.fit.prediction, sizes=sizes_to_be_had(plan),
         )  # fmt: skip
     except FitError:
         return None

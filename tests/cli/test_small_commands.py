@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 
 import pytest
 import yaml
@@ -11,6 +13,7 @@ from typer.testing import CliRunner
 from flopsfit_ds.base.errors import SpecError
 from flopsfit_ds.base.hardware import DEVICES
 from flopsfit_ds.cli.main import build_app
+from helpers.cli_in_process import invoke
 from helpers.sweeps import MICRO, with_values
 
 
@@ -39,3 +42,14 @@ def test_hardware_says_what_the_machine_is_and_what_a_spec_can_name(tmp_path, mo
     found = json.loads(CliRunner().invoke(build_app(), ["hardware", "--json"], catch_exceptions=False).output)
     assert found["machine"]["device_name"] == "H100-SXM"
     assert len(found["devices"]) == len(DEVICES)
+
+
+def test_the_command_that_prepares_data_has_what_the_user_typed(corpus_folder, monkeypatch):
+    monkeypatch.chdir(corpus_folder)
+    (corpus_folder / "my spec.yaml").write_text(yaml.safe_dump(MICRO))
+    typed = ["my spec.yaml", "model.attention_across_documents=false", "name=other"]
+    code, said = invoke("plan", *typed)
+    assert code == 2
+    (command,) = re.findall("`flopsfit-ds (.*)`", said)
+    assert invoke(*shlex.split(command))[0] == 0
+    assert invoke("plan", *typed)[0] == 0

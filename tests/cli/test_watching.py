@@ -23,6 +23,7 @@ from flopsfit_ds.engine.executor import Assignment
 from flopsfit_ds.engine.slots import Slot
 from flopsfit_ds.records import SweepFolder
 from flopsfit_ds.train.metrics import MetricsLog
+from helpers.cli_in_process import invoke
 from helpers.engine.ways import layout
 from helpers.run_records import RECORD
 from helpers.sweeps import MICRO, plan_of, with_values, write_bytes_corpus
@@ -172,3 +173,13 @@ def test_lines_are_json_that_any_reader_reads(sweep):
     if shutil.which("jq"):
         found = subprocess.run(["jq", "-s", "map(.loss) | min", path], capture_output=True, text=True, check=True)
         assert float(found.stdout) == 3.0
+
+
+def test_a_damaged_plan_is_named_where_there_is_nothing_to_draw(sweep):
+    folder, _ = sweep
+    folder.plan.write_text('{"content": {"runs"')
+    assert "|" in call("timeline", folder.path), "the events alone tell"
+    folder.events.path.unlink()
+    code, said = invoke("timeline", folder.path)
+    assert code != 0
+    assert said.startswith(f"error: {folder.plan}: torn or no plan of a sweep")

@@ -9,12 +9,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flopsfit_ds.base.errors import FitError
+from flopsfit_ds.base.errors import FitError, PlanError
 from flopsfit_ds.decide.choosing.choose import NextRuns, choose_next
+from flopsfit_ds.decide.choosing.sizes import sizes_to_be_had
 from flopsfit_ds.fit import Point, fit_scaling_law
 from flopsfit_ds.fit.planted import PlantedLaw, random_law
+from flopsfit_ds.plan.family import decoder_family
 from helpers.cli_in_process import invoke, run_json
 from helpers.fit.planted_sweeps import write_csv
+from helpers.sweeps import MICRO, plan_of, with_values
 
 SPEED = 4e14
 TARGET = 1e22
@@ -148,3 +151,27 @@ def test_the_command_prints_a_table_and_json_and_asks_for_what_it_does_not_know(
     assert code == 0
     assert f"{len(found['runs'])} runs of {found['num_candidates']} candidates" in output
     assert 900 <= found["num_candidates"] <= 1100
+
+
+def test_sizes_are_those_that_the_models_of_a_sweep_can_have(corpus_folder):
+    """Without them, runs of a tenth of the smallest shape of a family of bytes were proposed."""
+    plan = plan_of(
+        with_values(MICRO, design={"method": "ladder", "num_params": ["12k"], "tokens_per_parameter": [20]}),
+        corpus_folder,
+    )
+    sizes = sizes_to_be_had(plan)
+    family = decoder_family(plan.spec, None)
+    assert [family.nearest(size, ()).num_params for size in sizes] == list(sizes)
+    smallest = sizes[0]
+    with pytest.raises(PlanError):
+        family.nearest(smallest / 2.1, ())
+    large = law_and_runs(1)[1]
+    scale = 1.5 * smallest / np.median([point.num_params for point in large])
+    points = [Point(scale * each.num_params, scale * each.num_tokens, each.loss) for each in large]
+    options = (40 * 3600.0, SPEED * scale**2)
+    free = choose_next(points, *options, target_compute=TARGET * scale**2)
+    assert min(run.num_params for run in free.runs) < smallest
+    found = choose_next(points, *options, target_compute=TARGET * scale**2, sizes=sizes)
+    chosen = [run.num_params for run in found.runs if run.purpose == "law"]
+    assert chosen
+    assert all(min(abs(math.log(size / each)) for each in sizes) < 1e-9 for size in chosen)

@@ -47,6 +47,7 @@ def next_command(
     Example: flopsfit-ds next outputs/my-study --gpu-hours 500 --target 1e24
     """
     from flopsfit_ds.decide.choosing.choose import choose_next
+    from flopsfit_ds.decide.choosing.sizes import sizes_to_be_had
     from flopsfit_ds.decide.sources import plan_beside, read_sources
 
     with given_files(data) as files:
@@ -61,6 +62,7 @@ def next_command(
         target_compute=own if target is None else quantity(target, "--target"),
         gpus=gpus,
         most_runs=most_runs,
+        sizes=None if plan is None else sizes_to_be_had(plan),
     )
     if as_json:
         print(json.dumps({**found.to_json_dict(), "flops_per_second": speed}, allow_nan=False))

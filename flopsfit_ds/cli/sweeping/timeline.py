@@ -38,11 +38,13 @@ def register(app: typer.Typer) -> None:
 
         Example: flopsfit-ds timeline outputs/quickstart --width 120
         """
-        from flopsfit_ds.engine.disk.watch import attempts_on_slots
+        from flopsfit_ds.engine.disk.watch import attempts_on_slots, check_plan
         from flopsfit_ds.records import SweepFolder
 
         require_sweep(folder)
         spans = attempts_on_slots(SweepFolder(folder))
+        if not spans:
+            check_plan(SweepFolder(folder))
         if as_json:
             print(json.dumps([asdict(span) for span in spans], indent=1))
             return

@@ -141,6 +141,7 @@ def choose_next(
     most_runs: int = MOST_RUNS,
     can_train: Callable[[Place], np.ndarray] | None = None,
     model: PredictionModel | None = None,
+    sizes: Sequence[float] | None = None,
 ) -> NextRuns:
     """The runs that tell most of the optimum at the target for a budget of GPU-seconds.
 
@@ -154,6 +155,7 @@ def choose_next(
         most_runs: Of one batch.
         can_train: Which places can be trained at all, (runs,) of booleans; without it, all.
         model: Of a fit of these points, which then are not fitted again.
+        sizes: Parameters that models can have, rising; without it, any.
 
     Raises:
         FitError: The runs carry no law, no candidate fits in the budget, or an option is off.
@@ -163,7 +165,7 @@ def choose_next(
             raise FitError(f"{name} must be positive and finite, got {value:g}")
     affordable = gpu_seconds * flops_per_second
     belief, target = _belief(points, target_compute, affordable, model)
-    pool = candidates or usual_candidates(belief, points, affordable, flops_per_second)
+    pool = candidates or usual_candidates(belief, points, affordable, flops_per_second, sizes)
     if can_train is not None:
         pool = pool.where(can_train(pool.place) | (pool.purpose == "tuning"))
     centre, goal = belief.of_target(math.log(target))
@@ -229,9 +231,14 @@ def _belief(
 
 
 def usual_candidates(
-    belief: Belief, points: Sequence[Point], affordable_flops: float, flops_per_second: float
+    belief: Belief,
+    points: Sequence[Point],
+    affordable_flops: float,
+    flops_per_second: float,
+    sizes: Sequence[float] | None = None,
 ) -> Candidates:
     """About 1,000 sizes and budgets around the optima that are believed, and tuning runs at the sizes of the points."""
+    can_be = None if sizes is None else np.log(np.asarray(sizes, dtype=float))
     seen = Place.of(points)
     low, high = float(seen.log_c.min()), math.log(affordable_flops)
     high = max(high, low + 1e-9)
@@ -239,8 +246,12 @@ def usual_candidates(
     log_n, log_c = [], []
     for budget in budgets:
         (centre, *_), _ = belief.of_target(float(budget))
-        log_n.append(centre + np.linspace(-_HALF_WIDTH, _HALF_WIDTH, _SIZES))
-        log_c.append(np.full(_SIZES, budget))
+        around = centre + np.linspace(-_HALF_WIDTH, _HALF_WIDTH, _SIZES)
+        if can_be is not None:
+            near = can_be[np.abs(can_be - centre) <= _HALF_WIDTH]
+            around = np.unique(near[np.abs(near[:, None] - around).argmin(axis=0)]) if len(near) else near
+        log_n.append(around)
+        log_c.append(np.full(len(around), budget))
     n, c = np.concatenate(log_n), np.concatenate(log_c)
     law = Place(n, belief.rule.log_tokens(c, n), c)
     cheap = np.argsort(seen.log_c)[: max(1, len(points) // 2)]

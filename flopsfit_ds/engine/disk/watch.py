@@ -173,6 +173,16 @@ class Span:
     outcome: str
 
 
+def check_plan(folder: SweepFolder) -> None:
+    """Go on only where a sweep's plan can be read.
+
+    Raises:
+        RecordError: It is damaged.
+        FileNotFoundError: There is none.
+    """
+    _plain_content(folder.plan)
+
+
 def attempts_on_slots(folder: SweepFolder) -> list[Span]:
     """Every attempt of a sweep that had slots, those of drivers that were killed and those under way among them.
 

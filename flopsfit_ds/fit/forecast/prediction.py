@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from flopsfit_ds.base.errors import FitError
+from flopsfit_ds.base.units import format_things
 from flopsfit_ds.fit.compute_rule import ComputeRule
 from flopsfit_ds.fit.forecast.optimum import FARTHEST
 from flopsfit_ds.fit.forecast.parts.frontier import offset_from_optimum
@@ -234,7 +235,7 @@ class PredictionModel:
         """What the width of the intervals was learnt from, in words."""
         if not self.num_looks:
             return "no back-test (fewer than three budgets): the errors of other tables, doubled"
-        return f"{self.num_looks} forecasts within this table, and the errors of other tables"
+        return f"{format_things(self.num_looks, 'forecast')} within this table, and the errors of other tables"
 
     def _centre_and_spread(self, inputs: Inputs) -> tuple[float, float]:
         """Weighted mean of ln L, and the variance of what members and their resamples say of it."""
