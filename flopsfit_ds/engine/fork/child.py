@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import os
 import pickle
 import signal
@@ -58,6 +59,9 @@ def worker_main(launch: Launch) -> None:
     # SLURM sends a preemption's signal to every process of a job: it is the driver's to act on, so all that the server
     # ignores stays ignored here, but for SIGTERM, by which the driver asks for a checkpoint
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # locks that libraries make (tqdm one with its first bar) are then without a name: with one, whoever ends as workers
+    # do would leave it behind, and the driver's last words be that semaphores leaked
+    multiprocessing.set_start_method("fork", force=True)
     os.umask(os.umask(0o077) | 0o022)  # what it writes is loaded again only where nobody else could have written it
     order = launch.order
     folder = RunFolder(Path(order.run_folder)).attempt(order.attempt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -38,6 +39,10 @@ SLOW_SECONDS = 0.5
 FORGOTTEN = "step-5: by flopsfit-ds 9.9"
 HELD_STEP = 7
 """After a checkpoint, and before the next: there toys wait for a test that does something to them in the middle."""
+
+
+_LOCKS = []
+"""Kept to the end, as tqdm keeps one from its first bar on."""
 
 
 def undisturbed_loss() -> float:
@@ -93,6 +98,7 @@ def run_worker(order, task) -> int:
 
     follow_clock()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+    _LOCKS.append(multiprocessing.RLock())
     stop = []
     signal.signal(signal.SIGTERM, lambda number, _frame: stop.append(number))
     if order.attempt in task.start_fails:
