@@ -6,7 +6,7 @@ import fnmatch
 import functools
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from flopsfit_ds.base.errors import PlanError, SpecError
 from flopsfit_ds.base.units import format_count
@@ -16,7 +16,7 @@ from flopsfit_ds.memory import ModelProfile, profile_decoder
 from flopsfit_ds.model.architecture import LEARNED_POSITIONS, DecoderOptions, LanguageShape, ModelShape, SizingRule
 from flopsfit_ds.model.flops import FlopsSource, Keys, training_flops_per_token
 from flopsfit_ds.plan.recipe.mup import scaled_optimizer, scales
-from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan, decoder_states
+from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan, decoder_moved_from_head, decoder_states
 from flopsfit_ds.spec import ClassModel, DecoderModel, SweepSpec, Training
 from flopsfit_ds.spec.fit_options import COUNT_WORDS
 from flopsfit_ds.spec.training import Precision
@@ -40,6 +40,7 @@ class SizedModel:
         flops_source: `counted`, or `6nd` where the user accepted 6 N D.
         profile: What the memory estimate needs.
         sized_by_active: A design's sizes and tokens per parameter mean active parameters.
+        moved_from_head: Its optimiser once took layers of a stack, as long as the vocabulary, for heads.
     """
 
     shape: LanguageShape
@@ -52,6 +53,11 @@ class SizedModel:
     flops_source: FlopsSource
     profile: ModelProfile
     sized_by_active: bool = False
+    moved_from_head: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """What it adds to a run's identity beside its shape: that it is trained otherwise than it once was."""
+        return {"layers_taken_for_heads": False} if self.moved_from_head else {}
 
     @property
     def num_params_of_design(self) -> int:
@@ -221,6 +227,7 @@ def sized_decoder(
         flops_per_token=training_flops_per_token(shape, frozen_matrices, keys),
         flops_source="counted",
         profile=profile,
+        moved_from_head=optimizer is not None and decoder_moved_from_head(optimizer, shape, names),
     )
 
 

@@ -355,6 +355,7 @@ def _plan_run(
         "recipe": recipe.identity(),
         "seed": seed,
         "data": data,
+        **model.identity(),
         **loss.identity(),
         **placement.strategy.identity(),
     }

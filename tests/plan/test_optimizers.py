@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from flopsfit_ds.base.errors import FlopsfitError, PlanError, SpecError
 from flopsfit_ds.base.hardware import resolve_cluster
 from flopsfit_ds.memory import Strategy, estimate_memory
 from flopsfit_ds.model.architecture import ModelShape
-from flopsfit_ds.plan.family import sized_decoder
+from flopsfit_ds.plan.family import SizedModel, sized_decoder
 from flopsfit_ds.plan.recipe.optimizers import GroupPlan, OptimizerPlan
 from flopsfit_ds.simulate import Simulator
 from flopsfit_ds.simulate.case import LanguageModelCase
@@ -76,6 +78,43 @@ def test_adamw_by_name_is_the_run_it_always_was(folder):
 def test_what_cannot_be_right_is_refused_at_planning(folder, changes, words):
     with pytest.raises(FlopsfitError, match=words):
         planned(folder, **changes)
+
+
+GROUPS = {"name": "adamw", "groups": {"head": {"learning_rate_factor": 2}}}
+OF_HF = {"family": "hf", "architecture": "llama", "head_dim": 8, "size_multiple_of": 8, "context_length": 16}
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "training", "again"),
+    [
+        (16, {"optimizer": GROUPS}, True),
+        (32, {"optimizer": GROUPS}, True),  # its feed-forward layers' rows
+        (77, {"optimizer": GROUPS}, False),
+        (16, {}, False),
+        (16, {"optimizer": {"name": "lion"}}, False),  # one rate for all, as ever
+        (16, {"optimizer": {"name": "muon"}}, True),
+        (16, {"mup": {"base_width": 8}}, False),
+    ],
+)
+def test_only_runs_whose_layers_were_taken_for_heads_are_runs_anew(folder, monkeypatch, vocab_size, training, again):
+    """Projections with as many rows as there are ids had the head's rate, under the id of a run that has another."""
+    changes = {"model__vocab_size": vocab_size, **{f"training__{key}": value for key, value in training.items()}}
+    changes |= {"model__mlp_ratio": 2, "data": None}
+    run = planned(folder, **changes).runs[0]
+    assert (run.model.hidden_size, run.model.intermediate_size) == (16, 32)
+    monkeypatch.setattr(SizedModel, "identity", lambda _model: {})
+    assert (planned(folder, **changes).runs[0].run_id != run.run_id) is again
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_layers_of_other_models_are_told_from_heads_too(folder, again):
+    from flopsfit_ds.study.families.of_hf import HfFamily
+
+    model = OF_HF | {"vocab_size": 24 if again else 25}
+    spec = spec_of(with_values(MICRO, model=model, training__optimizer=GROUPS))
+    sized = HfFamily(spec.model, spec.training, folder).nearest(9_000, ())
+    assert json.loads(sized.shape.fields)["hidden_size"] == 24
+    assert sized.moved_from_head is again
 
 
 def test_stages_are_those_that_train_alike(folder):

@@ -262,6 +262,28 @@ def decoder_states(optimizer: OptimizerPlan, shape: ModelShape, frozen: set[str]
     return optimizer_memory(optimizer.name, tensors, optimizer.bytes_an_element)
 
 
+def decoder_moved_from_head(optimizer: OptimizerPlan, shape: ModelShape, frozen: set[str]) -> bool:
+    """Whether a projection of the built-in decoder was trained as a head once, by its rows, and is trained otherwise.
+
+    Until parameters of blocks were told from heads, a matrix with as many rows as there are ids was one; muP came
+    with the difference.
+    """
+    if shape.mup is not None:
+        return False
+    for name, size in shape.tensors():
+        sides = _sides(shape, name, size)
+        if name in frozen or not name.startswith("blocks.") or len(sides) < 2 or sides[0] != shape.vocab_size:
+            continue
+        if optimizer.kind_by_name(name) is None and _differ(optimizer, sides):
+            return True
+    return False
+
+
+def _differ(optimizer: OptimizerPlan, sides: tuple[int, ...]) -> bool:
+    once, now = (group_of(optimizer, kind, sides, takes_matrices=True) for kind in ("head", "matrices"))
+    return once != now
+
+
 def _sides(shape: ModelShape, name: str, size: int) -> tuple[int, ...]:
     """Rows and columns of a matrix of the decoder, each of which has its width as one side."""
     if "norm" in name:

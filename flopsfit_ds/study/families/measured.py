@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
+
+from torch import nn
 
 from flopsfit_ds.base.errors import PlanError, SpecError
 from flopsfit_ds.base.units import format_count
 from flopsfit_ds.model.architecture import LanguageShape
 from flopsfit_ds.model.flops import conventional_flops
 from flopsfit_ds.plan.family import SizedModel
-from flopsfit_ds.simulate.profile import ClassMeasurement
+from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan
+from flopsfit_ds.simulate.profile import ClassMeasurement, build_without_weights, freeze_by_name
+from flopsfit_ds.spec import Training
+from flopsfit_ds.train.optimizers.kinds import moved_from_head
 
 _LARGEST_SIZE = 1 << 24  # beyond all widths, depths and vocabularies: the size does not grow the class
 _LOOKS = 6
@@ -86,6 +92,27 @@ def smallest_reaching(
     return high
 
 
+def was_moved(
+    model_class: Callable[..., nn.Module],
+    arguments: Mapping[str, Any],
+    training: Training,
+    optimizer: OptimizerPlan | None,
+) -> bool:
+    """Whether the optimiser of a model once took layers of a stack for heads, and trains them otherwise now.
+
+    Args:
+        model_class: Of the model.
+        arguments: Its constructor's.
+        training: The spec's section.
+        optimizer: What trains it; None for one rate for all.
+    """
+    if optimizer is None:
+        return False
+    model = build_without_weights(model_class, arguments)
+    freeze_by_name(model, training.frozen_parameters)
+    return moved_from_head(model, optimizer)
+
+
 def sized_model(
     name: str,
     shape: LanguageShape,
@@ -94,6 +121,7 @@ def sized_model(
     tokens_per_sample: int,
     approximate_flops: bool,
     sized_by_active: bool,
+    moved_from_head: bool,
     warnings: list[str],
 ) -> SizedModel:
     """What planning must know of a module, and what the user should know of the measurement.
@@ -105,6 +133,7 @@ def sized_model(
         tokens_per_sample: Predictions a sample counts as.
         approximate_flops: Whether FLOPs may be 6 N D where they cannot be counted.
         sized_by_active: Whether sizes asked for mean active parameters.
+        moved_from_head: Whether its optimiser once took layers of a stack for heads.
         warnings: Grows by what could not be measured.
 
     Raises:
@@ -146,6 +175,7 @@ def sized_model(
         flops_source="counted" if measured.problem is None else "6nd",
         profile=profile,
         sized_by_active=sized_by_active,
+        moved_from_head=moved_from_head,
     )
 
 

@@ -27,7 +27,7 @@ from flopsfit_ds.simulate.profile import (
 )
 from flopsfit_ds.spec import ClassModel, Training
 from flopsfit_ds.study.families.class_mup import scales_of_class
-from flopsfit_ds.study.families.measured import nearest_by_active, sized_model, smallest_reaching
+from flopsfit_ds.study.families.measured import nearest_by_active, sized_model, smallest_reaching, was_moved
 from flopsfit_ds.train.data.outputs import logits_of
 from flopsfit_ds.train.model.cross_entropy import plain_losses
 from flopsfit_ds.train.model.mup import ScaledClass, declared_by
@@ -231,6 +231,8 @@ class ClassFamily:
             tokens_per_sample=self._tokens_per_sample,
             approximate_flops=self._approximate_flops,
             sized_by_active=self._sized_by_active,
+            moved_from_head=self._training.mup is None
+            and was_moved(self._class, self._build_arguments(step), self._training, self._optimizer),
             warnings=self.warnings,
         )
 

@@ -24,7 +24,7 @@ from flopsfit_ds.study.families.hf_growth import Growth
 from flopsfit_ds.study.families.hf_mup import check_architecture, scales_of_config
 from flopsfit_ds.study.families.hf_start import read_start
 from flopsfit_ds.study.families.kept import kept_measurement
-from flopsfit_ds.study.families.measured import nearest_by_active, sized_model, smallest_reaching
+from flopsfit_ds.study.families.measured import nearest_by_active, sized_model, smallest_reaching, was_moved
 from flopsfit_ds.train.data.tokens import language_model_loss
 from flopsfit_ds.train.model.hf import (
     build_from_config,
@@ -264,5 +264,7 @@ class HfFamily:
             tokens_per_sample=context,
             approximate_flops=self._model.approximate_flops,
             sized_by_active=self._sized_by_active,
+            moved_from_head=shape.mup is None
+            and was_moved(ModelBuilder(self._name), fields, self._training, self._optimizer),
             warnings=self.warnings,
         )

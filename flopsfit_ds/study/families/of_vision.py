@@ -79,6 +79,6 @@ def look_at_vision_language(
     warnings: list[str] = []
     sized = sized_model(
         architecture, shape, measured, tokens_per_sample=context_length, approximate_flops=False,
-        sized_by_active=False, warnings=warnings,
+        sized_by_active=False, moved_from_head=False, warnings=warnings,
     )  # fmt: skip
     return sized, frozen, warnings

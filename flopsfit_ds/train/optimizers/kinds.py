@@ -44,10 +44,7 @@ def known_parameters(model: nn.Module, plan: OptimizerPlan) -> list[KnownParamet
         model: Any module.
         plan: Its patterns of names decide before a parameter's looks do.
     """
-    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
-    num_ids = max((module.num_embeddings for module in tables), default=0)
-    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    stacked = {id(parameter) for stack in stacks for parameter in stack.parameters()}
+    num_ids, stacked = _num_ids(model), _stacked(model)
     found: list[KnownParameter] = []
     seen: set[int] = set()
     for name, parameter, owners in _with_owners(model):
@@ -63,6 +60,30 @@ def known_parameters(model: nn.Module, plan: OptimizerPlan) -> list[KnownParamet
         group = group_of(plan, kind, shape, takes_matrices=len(shape) in (2, 3) and not convolves)
         found.append(KnownParameter(name, parameter, kind, group))
     return found
+
+
+def moved_from_head(model: nn.Module, plan: OptimizerPlan) -> bool:
+    """Whether a layer of a stack was trained as a head once, by its rows, and is trained otherwise now."""
+    num_ids, stacked = _num_ids(model), _stacked(model)
+    owners = {name: held for name, _, held in _with_owners(model)}
+    for known in known_parameters(model, plan):
+        if id(known.parameter) not in stacked or plan.kind_by_name(known.name) is not None:
+            continue
+        once = _looks_like(known.name, known.parameter, owners[known.name], num_ids)
+        if once != known.kind and group_of(plan, once, shape_of(known.parameter), takes_matrices=True) != known.group:
+            return True
+    return False
+
+
+def _num_ids(model: nn.Module) -> int:
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    return max((module.num_embeddings for module in tables), default=0)
+
+
+def _stacked(model: nn.Module) -> set[int]:
+    """Parameters in stacks of layers."""
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return {id(parameter) for stack in stacks for parameter in stack.parameters()}
 
 
 def _with_owners(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, list[nn.Module]]]:
