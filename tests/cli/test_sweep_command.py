@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from flopsfit_ds.records import RunRecord, SweepFolder
+from helpers.cli_in_process import invoke
 from helpers.sweeps import MICRO, with_values, write_bytes_corpus
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -37,6 +38,14 @@ def sweep(folder: Path, *arguments: str, code: int = 0) -> str:
     )
     assert result.returncode == code, result.stdout + result.stderr
     return result.stdout + result.stderr
+
+
+def sweep_here(folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str, code: int = 0) -> str:
+    """The same in this process, whose server of workers is loaded once."""
+    monkeypatch.chdir(folder)
+    found, output = invoke("sweep", *arguments)
+    assert found == code, output
+    return output
 
 
 def seconds_of_children() -> float:
@@ -93,17 +102,18 @@ def test_run_again_nothing_is_trained_and_it_is_quick(done):
     assert len(list((folder / "outputs" / "micro" / "runs").glob("*/attempt-*"))) == 6
 
 
-def test_a_changed_spec_in_the_same_folder_trains_only_what_is_new(done):
+def test_a_changed_spec_in_the_same_folder_trains_only_what_is_new(done, monkeypatch):
     folder, _ = done
     before = records(folder)
-    printed = sweep(folder, "spec.yaml", "design.compute_budgets=[2e8, 4e8, 3e8]", "design.sizes_per_budget=3")
+    overrides = "design.compute_budgets=[2e8, 4e8, 3e8]", "design.sizes_per_budget=3"
+    printed = sweep_here(folder, monkeypatch, "spec.yaml", *overrides)
     assert "training 3 of 9 runs" in printed
     after = records(folder)
     assert len(after) == 9
     assert {run_id: after[run_id] for run_id in before} == before
 
 
-def test_failed_runs_are_exit_code_1_with_the_reason(tmp_path):
+def test_failed_runs_are_exit_code_1_with_the_reason(tmp_path, monkeypatch):
     """A class that fails in training: the plan could not know."""
     write_bytes_corpus(tmp_path / "corpus.txt")
     (tmp_path / "failing_pkg.py").write_text(
@@ -121,12 +131,9 @@ def test_failed_runs_are_exit_code_1_with_the_reason(tmp_path):
     model = {"family": "class", "class_path": "failing_pkg:Model", "size_parameter": "width", "context_length": 16}
     values = with_values(MICRO, model=model, execution__max_attempts=1)
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(values))
-    result = subprocess.run(
-        [sys.executable, SCRIPT, "spec.yaml", "--allow-import", "failing_pkg"], cwd=tmp_path,
-        env={**environment(), "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert result.returncode == 1, result.stdout + result.stderr
-    assert "this model has a bug" in result.stderr
+    monkeypatch.syspath_prepend(str(tmp_path))
+    printed = sweep_here(tmp_path, monkeypatch, "spec.yaml", "--allow-import", "failing_pkg", code=1)
+    assert "this model has a bug" in printed
     record = next(iter(records(tmp_path).values()))
     assert record.status == "failed"
     assert "this model has a bug" in (record.reason or "")

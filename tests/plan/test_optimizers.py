@@ -158,7 +158,7 @@ def test_closed_forms_stay_near_the_simulation(simulator, plan, stage, gpus):
 
 
 @pytest.fixture(scope="module")
-def simulator():
+def simulator(one_simulation_process):
     with Simulator() as simulator:
         yield simulator
 

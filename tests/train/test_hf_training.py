@@ -31,6 +31,7 @@ def test_a_model_of_transformers_has_one_loss_at_every_stage(server, tmp_path, n
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_simulation_process")
 def test_recomputed_blocks_of_a_model_of_transformers_change_no_loss_and_save_memory(server, tmp_path):
     """With muP, whose multipliers are hooks that run again."""
     kept = trained(server, tmp_path / "kept", "llama", Layout(0, 1), **RULED)
