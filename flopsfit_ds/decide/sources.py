@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from flopsfit_ds.base.errors import DataError, FitError, RecordError
 from flopsfit_ds.records import RunRecord, SweepFolder
-from flopsfit_ds.spec.fit_options import COUNT_WORDS, DEFAULT_COUNT, ParameterCount
+from flopsfit_ds.spec.fit_options import COUNT_WORDS, DEFAULT_COUNT, ParameterCount, count_in_words
 
 if TYPE_CHECKING:
     from flopsfit_ds.fit.points.points import Exclusion, Point
@@ -69,6 +69,13 @@ def read_sources(
     if len(parts) == 1:
         return parts[0]
     counts: set[ParameterCount | None] = {part.parameters for part in parts}
+    known = {part.parameters: part.name for part in parts if part.parameters is not None}
+    if len(known) > 1:
+        told = ", ".join(f"{count_in_words(count)} in {name}" for count, name in known.items())
+        raise FitError(
+            f"N counts {told}: of one law it must count the same; give fit --parameters, or one "
+            "fit.parameters in their specs, and run their sweeps again, which trains nothing"
+        )
     points = tuple(_named(point, part.name) for part in parts for point in part.points)
     excluded = tuple(
         replace(gone, row=None, name=f"{part.name} {gone.name or f'row {gone.row}'}")
@@ -101,11 +108,11 @@ def _read_one(path: Path, columns: dict[str, str], parameters: str | None) -> So
     if parameters is not None and parameters != DEFAULT_COUNT:
         raise FitError("--parameters is for sweep folders; of a table, name the column with --num-params-column")
     from flopsfit_ds.fit.points.reading import load_points
-    from flopsfit_ds.fit.result import is_fit, load_fit_points
+    from flopsfit_ds.fit.result import is_fit, load_count, load_fit_points
 
     if path.suffix.lower() == ".json" and is_fit(path):
         points = load_fit_points(path)
-        return Source(str(path), ("fit",), points, (), {}, None, (None,) * len(points))
+        return Source(str(path), ("fit",), points, (), {}, load_count(path), (None,) * len(points))
     table = load_points(path, columns)
     return Source(path.name, ("table",), table.points, table.excluded, table.columns, None, (None,) * len(table.points))
 

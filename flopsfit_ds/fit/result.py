@@ -21,6 +21,7 @@ from flopsfit_ds.fit.points.points import Exclusion, Point
 from flopsfit_ds.fit.solve.bootstrap import Draws
 from flopsfit_ds.fit.solve.certificate import Certificate
 from flopsfit_ds.fit.solve.intervals import Interval
+from flopsfit_ds.spec.fit_options import COUNT_WORDS, ParameterCount
 
 FORMAT = FIT_FORMAT
 VERSION = 1  # of fit.json: raised when an old file would be misread
@@ -94,6 +95,7 @@ class Audit:
         largest_weight: Largest over smallest weight of the points, by their evaluation errors and the spread of their
             seeds; None where all weigh alike.
         points_sha256: Of the points that entered, in canonical JSON.
+        parameters: What N counts; None where the source does not say.
     """
 
     package_version: str
@@ -108,6 +110,7 @@ class Audit:
     compute_rule: str
     largest_weight: float | None
     points_sha256: str
+    parameters: ParameterCount | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +158,10 @@ class ScalingFit:
     audit: Audit
     frontier: FrontierSummary | None
     target_compute: float
+
+    def counting(self, parameters: ParameterCount | None) -> "ScalingFit":
+        """The same fit, which says what N counts."""
+        return replace(self, audit=replace(self.audit, parameters=parameters))
 
     @property
     def parameter_rows(self) -> tuple[ParameterRow, ...]:
@@ -324,6 +331,17 @@ def load_warnings(path: str | Path) -> tuple[FitWarning, ...]:
         return tuple(FitWarning(str(w["code"]), str(w["message"])) for w in load_fit_dict(path)["warnings"])
     except (KeyError, TypeError) as error:
         raise FitError(f"{path} misses its warnings: {error!r}; write it again with flopsfit-ds fit") from error
+
+
+def load_count(path: str | Path) -> ParameterCount | None:
+    """What N counts in a fit's JSON file; None where that does not say.
+
+    Raises:
+        FitError: The file cannot be read, is no fit, or is of another version.
+    """
+    audit = load_fit_dict(path).get("audit")
+    found = audit.get("parameters") if isinstance(audit, dict) else None
+    return next((count for count in COUNT_WORDS if count == found), None)
 
 
 def is_fit(path: str | Path) -> bool:

@@ -27,7 +27,7 @@ from flopsfit_ds.fit.laws.registry import COMPUTE_ONLY, OF_REPEATS, get_law
 from flopsfit_ds.fit.losses import HUBER_NAMES, FloatArray, LossFunction, make_loss
 from flopsfit_ds.fit.points.compute import compute_rule_of
 from flopsfit_ds.fit.points.dependence import cluster_labels, point_weights, resampled_kind
-from flopsfit_ds.fit.points.points import Exclusion, Point, PointArrays, in_order, with_rows
+from flopsfit_ds.fit.points.points import Exclusion, Point, PointArrays, in_order, told, with_rows
 from flopsfit_ds.fit.points.ray import Ray, ray_of
 from flopsfit_ds.fit.points.selection import select_points
 from flopsfit_ds.fit.quantities import Quantities
@@ -380,7 +380,7 @@ def _audit(
     points: Sequence[Point],
     precision: FloatArray | None,
 ) -> Audit:
-    canonical = json.dumps([vars(p) for p in points], sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps([told(p) for p in points], sort_keys=True, separators=(",", ":"))
     return Audit(
         package_version=flopsfit_ds.__version__,
         numpy_version=np.__version__,

@@ -29,6 +29,13 @@ COUNT_WORDS: dict[ParameterCount, str] = {
 }
 """What N counts, for people: active ones leave out the experts that a token is not sent to; matrices are those that are
 multiplied by, the output head among them."""
+
+
+def count_in_words(count: ParameterCount) -> str:
+    """What N counts, where it stands alone."""
+    return "all parameters" if count == "total" else COUNT_WORDS[count]
+
+
 COUNT_FIELDS: dict[ParameterCount, str] = {
     "total": "num_params_total",
     "non-embedding": "num_params_non_embedding",

@@ -267,7 +267,7 @@ def fit_records(records: Iterable[RunRecord], spec: SweepSpec, unusable: Sequenc
     judged = [record.judged_by(spec.fit.heldout) for record in records]
     chosen = points_from_records(judged, parameter_count=spec.fit.parameters)
     excluded = (*chosen.excluded, *unusable)
-    return fit_scaling_law(chosen.points, excluded=excluded, **spec.fit.for_points())
+    return fit_scaling_law(chosen.points, excluded=excluded, **spec.fit.for_points()).counting(spec.fit.parameters)
 
 
 @dataclass(frozen=True)

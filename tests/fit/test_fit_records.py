@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from flopsfit_ds.engine.disk.results import records_csv
 from flopsfit_ds.fit import Point, fit_scaling_law, points_from_records
 from flopsfit_ds.fit.points.dependence import cluster_labels
 from flopsfit_ds.records import Observed, Planned, RunRecord, Status, SweepFolder
+from flopsfit_ds.spec.fit_options import COUNT_FIELDS, ParameterCount, count_in_words
+from helpers.cli_in_process import invoke, run_json
 from helpers.fit.planted_sweeps import sweep
 
 
@@ -141,3 +144,59 @@ def test_clustered_noise_widens_only_the_cluster_bootstrap() -> None:
         for kind in ("clusters", "points")
     )
     assert wide > 1.5 * narrow
+
+
+COUNTED: list[ParameterCount] = ["total", "non-embedding", "active", "matrices"]
+
+
+def planted_sweep(folder: Path, count: ParameterCount) -> Path:
+    """A folder of runs whose losses follow a law of one count, and whose other counts are no multiple of it."""
+    fields: dict[ParameterCount, Callable[[float], float]] = {
+        "total": lambda n: n + 4e4 * n**0.35, "non-embedding": lambda n: n, "active": lambda n: 0.4 * n + 900 * n**0.4,
+        "matrices": lambda n: 0.9 * n + 3e4 * n**0.3,
+    }  # fmt: skip
+    kept = SweepFolder(folder)
+    for number, point in enumerate(exact_points()):
+        sizes = {COUNT_FIELDS[each]: round(grow(point.num_params)) for each, grow in fields.items()}
+        loss = 1.7 + 400 / sizes[COUNT_FIELDS[count]] ** 0.34 + 410 / point.num_tokens**0.28
+        found = record(number, replace(point, loss=loss))
+        found = replace(found, planned=replace(found.planned, **sizes))
+        (folder / "runs" / found.run_id).mkdir(parents=True)
+        kept.run(found.run_id).write_record(found)
+    return folder
+
+
+def exact_points() -> list[Point]:
+    sizes = [
+        (budget, factor * (budget / 120) ** 0.5) for budget in (1e17, 1e18, 1e19) for factor in (0.3, 0.6, 1, 2, 3)
+    ]
+    return [Point(n, budget / 6 / n, 1.0, compute_budget_flops=budget) for budget, n in sizes]
+
+
+@pytest.mark.parametrize("count", COUNTED)
+def test_a_law_planted_in_any_count_is_found_by_it_and_what_follows_says_which(
+    tmp_path: Path, count: ParameterCount
+) -> None:
+    folder = planted_sweep(tmp_path / "sweep", count)
+    quick = ("--bootstrap-samples", "0", "--json")
+    fit = run_json("fit", folder, "--parameters", count, *quick, "-o", tmp_path / "f.json")
+    assert fit["audit"]["parameters"] == count
+    assert fit["law"]["alpha"] == pytest.approx(0.34, abs=1e-3)
+    assert fit["law"]["loss_floor"] == pytest.approx(1.7, abs=1e-3)
+    other = COUNTED[COUNTED.index(count) - 1]
+    wrong = run_json("fit", folder, "--parameters", other, *quick)
+    assert abs(wrong["law"]["alpha"] - 0.34) > 0.01
+    assert run_json("predict", tmp_path / "f.json", "--compute", "1e21", "--json")["parameters"] == count
+    words = f"N counts {count_in_words(count)}"
+    assert all(words in invoke(*told)[1] for told in (
+        ("fit", folder, "--parameters", count, "--bootstrap-samples", "0"),
+        ("predict", tmp_path / "f.json", "--compute", "1e21"),
+    ))  # fmt: skip
+
+
+def test_sweeps_whose_n_counts_unlike_things_are_not_fitted_as_one(tmp_path: Path) -> None:
+    one = planted_sweep(tmp_path / "one", "total")
+    assert invoke("fit", one, "--parameters", "active", "--bootstrap-samples", "0", "-o", tmp_path / "a.json")[0] == 0
+    code, told = invoke("fit", one, tmp_path / "a.json", "--bootstrap-samples", "0")
+    assert code == 2
+    assert "N counts all parameters in one, active parameters in" in told

@@ -27,6 +27,7 @@ from flopsfit_ds.spec.fit_options import (
     LossName,
     ParameterCount,
     Resampling,
+    count_in_words,
 )
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def fit_command(
     options |= {name: value for name, value in given.items() if value is not None}
     points, excluded = _drop_highest(list(source.points), list(source.excluded), drop_highest_losses)
     served = None if inference_tokens is None else quantity(inference_tokens, "--inference-tokens")
-    fit = _fit_or_show_valleys(points, excluded, as_json, options)
+    fit = _fit_or_show_valleys(points, excluded, as_json, options).counting(source.parameters)
     if served is not None and not fit.optima:
         raise FitError(f"the fitted {fit.law.form} law has no compute-optimal size, so none for serving either")
     _show_fit(fit, None if served is None else fit.serving_optimum(fit.optima[-1].compute, served), as_json, output)
@@ -192,11 +193,11 @@ def predict_command(
     Example: flopsfit-ds predict outputs/quickstart --compute 1e14
     """
     from flopsfit_ds.fit import load_prediction_model
-    from flopsfit_ds.fit.result import load_warnings
+    from flopsfit_ds.fit.result import load_count, load_warnings
 
     with given_files([path]) as (given,):
         found_in = fit_file(given)
-        model, warnings = load_prediction_model(found_in), load_warnings(found_in)
+        model, warnings, counted = load_prediction_model(found_in), load_warnings(found_in), load_count(found_in)
     n = None if num_params is None else quantity(num_params, "--num-params")
     d = None if num_tokens is None else quantity(num_tokens, "--num-tokens")
     u = None if unique_tokens is None else quantity(unique_tokens, "--unique-tokens")
@@ -211,11 +212,13 @@ def predict_command(
         found = [model.predict(num_params=n, num_tokens=d, unique_tokens=u, level=level)]
     if as_json:
         told = [asdict(warning) for warning in warnings]
-        dicts = [{**prediction.to_json_dict(), "warnings": told} for prediction in found]
+        dicts = [{**prediction.to_json_dict(), "parameters": counted, "warnings": told} for prediction in found]
         print(json.dumps(dicts[0] if len(dicts) == 1 else dicts, allow_nan=False))
         return
     for prediction in found:
         _print_prediction(prediction)
+    if counted is not None:
+        say(f"  N counts {count_in_words(counted)}")
     say_warnings(warnings, "warning of the fit,")
 
 
@@ -244,6 +247,8 @@ def _print_fit(fit: ScalingFit, serving: ServingOptimum | None) -> None:
         f"{c.distinct_minima} distinct minima, gradient {c.gradient_norm:.1e}"
     )
     say(f"  compute: {fit.audit.compute_rule}")
+    if fit.audit.parameters is not None:
+        say(f"  N counts {count_in_words(fit.audit.parameters)}")
     if fit.audit.largest_weight is not None:
         say(f"  points are weighted by the errors of their losses, 1 to {fit.audit.largest_weight:.3g}")
     _print_optima(fit.isoflop, fit)

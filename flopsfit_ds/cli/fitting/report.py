@@ -105,6 +105,7 @@ def _report_table(data: Path, output: Path, figures: Path | None, target: float 
         source = read_sources(files)
     try:
         fit = fit_scaling_law(source.points, excluded=source.excluded, target_compute=target)
+        fit = fit.counting(source.parameters)
     except FitError as error:
         fit = error
     result = SweepResult((), fit, output)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -155,6 +155,14 @@ def points_from_records(
             )
         )
     return Selection(tuple(points), tuple(excluded))
+
+
+def told(point: Point) -> dict[str, Any]:
+    """The fields of a point as its hash has them: what was added to them later is left out where it is not known."""
+    fields = dict(vars(point))
+    if point.global_batch is None:
+        del fields["global_batch"]
+    return fields
 
 
 def in_order(points: Iterable[Point]) -> tuple[Point, ...]:

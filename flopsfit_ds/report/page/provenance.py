@@ -11,7 +11,7 @@ from flopsfit_ds import __version__
 from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
 from flopsfit_ds.report.findings import Findings
-from flopsfit_ds.spec.fit_options import COUNT_WORDS
+from flopsfit_ds.spec.fit_options import count_in_words
 
 
 def facts(folder: SweepFolder | None, findings: Findings, plan: SweepPlan | None) -> list[tuple[str, str]]:
@@ -43,8 +43,7 @@ def _distinct(records: Sequence[RunRecord], value: Callable[[RunRecord], str]) -
 
 
 def _fit_facts(findings: Findings) -> list[tuple[str, str]]:
-    counted = "all parameters" if findings.parameter_count == "total" else COUNT_WORDS[findings.parameter_count]
-    found = [("N counts", counted)]
+    found = [("N counts", count_in_words(findings.parameter_count))]
     if findings.fit is None:
         return found
     audit = findings.fit.audit
