@@ -16,6 +16,10 @@ from flopsfit_ds.spec.training import SeedsAt
 
 TOKEN_TOLERANCE = 0.005
 """A run's realised FLOPs (or tokens) lie within this share of what the design asks for."""
+_NEAR_SIZE = 0.1
+"""Of 60 sizes from 10 M to 100 B parameters the built-in decoder, as it is by default, has half within .6% and all
+within 7.5%; with eight query heads of 128 a key head and a vocabulary of 128k, asked for 1 B it has 1.47 B."""
+_SIZES_NAMED = 3
 _MIN_STEPS = 20
 """Below it the loop never smooths its loss, and sees no divergence (`train.loop._SMOOTHING_STEPS`)."""
 _WORTH_NEW = 4.0
@@ -56,11 +60,13 @@ class DesignedPoint(Generic[ModelT]):
         model: Its size.
         num_tokens: Training tokens aimed at.
         compute_budget_flops: The isoFLOP budget it belongs to; None for other designs.
+        asked_params: The size that the design asks for; None where it asks for none.
     """
 
     model: ModelT
     num_tokens: float
     compute_budget_flops: float | None
+    asked_params: float | None = None
 
 
 @dataclass(frozen=True)
@@ -104,15 +110,16 @@ def design_points(
         for size in design.num_params:
             model = nearest(size, ())
             counted = model.num_params_of_design
-            points += [DesignedPoint(model, counted * ratio, None) for ratio in design.tokens_per_parameter]
+            points += [DesignedPoint(model, counted * ratio, None, size) for ratio in design.tokens_per_parameter]
         return points
     for entry in design.points:
         model = nearest(entry.num_params, ())
         if entry.num_tokens is not None:
-            points.append(DesignedPoint(model, entry.num_tokens, None))
+            points.append(DesignedPoint(model, entry.num_tokens, None, entry.num_params))
         else:
             assert entry.compute is not None
-            points.append(DesignedPoint(model, entry.compute / model.flops_per_token, entry.compute))
+            tokens = entry.compute / model.flops_per_token
+            points.append(DesignedPoint(model, tokens, entry.compute, entry.num_params))
     return points
 
 
@@ -311,6 +318,27 @@ def batch_warnings(runs: Sequence[tuple[str, float | None, BatchPlan]], corpus: 
         others = f", and {_counted(len(short) - 1)} fewer than {_MIN_STEPS}" if len(short) > 1 else ""
         found.append(f"{label}: only {fewest} optimiser steps{others}; a smaller {words.batch} gives more")
     return list(dict.fromkeys(found))
+
+
+def size_warnings(points: Sequence[DesignedPoint[ModelT]]) -> list[str]:
+    """One line for the sizes of a design that the family does not come near to; none where it does."""
+    found: dict[float, int] = {}
+    for point in points:
+        counted = point.model.num_params_of_design
+        if point.asked_params is not None and abs(math.log(counted / point.asked_params)) > math.log1p(_NEAR_SIZE):
+            found[point.asked_params] = counted
+    if not found:
+        return []
+    told = [
+        f"{format_count(asked)} parameters are asked for, and the nearest model has {format_count(counted)} "
+        f"({counted / asked - 1:+.0%})"
+        for asked, counted in sorted(found.items())
+    ]
+    more = f"; and {len(told) - _SIZES_NAMED} more such sizes" if len(told) > _SIZES_NAMED else ""
+    return [
+        f"design: {'; '.join(told[:_SIZES_NAMED])}{more}: sizes of this family come in coarse steps; ask for sizes "
+        "that it has, or change the head, the vocabulary or the multiple that sets its steps"
+    ]
 
 
 def _repeats_warning(repeating: Sequence[tuple[str, Drawn]]) -> str:

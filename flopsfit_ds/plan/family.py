@@ -276,7 +276,8 @@ def count_active(spec: SweepSpec, models: Sequence[SizedModel], warnings: list[s
         return spec
     largest = sparse[-1]
     warnings.append(
-        f"{largest.profile.name} holds experts: a token makes use of {format_count(largest.num_params_active or 0)} of "
+        f"{largest.profile.name} holds experts, or layers that only some tokens pass: a token makes use of "
+        f"{format_count(largest.num_params_active or 0)} of "
         f"{format_count(largest.num_params)} parameters; the law's N counts active parameters, and so do the design's "
         "sizes and tokens per parameter (write fit.parameters: total for all)"
     )

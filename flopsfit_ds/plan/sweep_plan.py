@@ -29,6 +29,7 @@ from flopsfit_ds.plan.design import (
     batch_warnings,
     design_points,
     plan_points,
+    size_warnings,
 )
 from flopsfit_ds.plan.family import Family, SizedModel, count_active, decoder_family, documents_of, num_token_ids
 from flopsfit_ds.plan.layouts import Search
@@ -313,6 +314,7 @@ def build_plan(
         runs.setdefault(run.run_id, run)
     by_run = zip(candidates, trials, strict=True)
     batches = [(run.label, run.compute_budget_flops, planned[trial.number]) for run, trial in by_run]
+    warnings += size_warnings(points)
     warnings += batch_warnings(batches, found, words)
     warnings += range_warnings(training, [(run.label, each.at) for run, each in zip(candidates, trials, strict=True)])
     warnings += optimizer_warnings(spec.placement, training, optimizer)

@@ -153,6 +153,26 @@ def test_a_ladder_has_its_seeds_at_the_smallest_size_or_at_the_fewest_tokens_of_
         assert (sizes if seeds_at == "smallest" else what) == expected
 
 
+@pytest.mark.parametrize("method", ["ladder", "points"])
+def test_a_size_that_the_family_does_not_come_near_to_is_told(corpus_folder, method):
+    """Widths by thousands: asked for 1 B parameters a plan had 1.47 B, and said nothing."""
+    sizes = [1e9, 8e9]
+    design = {"method": "ladder", "num_params": sizes, "tokens_per_parameter": [20]}
+    if method == "points":
+        design = {"method": "points", "points": [{"num_params": size, "compute": 120 * size**2} for size in sizes]}
+    coarse = {"vocab_size": 128256, "context_length": 2048, "head_dim": 128, "query_heads_per_kv_head": 8}
+    data = {"source": "tokens", "path": "none.bin", "num_tokens": "1T", "heldout_tokens": 100_000}
+    values = with_values(MICRO, model=coarse, design=design, data=data, hardware=GPU)
+    values = with_values(values, training__global_batch_tokens=2**19)
+    plan = build_plan(spec_of(values), spec_folder=corpus_folder)
+    (told,) = [warning for warning in plan.warnings if "are asked for" in warning]
+    assert plan.runs[0].num_params_total == pytest.approx(1.47e9, rel=0.01)
+    assert "1B parameters are asked for, and the nearest model has 1.47B (+47%)" in told
+    assert "8B" not in told
+    fine = with_values(values, model__query_heads_per_kv_head=1)
+    assert not any("are asked for" in each for each in build_plan(spec_of(fine), spec_folder=corpus_folder).warnings)
+
+
 def test_one_seed_at_some_points_is_refused():
     with pytest.raises(SpecError, match=r"seeds_at: some says nothing to one seed; write seeds: \[0, 1, 2\]"):
         spec_of(with_values(MICRO, training__seeds_at="some"))

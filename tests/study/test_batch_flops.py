@@ -85,6 +85,8 @@ def test_work_on_distinct_ids_is_told_by_how_many_there_are() -> None:
     width = int(dict(run.model.arguments)["width"])  # pyright: ignore[reportArgumentType]
     assert run.flops / (run.num_steps * BATCH) == pytest.approx(6 * width * IDS * first)
     assert said_by(plan) == pytest.approx(truth / first - 1, abs=1e-3)
+    assert run.num_params_active == run.num_params_total  # no expert, though work depends on the tokens
+    assert not any("experts" in warning for warning in plan.warnings)
 
 
 def test_work_on_chosen_ids_is_told_by_how_many_the_data_has() -> None:

@@ -16,8 +16,9 @@ def active_params(seen: Seen, other: Seen | None, parameters: Mapping[str, Any],
     """Parameters that a token makes use of: all but the experts that it is not sent to.
 
     A parameter is an expert's if rows find their matrix in it by an index, or if the rows that it is multiplied by
-    change with the choices made (`other` was seen with other choices). Its share is the rows it is multiplied by over
-    the rows that were routed; a bias goes with the matrix of its module.
+    change with the choices made (`other` was seen with other choices), but for what is used less, and still used, where
+    all tokens are alike: work that is done once for each distinct token leaves no parameter out. Its share is the rows
+    it is multiplied by over the rows that were routed; a bias goes with the matrix of its module.
 
     Args:
         seen: With choices drawn at random.
@@ -28,7 +29,7 @@ def active_params(seen: Seen, other: Seen | None, parameters: Mapping[str, Any],
     Returns:
         None where experts are used and the number of routed rows is not known.
     """
-    uneven = set() if other is None else {n for n in parameters if seen.used.get(n, 0) != other.used.get(n, 0)}
+    uneven = set() if other is None else {name for name in parameters if _is_chosen(name, seen, other)}
     idle = 0.0
     biases = [name for name in parameters if name not in seen.used]
     for name in seen.grouped | uneven:
@@ -48,6 +49,11 @@ def active_params(seen: Seen, other: Seen | None, parameters: Mapping[str, Any],
         biases = [bias for bias in biases if bias not in beside]
         idle += share * (size + sum(parameters[bias].numel() for bias in beside))
     return round(sum(parameter.numel() for parameter in parameters.values()) - idle)
+
+
+def _is_chosen(name: str, seen: Seen, other: Seen) -> bool:
+    drawn, alike = seen.used.get(name, 0), other.used.get(name, 0)
+    return drawn != alike and not 0 < alike < drawn
 
 
 def matrix_params(seen: Seen, sizes: Mapping[str, int]) -> int:
