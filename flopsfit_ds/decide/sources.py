@@ -69,7 +69,7 @@ def read_sources(
     if len(parts) == 1:
         return parts[0]
     counts: set[ParameterCount | None] = {part.parameters for part in parts}
-    known = {part.parameters: part.name for part in parts if part.parameters is not None}
+    known: dict[ParameterCount, str] = {part.parameters: part.name for part in parts if part.parameters is not None}
     if len(known) > 1:
         told = ", ".join(f"{count_in_words(count)} in {name}" for count, name in known.items())
         raise FitError(
