@@ -57,6 +57,7 @@ SlurmctldParameters=preempt_send_user_signal
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 MinJobAge=3600
+SlurmdTimeout=15
 KillWait=5
 JobRequeue=1
 AccountingStorageType=accounting_storage/slurmdbd

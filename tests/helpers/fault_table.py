@@ -49,6 +49,8 @@ FAULTS = (
     "a job or machine suspended",
     "SIGHUP: the terminal is closed",
     "a node lost, and back",
+    "a node of SLURM lost, and back",
+    "a node of SLURM drained",
     "a node of a Ray cluster lost, another added",
 )
 _PROPERTY = "fault"
