@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from flopsfit_ds.base.errors import RecordError, SweepFolderError
 from flopsfit_ds.base.storage import JsonLines, atomic_write, json_converter, read_json, write_json
 from flopsfit_ds.records.record import RunRecord, impossible
@@ -58,6 +56,11 @@ class RunFolder:
         """Folder of one try: logs and outcome."""
         return self.path / f"attempt-{number}"
 
+    def attempt_numbers(self) -> list[int]:
+        """Numbers of all attempts, ascending."""
+        names = (path.name.partition("-")[2] for path in self.path.glob("attempt-*"))
+        return sorted(int(name) for name in names if name.isdigit())
+
     def read_record(self) -> RunRecord | None:
         """The record, or None where the run has not ended; a file that has not changed is not read again.
 
@@ -74,6 +77,8 @@ class RunFolder:
             return None
         if problem := impossible(content):
             raise RecordError(f"{self.record}: {problem}")
+        from pydantic import ValidationError  # here, for who looks at a sweep's state reads no record
+
         try:
             record = json_converter(RunRecord).validate_python(content)
         except ValidationError as error:

@@ -87,10 +87,9 @@ def log_path(sweep: SweepFolder, run: RunState, rank: int, attempt: int | None) 
     Raises:
         SweepFolderError: The run has none yet, or not of this rank and attempt.
     """
-    from flopsfit_ds.engine.disk.attempts import attempt_numbers
 
     folder = sweep.run(run.run_id)
-    numbers = attempt_numbers(folder)
+    numbers = folder.attempt_numbers()
     if not numbers:
         raise SweepFolderError(f"{run.label}: no attempt has begun, so there is no log yet")
     path = folder.attempt(numbers[-1] if attempt is None else attempt) / f"log.{rank}.txt"

@@ -47,19 +47,13 @@ class Exits:
     restarted: str | None = None
 
 
-def attempt_numbers(folder: RunFolder) -> list[int]:
-    """Numbers of all attempts of a run, ascending."""
-    names = (path.name.partition("-")[2] for path in folder.path.glob("attempt-*"))
-    return sorted(int(name) for name in names if name.isdigit())
-
-
 def open_attempt(folder: RunFolder, assignment: Assignment) -> Attempt:
     """Make the folder of the next attempt and note what it is going to be.
 
     Raises:
         SweepFolderError: The folder cannot be written.
     """
-    number = max(attempt_numbers(folder), default=0) + 1
+    number = max(folder.attempt_numbers(), default=0) + 1
     strategy = assignment.layout.strategy
     attempt = Attempt(
         number=number,
@@ -109,7 +103,7 @@ def _write(folder: RunFolder, attempt: Attempt, *, is_open: bool, durable: bool 
 def read_attempts(folder: RunFolder) -> tuple[Attempt, ...]:
     """All attempts of a run; one whose note is torn is left out."""
     attempts = []
-    for number in attempt_numbers(folder):
+    for number in folder.attempt_numbers():
         try:
             content = read_json(folder.attempt(number) / _FILE)
             attempts.append(json_converter(Attempt).validate_python(content["attempt"]))
@@ -132,7 +126,7 @@ def settle_open_attempts(folder: RunFolder, ending: Exits | None = None) -> list
         SweepFolderError: The folder cannot be written.
     """
     settled = []
-    for number in attempt_numbers(folder):
+    for number in folder.attempt_numbers():
         path = folder.attempt(number)
         try:
             content = read_json(path / _FILE)
@@ -176,7 +170,7 @@ def read_outcome(path: Path) -> dict[str, Any] | None:
 
 def newest_outcome(folder: RunFolder) -> dict[str, Any] | None:
     """The outcome of the last attempt that wrote one."""
-    outcomes = (read_outcome(folder.attempt(number)) for number in reversed(attempt_numbers(folder)))
+    outcomes = (read_outcome(folder.attempt(number)) for number in reversed(folder.attempt_numbers()))
     return next((outcome for outcome in outcomes if outcome is not None), None)
 
 

@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 from flopsfit_ds.base.errors import RecordError
 from flopsfit_ds.base.storage import read_json
-from flopsfit_ds.engine.disk.attempts import attempt_numbers
 from flopsfit_ds.engine.disk.lease import STALE_SECONDS, newest_lease
 from flopsfit_ds.engine.fork.processes import ProcessIdentity
 from flopsfit_ds.records import RunFolder, SweepFolder
@@ -211,7 +210,7 @@ def attempts_on_slots(folder: SweepFolder) -> list[Span]:
     driving = lease is not None and _is_held(folder.path / "leases", lease)
     for run_id in (run_id for run_id, times in starts.items() if times > len(told.get(run_id, ()))):
         run = folder.run(run_id)
-        for number in sorted(set(attempt_numbers(run)) - told.get(run_id, set())):
+        for number in sorted(set(run.attempt_numbers()) - told.get(run_id, set())):
             content = _attempt_content(run, number)
             if content is None or not content["attempt"]["slots"]:
                 continue
@@ -268,7 +267,7 @@ def _run_state(
         done = plan["num_steps"] if event["status"] == "completed" else _last_step(folder)
         ended = {"state": event["status"], "reason": event.get("reason"), "loss": event.get("loss"), "step": done}
         return RunState(**fixed, **idle, **ended, attempt=0, peak_memory_bytes=None)
-    number = max(attempt_numbers(folder), default=0)
+    number = max(folder.attempt_numbers(), default=0)
     if not number:
         waiting = {"state": "waiting", "reason": None, "step": 0, "loss": None}
         return RunState(**fixed, **idle, **waiting, attempt=0, peak_memory_bytes=None)

@@ -11,7 +11,6 @@ from typing import Any
 from flopsfit_ds.base.errors import LaunchError, SweepFolderError
 from flopsfit_ds.engine.disk.attempts import (
     Exits,
-    attempt_numbers,
     close_attempt,
     open_attempt,
     read_attempts,
@@ -133,7 +132,7 @@ class RayExecutor:
             for number, bundle in enumerate(group.bundles)
         ]
         pending = [actor.carry_out.remote(task, node, len(actors), name) for node, actor in enumerate(actors)]
-        before = max(attempt_numbers(self._folder.run(assignment.run_id)), default=0)
+        before = max(self._folder.run(assignment.run_id).attempt_numbers(), default=0)
         return _Live(assignment, group, placement, actors, pending, before)
 
     def poll(self, timeout_seconds: float) -> list[Report]:
@@ -236,7 +235,7 @@ class RayExecutor:
         self._steps[run_id] = max(step, self._steps.get(run_id, 0))
         is_lost = end.is_innocent and self._futile[run_id] < _MAX_FUTILE
         exits = Exits({}, end.reason, "interrupted" if is_lost else "killed", None)
-        begun = max(attempt_numbers(folder), default=0) > live.attempts_before
+        begun = max(folder.attempt_numbers(), default=0) > live.attempts_before
         if not settle_open_attempts(folder, exits) and not (begun or self._signals.stops):
             close_attempt(folder, open_attempt(folder, live.assignment), exits, 0.0)
 

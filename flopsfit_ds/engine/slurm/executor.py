@@ -15,7 +15,6 @@ from flopsfit_ds.base.errors import LaunchError
 from flopsfit_ds.base.storage import JsonLines
 from flopsfit_ds.engine.disk.attempts import (
     Exits,
-    attempt_numbers,
     close_attempt,
     open_attempt,
     read_attempts,
@@ -221,7 +220,7 @@ class SlurmExecutor:
             raise LaunchError(f"sbatch refused {submission.name}: {str(error)[-_TAIL_CHARACTERS:]}") from None
 
     def _last_attempt(self, run_id: str) -> int:
-        return max(attempt_numbers(self._folder.run(run_id)), default=0)
+        return max(self._folder.run(run_id).attempt_numbers(), default=0)
 
     def poll(self, timeout_seconds: float) -> list[Report]:
         """See `Executor`.
