@@ -183,3 +183,16 @@ def test_a_damaged_plan_is_named_where_there_is_nothing_to_draw(sweep):
     code, said = invoke("timeline", folder.path)
     assert code != 0
     assert said.startswith(f"error: {folder.plan}: torn or no plan of a sweep")
+
+
+def test_logs_without_a_run_name_those_that_run_and_what_to_write(sweep):
+    folder, plan = sweep
+    _, said = invoke("logs", folder.path)
+    assert said.startswith(f"error: which run? 1 run now: {plan.runs[1].label}; write flopsfit-ds logs ")
+    assert "hello" in call(*said.strip().partition("write flopsfit-ds ")[2].split())
+
+
+def test_a_run_whose_attempt_is_being_opened_still_waits(sweep):
+    folder, plan = sweep
+    folder.run(plan.runs[3].run_id).attempt(1).mkdir(parents=True)
+    assert look_at(folder).runs[3].state == "waiting"

@@ -30,7 +30,9 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def logs(  # pyright: ignore[reportUnusedFunction]
         folder: SweepFolderArgument,
-        run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id or label, or how one of them begins.")],
+        run: Annotated[
+            str | None, typer.Argument(metavar="RUN", help="A run's id or label, or how one of them begins.")
+        ] = None,
         rank: Annotated[int, typer.Option(min=0, help="Whose log.")] = 0,
         attempt: Annotated[int | None, typer.Option(min=1, help="Which try; the newest without it.")] = None,
         follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on while the run does.")] = False,
@@ -44,7 +46,10 @@ def register(app: typer.Typer) -> None:
 
         require_sweep(folder)
         sweep = SweepFolder(folder)
-        (found,) = choose_runs(look_at(sweep).runs, [run], single=True)
+        runs = look_at(sweep).runs
+        if run is None:
+            raise SweepFolderError(_which(folder, runs))
+        (found,) = choose_runs(runs, [run], single=True)
         path = log_path(sweep, found, rank, attempt)
         shown = _print_from(path, 0)
         while follow and next(each for each in look_at(sweep).runs if each.run_id == found.run_id).state == "running":
@@ -52,6 +57,18 @@ def register(app: typer.Typer) -> None:
             shown = _print_from(path, shown)
         if not _print_from(path, shown):
             print(f"{path} is empty: the rank has said nothing", file=sys.stderr)
+
+
+def _which(folder: Path, runs: Sequence[RunState]) -> str:
+    """What to write, by runs that somebody may want to see: those that run, else that failed, else that are done."""
+    from flopsfit_ds.engine.disk.watch import ENDED
+
+    for words, states in (("run now", ("running",)), ("failed", ("failed", "oom", "stopped")), ("ended", ENDED)):
+        labels = [run.label for run in runs if run.state in states]
+        if labels:
+            said = ", ".join(labels[:_NEAREST]) + (", ..." if len(labels) > _NEAREST else "")
+            return f"which run? {len(labels)} {words}: {said}; write flopsfit-ds logs {folder} {labels[0]}"
+    return f"no run of {folder} has begun, so there is no log yet"
 
 
 def choose_runs(runs: Sequence[RunState], names: Sequence[str], *, single: bool = False) -> list[RunState]:

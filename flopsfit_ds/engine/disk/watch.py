@@ -268,11 +268,11 @@ def _run_state(
         ended = {"state": event["status"], "reason": event.get("reason"), "loss": event.get("loss"), "step": done}
         return RunState(**fixed, **idle, **ended, attempt=0, peak_memory_bytes=None)
     number = max(folder.attempt_numbers(), default=0)
-    if not number:
+    attempt = _attempt_content(folder, number) if number else None
+    if not number or (attempt is None and driving):  # the driver is about to note what it has made a folder for
         waiting = {"state": "waiting", "reason": None, "step": 0, "loss": None}
         return RunState(**fixed, **idle, **waiting, attempt=0, peak_memory_bytes=None)
     lines = folder.metrics.tail()
-    attempt = _attempt_content(folder, number)
     running = attempt is not None and attempt["open"] and (driving or _leased(folder.path / "leases"))
     begun = {
         "state": "running" if running else "stopped",
