@@ -115,6 +115,11 @@ def format_flops(flops: float) -> str:
     return f"{text}e{exponent}"
 
 
+def format_ratio(ratio: float) -> str:
+    """Write how many times as large with three digits: `1.03`, `12,300`, `3e7`."""
+    return f"{float(f'{ratio:.3g}'):,g}" if ratio < 1e6 else format_flops(ratio)
+
+
 def format_bytes(num_bytes: float) -> str:
     """Write bytes in binary units: `74.5 GiB`, `512 B`."""
     for suffix, scale in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):

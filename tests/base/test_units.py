@@ -121,3 +121,10 @@ def test_counts_take_the_unit_that_a_reader_would(count, text):
 
 def test_a_mantissa_that_rounds_to_ten_moves_the_exponent():
     assert units.format_flops(9.999e17) == "1e18"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "said"), [(1.034, "1.03"), (10.0, "10"), (1e4, "10,000"), (12345.0, "12,300"), (3e7, "3e7")]
+)
+def test_ratios_are_written_without_exponents_that_people_do_not_read(ratio: float, said: str) -> None:
+    assert units.format_ratio(ratio) == said

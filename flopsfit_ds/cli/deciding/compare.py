@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flopsfit_ds.base.units import format_flops
+from flopsfit_ds.base.units import format_flops, format_ratio
 from flopsfit_ds.cli.options import AsJson, given_files, quantity, require_writable, write_text
 from flopsfit_ds.cli.prose import say
 from flopsfit_ds.spec.fit_options import DEFAULTS
@@ -71,7 +71,7 @@ def _print_comparison(found: Comparison) -> None:
     say(f"both were run from {format_flops(low)} to {format_flops(high)} FLOPs")
     say(f"compute that A needs to be as good as B, over B's, with {found.level:.0%} intervals:")
     for point in found.multipliers:
-        ahead = f", {point.beyond:.3g} times beyond the runs" if point.beyond > 1.01 else ""
+        ahead = f", {format_ratio(point.beyond)} times beyond the runs" if point.beyond > 1.01 else ""
         say(f"  {format_flops(point.compute):>8}  {times(point.value):>7}  {ends(point.interval)}{ahead}")
     if found.matched is None:
         say("no two runs have the same size and tokens, so nothing but the laws can tell")

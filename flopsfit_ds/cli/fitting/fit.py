@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from flopsfit_ds.base.errors import FitError
-from flopsfit_ds.base.units import format_count, format_flops
+from flopsfit_ds.base.units import format_count, format_flops, format_ratio
 from flopsfit_ds.cli.fitting.tables import print_table
 from flopsfit_ds.cli.options import (
     fit_file,
@@ -244,7 +244,8 @@ def _print_fit(fit: ScalingFit, serving: ServingOptimum | None) -> None:
     c = fit.certificate
     say(
         f"  objective {fit.objective:.8g}; {c.best_share:.0%} of {c.starts} starts reached it, "
-        f"{c.distinct_minima} distinct minima, gradient {c.gradient_norm:.1e}"
+        f"{c.distinct_minima} distinct {'minimum' if c.distinct_minima == 1 else 'minima'}, gradient "
+        f"{c.gradient_norm:.1e}"
     )
     say(f"  compute: {fit.audit.compute_rule}")
     if fit.audit.parameters is not None:
@@ -291,7 +292,7 @@ def _print_prediction(prediction: Prediction) -> None:
 def _beyond(extrapolation: float) -> str:
     if extrapolation <= _WITHIN_DATA:
         return ""
-    return f"; {extrapolation:.3g} times the largest compute that was measured"
+    return f"; {format_ratio(extrapolation)} times the largest compute that was measured"
 
 
 def _print_optima(isoflop: IsoflopDiagnostics, fit: ScalingFit | None) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flopsfit_ds.base.errors import DataError, FitError
+from flopsfit_ds.base.units import format_ratio
 from flopsfit_ds.cli.fitting.several import print_left_out, show_accuracy, show_losses
 from flopsfit_ds.cli.fitting.tables import print_rows
 from flopsfit_ds.cli.fitting.tuning import show_tuning
@@ -129,8 +130,8 @@ def _show_column(
     if predicted is not None:
         say(
             f"loss {predicted.loss:.4f}; {level:.0%} interval of one run {predicted.interval.low:.4f} to "
-            f"{predicted.interval.high:.4f}, at {predicted.extrapolation:.3g} times the largest compute; the width "
-            f"rests on {predicted.rests_on}"
+            f"{predicted.interval.high:.4f}, at {format_ratio(predicted.extrapolation)} times the largest compute; the "
+            f"width rests on {predicted.rests_on}"
         )
     print_left_out(table.excluded)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from flopsfit_ds.base.units import format_count, format_flops
+from flopsfit_ds.base.units import format_count, format_flops, format_ratio
 from flopsfit_ds.decide.audit.view import AuditView, Check, failed, passed, unknown
 
 POINTS_PER_PARAMETER = 3
@@ -112,7 +112,8 @@ def _reach(view: AuditView) -> Check:
     title = "The target within reach"
     flops = view.arrays.flops
     ahead, span = view.target_compute / float(flops.max()), float(flops.max() / flops.min())
-    found = f"{format_flops(view.target_compute)} FLOPs is {ahead:.3g} times the largest run; the runs span {span:.3g}"
+    found = f"{format_flops(view.target_compute)} FLOPs is {format_ratio(ahead)} times the largest run; "
+    found += f"the runs span {format_ratio(span)}"
     fitted = view.fitted
     if ahead > span:
         needed = format_flops(math.sqrt(view.target_compute * float(flops.min())))

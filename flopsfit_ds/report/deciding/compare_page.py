@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from flopsfit_ds.base.units import format_count, format_flops
+from flopsfit_ds.base.units import format_count, format_flops, format_ratio
 from flopsfit_ds.decide.comparing.compare import Comparison, Multiplier
 from flopsfit_ds.decide.comparing.words import ends, times
 from flopsfit_ds.report.deciding.shell import render
@@ -56,7 +56,7 @@ def _multipliers(found: Comparison) -> Table:
 
 def _row(point: Multiplier) -> tuple[Cell, ...]:
     beyond = point.beyond > _BEYOND
-    where = f"{point.beyond:.3g} times beyond the runs" if beyond else "within the runs"
+    where = f"{format_ratio(point.beyond)} times beyond the runs" if beyond else "within the runs"
     tone = "soft" if beyond else None
     return (
         Cell(format_flops(point.compute)),

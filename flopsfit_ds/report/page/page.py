@@ -12,7 +12,7 @@ from dataclasses import asdict
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from flopsfit_ds.base.units import format_count, format_flops, format_seconds
+from flopsfit_ds.base.units import format_count, format_flops, format_ratio, format_seconds
 from flopsfit_ds.fit.result import ScalingFit
 from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.records import SweepFolder
@@ -138,7 +138,7 @@ def _headline(findings: Findings) -> dict[str, Any] | None:
     return {
         "compute": format_flops(target.compute),
         "size": size,
-        "beyond": f"{target.compute / largest:.3g}" if target.compute > 1.01 * largest else None,
+        "beyond": format_ratio(target.compute / largest) if target.compute > 1.01 * largest else None,
         "num_params": format_count(target.num_params),
         "num_tokens": format_count(target.num_tokens),
         "loss": loss_text(prediction.loss),
