@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,8 +12,26 @@ from flopsfit_ds import find_optimal
 from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.model.architecture import ClassShape
 from flopsfit_ds.plan.sweep_plan import SweepPlan
+from flopsfit_ds.simulate.profile import profile_class
+from flopsfit_ds.study.families import of_class
 from flopsfit_ds.train.session import give_scalars_a_dimension
 from helpers.study.foreign_models import CONTEXT, FOREIGN, PAIRS, Clip, Mixtral
+
+
+@pytest.fixture(scope="module", autouse=True)
+def measured_once() -> Iterator[None]:
+    """Each size of a class is looked at once for all plans of it here, which have the same samples and losses."""
+    known: dict[object, object] = {}
+
+    def profile(model_class, arguments, *, looks_at_pairs=False, **options):
+        key = (model_class, tuple(sorted(arguments.items())), looks_at_pairs, options["frozen_parameters"])
+        if key not in known:
+            known[key] = profile_class(model_class, arguments, looks_at_pairs=looks_at_pairs, **options)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(of_class, "profile_class", profile)
+        yield
 
 
 def foreign_plan(
