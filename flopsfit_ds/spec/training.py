@@ -104,8 +104,9 @@ class Training(Section):
     tf32: bool = False
     """Whether products of `fp32` on a GPU are made from operands of 10 bits of mantissa; part of a run's identity."""
     compile: Switch = "auto"
-    """Whether the built-in decoder's blocks are compiled; `auto`: on GPUs. No part of a run's identity: losses differ
-    by rounding. What fails to compile, or is placed with offload, is trained as it is, and the record says why."""
+    """Whether a model's blocks are compiled; `auto`: the built-in decoder's on GPUs; `on`: those of a model of
+    transformers, too. No part of a run's identity: losses differ by rounding. Memory is estimated without. What fails
+    to compile, or is placed with offload, is trained as it is, and the record says why."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     """Every point is trained with each; a seed sets the initial weights and the order of the data."""
     seeds_at: SeedsAt = "all"

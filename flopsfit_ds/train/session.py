@@ -28,7 +28,6 @@ from flopsfit_ds.train.mends.norms import keep_norm
 from flopsfit_ds.train.mends.zero3 import share_master_weights
 from flopsfit_ds.train.model.casts import KeptCasts, kept_casts
 from flopsfit_ds.train.model.compiled import CompiledBlocks, compile_blocks, hide_hooks
-from flopsfit_ds.train.model.decoder import Decoder
 from flopsfit_ds.train.optimizers.build import build_optimizer, rate_factors
 from flopsfit_ds.train.order import WorkerOrder, Workload
 from flopsfit_ds.train.seeding import seed_everything
@@ -103,7 +102,7 @@ def open_session(
         run: What is trained.
         workload: Its model.
         load_universal: Whether the engine's `load_checkpoint` will be given a universal checkpoint.
-        compiled: Whether the blocks of the built-in decoder are compiled.
+        compiled: Whether the blocks of the model are compiled.
         timeout: Of collectives.
 
     Raises:
@@ -124,7 +123,7 @@ def open_session(
     seed_everything(run.seed, device=accelerator.device)
     with built_as_at_every_stage(accelerator):
         model = build_model(workload, order, config, accelerator.device)
-    blocks = compile_blocks(model) if compiled and isinstance(model, Decoder) else None
+    blocks = compile_blocks(model) if compiled else None
     freeze(model, run.recipe.frozen_parameters)
     give_scalars_a_dimension(model)
     sizes = [(_num_elements(parameter), parameter.requires_grad) for parameter in model.parameters()]

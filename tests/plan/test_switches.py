@@ -22,6 +22,14 @@ def test_the_words_of_yaml_switch_it_and_a_cpu_compiles_only_when_asked(tmp_path
     assert plans[0].runs[0].run_id == plans[1].runs[0].run_id
 
 
+def test_a_model_of_transformers_is_compiled_only_when_asked():
+    model = {"family": "hf", "architecture": "llama", "vocab_size": 256, "context_length": 16}
+    for word, expected in (("on", True), ("auto", False)):
+        spec = spec_of(with_values(MICRO, model=model, training__compile=word))
+        check_switches(spec, "H100-SXM")
+        assert compiles(spec, "H100-SXM") is expected
+
+
 def test_a_class_of_the_users_is_refused():
     model = {"family": "class", "class_path": "a:B", "size_parameter": "width", "context_length": 16}
     with pytest.raises(PlanError, match=r"training\.compile: on .* a:B"):

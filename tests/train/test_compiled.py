@@ -7,7 +7,12 @@ import shutil
 
 import numpy as np
 import pytest
+from torch import nn
+from transformers import AutoConfig
 
+from flopsfit_ds.train.model.compiled import compile_blocks
+from flopsfit_ds.train.model.hf import build_from_config
+from helpers.study import hf_training
 from helpers.sweeps import EVERY_OPTION
 from helpers.train.ranks import Layout, RankServer, bench_of
 
@@ -25,6 +30,37 @@ def trained_by(server, folder, layout, **changes):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler of PyTorch needs one of C++")
 def test_a_decoder_with_all_options_compiles(tmp_path):
     assert_compiled_curves_agree(tmp_path, [Layout(3, 2, 2)], **EVERY_OPTION, **TEN_STEPS)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler of PyTorch needs one of C++")
+def test_blocks_of_a_llama_of_transformers_compile(tmp_path):
+    server = RankServer({"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "code"), "TORCHINDUCTOR_COMPILE_THREADS": "1"})
+    try:
+        expected = hf_training.trained(server, tmp_path / "eager", "llama", EAGER)
+        layouts = [Layout(0, 1, 2, compiled=True), Layout(3, 2, 2, activation_checkpointing=True, compiled=True)]
+        for layout in layouts:
+            attempt = hf_training.trained(server, tmp_path / str(layout), "llama", layout)
+            assert attempt.outcome["observed"]["compiled"] is True, attempt.outcome["observed"]["missing"]
+            assert "recompile_limit" not in attempt.logs()
+            difference = np.abs(np.asarray(attempt.losses) - np.asarray(expected.losses)).max()
+            print(f"{layout}: {difference:.2e}")
+            assert 0 < difference <= 1e-4, layout
+    finally:
+        server.close()
+
+
+def test_a_model_of_transformers_whose_blocks_share_no_graph_says_why():
+    uneven = nn.Sequential(nn.ModuleList([nn.Linear(2, 2), nn.ReLU()]))
+    assert "Sequential has no list of layers of one class" in (compile_blocks(uneven).failure or "")
+    config = AutoConfig.for_model(
+        "mixtral", hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+        intermediate_size=16, vocab_size=32, output_router_logits=True,
+    )  # fmt: skip
+    mixture = build_from_config(config)
+    assert "a router's outputs" in (compile_blocks(mixture).failure or "")
+    assert not any("forward" in vars(module) for module in mixture.modules())
 
 
 @pytest.mark.slow

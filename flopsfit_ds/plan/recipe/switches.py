@@ -35,15 +35,10 @@ def check_switches(spec: SweepSpec, device_name: str) -> None:
         )
     if spec.placement.offload == "always" and spec.training.compile == "on":
         raise PlanError(f"training.compile: on beside placement.offload: always: {NOTHING_TO_GAIN}; write compile: off")
-    if spec.training.compile == "on" and not isinstance(spec.model, DecoderModel):
-        model = spec.model
-        told = (
-            f"{model.class_path} is a class of your own; compile inside it, and"
-            if isinstance(model, ClassModel)
-            else "this is a model of transformers;"
-        )
+    if spec.training.compile == "on" and isinstance(spec.model, ClassModel):
         raise PlanError(
-            f"training.compile: on compiles the blocks of the built-in decoder, and {told} write training.compile: off"
+            "training.compile: on compiles the blocks of the built-in decoder and of models of transformers, and "
+            f"{spec.model.class_path} is a class of your own; compile inside it, and write training.compile: off"
         )
 
 
@@ -53,9 +48,13 @@ def arithmetic(training: Training) -> str:
 
 
 def compiles(spec: SweepSpec, device_name: str) -> bool:
-    """Whether blocks are compiled on such a device; on a CPU only where it is asked for: it takes a compiler."""
-    wanted = spec.training.compile == "on" or (spec.training.compile == "auto" and device_name != "cpu")
-    return wanted and isinstance(spec.model, DecoderModel)
+    """Whether blocks are compiled on such a device; by `auto` the built-in decoder's, and none on a CPU.
+
+    On a CPU it takes a compiler; models of transformers are of many kinds, of which some compile anew at each layer.
+    """
+    if spec.training.compile == "auto":
+        return device_name != "cpu" and isinstance(spec.model, DecoderModel)
+    return spec.training.compile == "on" and not isinstance(spec.model, ClassModel)
 
 
 def offload_warnings(spec: SweepSpec, placed: Sequence[tuple[str, Offload]]) -> list[str]:

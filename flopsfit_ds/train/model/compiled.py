@@ -1,15 +1,18 @@
-"""The decoder's blocks compiled: one graph for all layers, and eager blocks where the compiler fails."""
+"""A model's blocks compiled: one graph for all layers, and eager blocks where the compiler fails."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from flopsfit_ds.train.model.decoder import Decoder, Rotation, call_block
+from flopsfit_ds.train.model.decoder import Decoder, call_block
 
 _log = logging.getLogger(__name__)
 _REASON_LENGTH = 300
@@ -23,32 +26,59 @@ class CompiledBlocks:
         failure: Why they are eager; None as long as they are compiled.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, call: Callable[..., Any]) -> None:
         self.failure: str | None = None
-        self._compiled = torch.compile(call_block, dynamic=False)
+        self._call, self._compiled = call, torch.compile(call, dynamic=False)
 
-    def __call__(
-        self, block: nn.Module, x: torch.Tensor, rotation: Rotation | None, bias: torch.Tensor | None
-    ) -> torch.Tensor:
+    def __call__(self, block: nn.Module, *inputs: Any, **named: Any) -> Any:
         """The block's output."""
         if self.failure is None:
             try:
-                return self._compiled(block, x, rotation, bias)
+                return self._compiled(block, *inputs, **named)
             except Exception as error:
                 if not _is_the_compilers(error):
                     raise
                 _log.warning("blocks are not compiled", exc_info=True)
                 self.failure = " ".join(f"{type(error).__name__}: {error}".split())[:_REASON_LENGTH]
-        return call_block(block, x, rotation, bias)
+        return self._call(block, *inputs, **named)
+
+    def in_training(self, block: nn.Module, *inputs: Any, **named: Any) -> Any:
+        """The block's output, eagerly where it is not trained: the loss of a run is measured without a compiler."""
+        return (self if block.training else self._call)(block, *inputs, **named)
 
 
-def compile_blocks(model: Decoder) -> CompiledBlocks:
-    """Let a decoder's blocks be compiled when they are first trained."""
+def compile_blocks(model: nn.Module) -> CompiledBlocks:
+    """Let the blocks of the built-in decoder, or of a model of transformers, be compiled when they are first trained.
+
+    A model of transformers whose blocks cannot be told is trained as it is, and says why.
+    """
     # else a failure of the backward graph would come when the forward pass has long been done
     torch._functorch.config.force_non_lazy_backward_lowering = True  # pyright: ignore[reportAttributeAccessIssue]
-    blocks = CompiledBlocks()
-    model.train_block = blocks
+    if isinstance(model, Decoder):
+        model.train_block = blocks = CompiledBlocks(call_block)
+        return blocks
+    from flopsfit_ds.train.model.hf import router_loss_weight  # transformers takes seconds to load
+
+    blocks, layers = CompiledBlocks(_own_forward), _layers(model)
+    if not layers:
+        blocks.failure = f"{type(model).__name__} has no list of layers of one class, which would share a graph"
+    elif router_loss_weight(getattr(model, "config", None)):
+        layers = []
+        blocks.failure = "a router's outputs are recorded in its block for the loss, which a compiled block does not do"
+    for layer in layers:
+        layer.forward = functools.partial(blocks.in_training, layer)
     return blocks
+
+
+def _layers(model: nn.Module) -> list[nn.Module]:
+    """The longest list of layers of one class."""
+    stacks = [list(each) for each in model.modules() if isinstance(each, nn.ModuleList)]
+    return max((stack for stack in stacks if len({type(layer) for layer in stack}) == 1), key=len, default=[])
+
+
+def _own_forward(block: nn.Module, *inputs: Any, **named: Any) -> Any:
+    """What a block's class does; compiled in its place, it takes the block, so that layers alike share one graph."""
+    return type(block).forward(block, *inputs, **named)
 
 
 def hide_hooks(model: nn.Module) -> None:
