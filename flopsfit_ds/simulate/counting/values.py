@@ -144,7 +144,7 @@ class Values(TorchDispatchMode):
             return False, None
         with unset_fake_temporarily(), torch.random.fork_rng(devices=[], enabled=random):
             if random:
-                # `torch.manual_seed` keeps the stack's text for each backend, a sixth of what planning a class takes
+                # `torch.manual_seed` writes the stack out for each of three backends: a sixth of planning such a class
                 torch.default_generator.manual_seed(int(torch.randint(1 << 30, (), generator=self._draws)))
             result = operation(*values[0], **values[1])
         if not any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(result)):
