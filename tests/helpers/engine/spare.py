@@ -20,7 +20,7 @@ _FIRST_FREE = 100
 
 def keep_one() -> None:
     """Fork a spare, while this process has no other thread; the first fork server it starts is that, later ones new."""
-    ours, theirs = socket.socketpair()
+    ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)  # a request comes whole
     pid = os.fork()
     if pid == 0:
         ours.close()
