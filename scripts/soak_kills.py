@@ -125,13 +125,14 @@ def main() -> None:
     parser.add_argument("seed", type=int, nargs="?", default=0)
     arguments = parser.parse_args()
     draw, left = random.Random(arguments.seed), arguments.kills
+    share = -(-arguments.kills // len(KINDS))  # of one sweep, so that a slow machine leaves some for every kind
     references = {name: undisturbed(name) for name in KINDS}
     hits: dict[str, Counter[str]] = {name: Counter() for name in KINDS}
     done: Counter[str] = Counter()
     while left > 0:
         for name in KINDS:
             if left > 0:
-                hit = survive(name, *references[name], draw, left)
+                hit = survive(name, *references[name], draw, min(left, share))
                 hits[name] += hit
                 done[name] += 1
                 left -= sum(hit.values())

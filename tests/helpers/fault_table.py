@@ -52,6 +52,7 @@ FAULTS = (
     "a node of SLURM lost, and back",
     "a node of SLURM drained",
     "a node of a Ray cluster lost, another added",
+    "the head of a Ray cluster lost, and back",
 )
 _PROPERTY = "fault"
 

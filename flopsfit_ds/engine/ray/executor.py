@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flopsfit_ds.base.errors import LaunchError, SweepFolderError
+from flopsfit_ds.base.errors import SweepFolderError
 from flopsfit_ds.engine.disk.attempts import (
     Exits,
     close_attempt,
@@ -17,6 +17,7 @@ from flopsfit_ds.engine.disk.attempts import (
     settle_open_attempts,
 )
 from flopsfit_ds.engine.executor import Assignment, Ending, Report
+from flopsfit_ds.engine.ray.head import Head, HeadLostError
 from flopsfit_ds.engine.ray.node import FolderNotSharedError, NodeActor, Task
 from flopsfit_ds.engine.ray.resources import Group
 from flopsfit_ds.engine.signals import Signals
@@ -97,6 +98,7 @@ class RayExecutor:
         self._tries = 0
         self._last_look = 0.0
         self._session = f"{time.time():.0f}"
+        self._head = Head()
 
     def submit(self, assignments: Sequence[Assignment]) -> None:
         """See `Executor`."""
@@ -139,19 +141,21 @@ class RayExecutor:
         """See `Executor`.
 
         Raises:
-            LaunchError: The cluster's head does not answer.
+            HeadLostError: The cluster's head does not answer.
             FolderNotSharedError: A node does not see the sweep's folder.
         """
         from ray.exceptions import RaySystemError  # pyright: ignore[reportMissingImports]
 
         if not self._ended:
             self._signals.wait(timeout_seconds)
+        self._head.check()
         try:
             for run_id, live in list(self._live.items()):
                 if run_id not in self._ended:
                     self._look_at(run_id, live)
         except (RaySystemError, ConnectionError) as error:
-            raise LaunchError(
+            self._head.is_lost = True
+            raise HeadLostError(
                 f"Ray's head is lost: {error}; started again, the sweep goes on from its checkpoints"
             ) from None
         self._ask_for_queue()
@@ -240,7 +244,7 @@ class RayExecutor:
             close_attempt(folder, open_attempt(folder, live.assignment), exits, 0.0)
 
     def close(self, exit_code: int) -> None:
-        """See `Executor`."""
-        for live in self._live.values():
+        """See `Executor`; a head that is lost has nothing left to free."""
+        for live in () if self._head.is_lost else self._live.values():
             self._free(live)
         self._live.clear()
