@@ -5,6 +5,7 @@ python scripts/bench_engine.py resume       the driver is killed and started aga
 python scripts/bench_engine.py planning     a plan and a first schedule of 1,000 points
 python scripts/bench_engine.py packing      8 and 64 simulated GPUs, up to 1,000 points
 python scripts/bench_engine.py sweep        24 real points on 2 CPU slots, against one after another
+python scripts/bench_engine.py ray          12 points that sleep: on slots, on Ray, and by Ray Tune alone (ray[tune])
 """
 
 from __future__ import annotations
@@ -58,9 +59,10 @@ NOTHING = Program("bench_engine:do_nothing", TRAINING_MODULES)
 
 @dataclass(frozen=True)
 class NothingTask:
-    """A run that only meets its peers."""
+    """A run that only meets its peers, and sleeps."""
 
     plan: RunPlan
+    sleep_seconds: float = 0.0
 
 
 def do_nothing(order: Any, task: NothingTask) -> int:
@@ -69,6 +71,7 @@ def do_nothing(order: Any, task: NothingTask) -> int:
 
     dist.init_process_group("gloo")
     dist.barrier()
+    time.sleep(task.sleep_seconds)
     if order.rank == 0:
         outcome = {"status": "completed", "reason": None, "loss": 1.0, "loss_standard_error": 0.1, "loss_tokens": 1}
         path = RunFolder(Path(order.run_folder)).attempt(order.attempt) / "outcome.json"
@@ -281,13 +284,79 @@ def sweep() -> None:
     print(f"  packed, the sweep takes {makespans[0] / makespans[1]:.3f} of the time of one after another")
 
 
+@dataclass(frozen=True)
+class Naps:
+    """Makes the task of a run: it sleeps for as long as its place in the plan says."""
+
+    seconds: dict[str, float]
+
+    def __call__(self, run: RunPlan) -> NothingTask:
+        """See `Tasks`."""
+        return NothingTask(run, self.seconds[run.run_id])
+
+
+def nap(config: dict[str, float]) -> dict[str, float]:
+    """A trial of Tune's: what a worker has imported, and the same sleep."""
+    import importlib
+
+    for name in TRAINING_MODULES:
+        importlib.import_module(name)
+    time.sleep(config["seconds"])
+    return {"loss": 1.0}
+
+
+def on_ray() -> None:
+    """12 points that sleep for lognormal times, on two CPUs, with all that training imports."""
+    import ray
+
+    draw = random.Random(0)
+    naps = [3 * math.exp(draw.gauss(0, 0.5)) for _ in range(12)]
+    print(f"12 points that sleep, {sum(naps):.0f} s in all, two at a time; bound {_bound(naps):.1f} s")
+    os.environ["PYTHONPATH"] = f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"
+    ray.init(address="local", num_cpus=2, _memory=64 * 2**30, log_to_driver=False, include_dashboard=False)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, executor in (("this engine, slots", "local"), ("this engine, Ray", "ray")):
+            plan = make_plan(Path(folder) / executor, [40_000 + 2_000 * i for i in range(len(naps))], "[1]")
+            tasks = Naps({run.run_id: seconds for run, seconds in zip(plan.runs, naps, strict=True)})
+            began = time.monotonic()
+            run_sweep(plan, tasks=tasks, program=NOTHING, executor=executor)
+            _tell(name, time.monotonic() - began, naps)
+        began = time.monotonic()
+        _tune(naps, folder)
+        _tell("Ray Tune", time.monotonic() - began, naps)
+
+
+def _tune(naps: list[float], folder: str) -> None:
+    from ray import tune
+
+    space = {"seconds": tune.grid_search(naps)}
+    tuner = tune.Tuner(
+        tune.with_resources(nap, {"cpu": 1}),
+        param_space=space,
+        run_config=tune.RunConfig(storage_path=folder, verbose=0),
+    )
+    results = tuner.fit()
+    if results.num_errors:
+        raise RuntimeError(f"{results.num_errors} trials failed")
+
+
+def _bound(naps: list[float]) -> float:
+    return max(sum(naps) / 2, *naps)
+
+
+def _tell(name: str, seconds: float, naps: list[float]) -> None:
+    overhead = (2 * seconds - sum(naps)) / len(naps)
+    print(f"  {name:20s} {seconds:7.1f} s   over the bound {seconds / _bound(naps):6.2f}   a point {overhead:6.2f} s")
+
+
 def main() -> None:
     """Run the benchmarks that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     benchmarks = {"startup": startup, "resume": resume, "planning": planning, "packing": packing, "sweep": sweep}
-    parser.add_argument("parts", nargs="*", choices=[*benchmarks, []], help="all without any")
+    more = {**benchmarks, "ray": on_ray}
+    parser.add_argument("parts", nargs="*", choices=[*more, []], help="all but `ray` without any")
     for part in parser.parse_args().parts or benchmarks:
-        benchmarks[part]()
+        more[part]()
 
 
 if __name__ == "__main__":
