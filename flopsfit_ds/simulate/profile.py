@@ -131,14 +131,19 @@ def profile_class(
 
     Raises:
         SpecError: The class cannot be built, or has no parameters.
-        PlanError: The loss is no scalar or has no gradient, a pattern matches nothing, nothing is left to train, or the
-            count of active parameters that the class gives by hand cannot be right.
+        PlanError: The loss is no scalar or has no gradient, a pattern matches nothing, nothing is left to train, a
+            parameter is complex, or the count of active parameters that the class gives by hand cannot be right.
     """
     looker = Looker()
     model = _build(looker, model_class, arguments)
     parameters = dict(model.named_parameters())
     if not parameters:
         raise SpecError(f"{model_class.__name__} has no parameters")
+    if complex_names := [name for name, parameter in parameters.items() if parameter.is_complex()]:
+        raise PlanError(
+            f"{model_class.__name__}: {complex_names[0]} holds complex numbers, which DeepSpeed cannot reduce over "
+            "ranks; hold real ones, two in the last dimension, and use torch.view_as_complex of them"
+        )
     freeze_by_name(model, frozen_parameters)
     trainable = sum(parameter.numel() for parameter in parameters.values() if parameter.requires_grad)
     if trainable == 0:
@@ -332,31 +337,6 @@ def _class_profile(
         outside_saved_bytes=saved - num_blocks * of_a_block,
         recomputes_blocks=True,
     )
-
-
-def flops_in_batch(
-    model_class: Callable[..., nn.Module],
-    arguments: Mapping[str, Any],
-    *,
-    batch: Any,
-    num_samples: int,
-    loss: Callable[[nn.Module, Any], torch.Tensor],
-    frozen_parameters: tuple[str, ...] = (),
-) -> int:
-    """Training FLOPs of a sample, as one of a batch; what the class raises is raised.
-
-    Args:
-        model_class: The class.
-        arguments: Its constructor's arguments.
-        batch: A tree of tensors.
-        num_samples: In it.
-        loss: `loss(model, batch)`.
-        frozen_parameters: Glob patterns of parameters that are not trained.
-    """
-    looker = Looker()
-    model = looker.build(model_class, arguments)
-    freeze_by_name(model, frozen_parameters)
-    return _training_flops(looker.look(model, batch, loss)) // num_samples
 
 
 def _with_pairs(

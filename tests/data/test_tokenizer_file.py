@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from flopsfit_ds.base.errors import DataError
 from flopsfit_ds.data.corpus import Corpus, find_corpus
@@ -87,6 +87,29 @@ def test_special_tokens_of_each_text_are_kept_and_said(tmp_path, tokenizer):
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", number)])
     assert ids_of(tmp_path, tokenizer) == [number, *whole]
     assert any("adds <s> to each of the files" in note for note in found(tmp_path).notes)
+
+
+LOSSY = [
+    (normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()]), None, "writes capitals small"),
+    (normalizers.BertNormalizer(lowercase=True), None, "takes accents off"),
+    (normalizers.Replace("import", ""), None, "replaces 'import' by ''"),
+    (None, pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit()]), "leaves white space out"),
+    (None, pre_tokenizers.Split(";", "removed"), "leaves out what it splits at"),
+    (normalizers.Replace(" ", "\u2581"), pre_tokenizers.ByteLevel(), None),
+    (normalizers.NFC(), pre_tokenizers.Split(";", "isolated"), None),
+]
+
+
+@pytest.mark.parametrize(("normalizer", "splitter", "words"), LOSSY)
+def test_what_a_tokenizer_takes_from_a_text_is_said_where_it_is_planned(
+    tmp_path, tokenizer, normalizer, splitter, words
+):
+    """A text without capitals has fewer ids and a lower loss, of which bits a byte would tell nothing."""
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = splitter or tokenizer.pre_tokenizer
+    tokenizer.save(str(tmp_path / "tok.json"))
+    said = [note for note in found(tmp_path).notes if "do not hold all of a text" in note]
+    assert [words in note for note in said] == ([True] if words else [])
 
 
 def test_a_gap_before_an_added_token_is_refused_with_both_ids(tmp_path, tokenizer):

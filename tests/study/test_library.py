@@ -22,6 +22,17 @@ from helpers.study.own_model import Convolution, Language, NoisyWaves, Regressor
 SCRIPT = Path(own_model.__file__)
 
 
+class Rotated(Regressor):
+    """Turns its hidden values by complex numbers."""
+
+    def __init__(self, width: int, inputs: int = 16) -> None:
+        super().__init__(width, inputs)
+        self.turns = nn.Parameter(torch.ones(inputs, dtype=torch.cfloat))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward((x * self.turns).real)
+
+
 @pytest.fixture(scope="module")
 def planned() -> SweepPlan:
     """The study as it stands, without a change."""
@@ -156,6 +167,7 @@ def test_a_heldout_share_is_left_out_of_training() -> None:
         ),
         ({"model_arguments": {"inputs": nn.Linear}}, SpecError, "model_arguments: inputs is <class .*Linear"),
         ({"model_arguments": {"inputs": "many"}}, SpecError, "cannot be built"),
+        ({"model_class": Rotated}, PlanError, "Rotated: turns holds complex numbers, .* use torch.view_as_complex"),
     ],
 )
 def test_bad_input_is_refused_before_training(changes: dict, error: type[Exception], words: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from flopsfit_ds.base.errors import PlanError, SpecError
@@ -14,6 +15,7 @@ from flopsfit_ds.model.architecture import LanguageShape
 from flopsfit_ds.model.flops import conventional_flops
 from flopsfit_ds.plan.family import SizedModel
 from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan
+from flopsfit_ds.simulate.counting.look import Looker
 from flopsfit_ds.simulate.profile import ClassMeasurement, build_without_weights, freeze_by_name
 from flopsfit_ds.spec import Training
 from flopsfit_ds.train.optimizers.kinds import moved_from_head
@@ -177,6 +179,32 @@ def sized_model(
         sized_by_active=sized_by_active,
         moved_from_head=moved_from_head,
     )
+
+
+def flops_in_batch(
+    model_class: Callable[..., nn.Module],
+    arguments: Mapping[str, Any],
+    *,
+    batch: Any,
+    num_samples: int,
+    loss: Callable[[nn.Module, Any], torch.Tensor],
+    frozen_parameters: tuple[str, ...] = (),
+) -> int:
+    """Training FLOPs of a sample, as one of a batch; what the class raises is raised.
+
+    Args:
+        model_class: The class.
+        arguments: Its constructor's arguments.
+        batch: A tree of tensors.
+        num_samples: In it.
+        loss: `loss(model, batch)`.
+        frozen_parameters: Glob patterns of parameters that are not trained.
+    """
+    looker = Looker()
+    model = looker.build(model_class, arguments)
+    freeze_by_name(model, frozen_parameters)
+    seen = looker.look(model, batch, loss)
+    return (seen.forward_flops + seen.backward_flops) // num_samples
 
 
 def _accepted_flops(name: str, measured: ClassMeasurement, tokens: int, accepted: bool, warnings: list[str]) -> int:

@@ -22,12 +22,17 @@ from flopsfit_ds.simulate.profile import (
     ClassMeasurement,
     build_without_weights,
     count_parameters,
-    flops_in_batch,
     profile_class,
 )
 from flopsfit_ds.spec import ClassModel, Training
 from flopsfit_ds.study.families.class_mup import scales_of_class
-from flopsfit_ds.study.families.measured import nearest_by_active, sized_model, smallest_reaching, was_moved
+from flopsfit_ds.study.families.measured import (
+    flops_in_batch,
+    nearest_by_active,
+    sized_model,
+    smallest_reaching,
+    was_moved,
+)
 from flopsfit_ds.train.data.outputs import logits_of
 from flopsfit_ds.train.model.cross_entropy import plain_losses
 from flopsfit_ds.train.model.mup import ScaledClass, declared_by

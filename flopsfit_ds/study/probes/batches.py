@@ -12,7 +12,8 @@ from torch.utils import _pytree
 
 from flopsfit_ds.base.units import GIB, format_count
 from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
-from flopsfit_ds.simulate.profile import LOOKED_AT_SAMPLES, flops_in_batch
+from flopsfit_ds.simulate.profile import LOOKED_AT_SAMPLES
+from flopsfit_ds.study.families.measured import flops_in_batch
 from flopsfit_ds.study.families.of_class import ClassFamily
 from flopsfit_ds.train.data.dataset import spaced_batch
 
