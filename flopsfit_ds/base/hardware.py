@@ -288,7 +288,8 @@ def _refuse_unknown_gpus(machine: Machine) -> None:
 
 def _peak_flops(device: Device, precision: str) -> float:
     """TF32 does half of bf16 on every tensor core that knows it, by NVIDIA's data sheets since the A100."""
-    return {"bf16": device.bf16_flops, "tf32": device.bf16_flops / 2, "fp32": device.fp32_flops}[precision]
+    half = device.bf16_flops
+    return {"bf16": half, "bf16-pure": half, "tf32": half / 2, "fp32": device.fp32_flops}[precision]
 
 
 def resolve_cluster(
@@ -308,7 +309,7 @@ def resolve_cluster(
     """Fill in what the spec leaves open, from the table or from `machine`.
 
     Args:
-        precision: `fp32`, `tf32` or `bf16`; decides the peak FLOP/s.
+        precision: `fp32`, `tf32`, `bf16` or `bf16-pure`; decides the peak FLOP/s.
         machine: What to take `auto` and missing numbers of devices from; without it, this machine is read if needed.
         device: The remaining arguments are the fields of the spec's `hardware` section.
 

@@ -13,6 +13,8 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _BUCKETS_PER_MODEL = 16  # see `zero_section`
 _ALIGNMENT = 64  # elements: 256 bytes of fp32, 128 of bf16, whole cache lines
 Offload = Literal["none", "optimizer"]
+Precision = Literal["fp32", "bf16", "bf16-pure"]
+"""`bf16` is autocast over fp32 weights; `bf16-pure` is DeepSpeed's own bf16, weights and gradients in it."""
 STOCK_ZERO3 = "FLOPSFIT_DS_STOCK_ZERO3"
 """Set to 1, DeepSpeed's ZeRO-3 is left as installed, with its copy of fp32 weights; see `train/mends/zero3.py`."""
 

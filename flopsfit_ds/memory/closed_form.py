@@ -61,10 +61,10 @@ def profile_margin(
 
 
 def host_bytes(profile: ModelProfile, strategy: Strategy) -> int:
-    """Host memory of one rank: with offload its fp32 weights, both moments, gradients and a pinned copy of these."""
+    """Host memory of one rank: with offload fp32 weights, both moments, gradients and these as they were sent."""
     if strategy.offload == "none":
         return 0
-    return 20 * math.ceil(profile.num_params_trainable / strategy.num_gpus)
+    return (16 + strategy.weight_bytes) * math.ceil(profile.num_params_trainable / strategy.num_gpus)
 
 
 class _Moment(NamedTuple):
@@ -107,10 +107,10 @@ def peak_components(
     share = math.ceil(trainable / world)
     offloaded = strategy.offload == "optimizer"
     if stage == 3:
-        parameters = 4 * math.ceil(profile.num_params / world)
+        parameters = strategy.weight_bytes * math.ceil(profile.num_params / world)
         moments = _zero3_moments(profile, strategy, share, buckets)
     else:
-        parameters = 4 * profile.num_params
+        parameters = strategy.weight_bytes * profile.num_params
         moments = _replicated_moments(profile, strategy, share, accumulation, buckets)
     worst = max(moments, key=lambda moment: moment.total)
     gathers = _narrow_buckets(strategy, worst.buckets)
@@ -121,7 +121,7 @@ def peak_components(
         parameters=parameters + profile.buffer_bytes + gaps.parameters,
         gathered_parameters=worst.gathered,
         gradients=worst.gradients + gaps.gradients,
-        master_weights=4 * share if _has_master_weights(stage, offloaded) else 0,
+        master_weights=4 * share if _has_master_weights(strategy) else 0,
         optimizer_states=0 if offloaded else _state_bytes(profile, strategy, share) + gaps.states,
         communication_buckets=worst.buckets + gathers,
         saved_activations=worst.saved,
@@ -157,9 +157,11 @@ def _gaps(profile: ModelProfile, strategy: Strategy) -> _Gaps:
     return _Gaps(parameters=profile.gap_bytes, loss=loss)
 
 
-def _has_master_weights(stage: int, offloaded: bool) -> bool:
-    """Whether a device holds fp32 weights beside its fp32 parameters; ZeRO-3 does without (`train/mends/zero3.py`)."""
-    return stage in (1, 2) or (stage == 3 and not offloaded and wants_stock_zero3())
+def _has_master_weights(strategy: Strategy) -> bool:
+    """Whether a device holds fp32 weights beside its parameters; ZeRO-3 over fp32 does without (`mends/zero3.py`)."""
+    if strategy.zero_stage < 3:
+        return strategy.zero_stage > 0
+    return strategy.offload == "none" and (strategy.precision == "bf16-pure" or wants_stock_zero3())
 
 
 def _narrow_buckets(strategy: Strategy, wide: int) -> int:
@@ -201,7 +203,7 @@ class _LossBytes(NamedTuple):
 
 
 def _loss_bytes(profile: ModelProfile, sequences: int) -> _LossBytes:
-    item = 2 if profile.precision == "bf16" else 4
+    item = 4 if profile.precision == "fp32" else 2
     if not profile.finds_loss_by_chunks or sequences * profile.logits_bytes <= item * LOGITS_AT_ONCE:
         logits = sequences * profile.logits_bytes
         return _LossBytes(False, logits, sequences * profile.loss_bytes, logits)
@@ -229,23 +231,23 @@ def _replicated_moments(
     profile: ModelProfile, strategy: Strategy, share: int, accumulation: int, buckets: ZeroBuckets
 ) -> list[_Moment]:
     """ZeRO-0, 1 and 2: every rank holds all parameters."""
-    stage, sequences = strategy.zero_stage, strategy.micro_batch_size_per_gpu
+    stage, sequences, item = strategy.zero_stage, strategy.micro_batch_size_per_gpu, strategy.weight_bytes
     checkpointing = strategy.activation_checkpointing
     trainable = profile.num_params_trainable
     saved, recomputed = _saved(profile, strategy, profile.block_saved_bytes)
-    bucket = 0 if stage == 0 else 4 * buckets.reduce_bucket_size * (2 if buckets.overlap_comm else 1)
+    bucket = 0 if stage == 0 else item * buckets.reduce_bucket_size * (2 if buckets.overlap_comm else 1)
     partition = _gradients_of_partition(profile, strategy, share)
-    earlier = 0 if accumulation == 1 else 4 * trainable if stage < 2 else partition
+    earlier = 0 if accumulation == 1 else item * trainable if stage < 2 else partition
     casts = 2 * (profile.head_params if checkpointing and profile.num_params_cast else profile.num_params_cast)
     block_casts = 2 * profile.block_params if checkpointing and profile.num_params_cast else 0
     head, narrow = profile.head_params, (2 if profile.num_params_cast else 0)
-    in_block = 4 * min(profile.block_largest_params, trainable)
+    in_block = item * min(profile.block_largest_params, trainable)
     if stage == 2:  # a gradient in flight beside the partition's, which are copied into a buffer of their own
         at_last_block = at_first_block = earlier + partition + in_block
     else:
         before = profile.last_gradient_params + profile.block_params - profile.block_largest_params
-        at_last_block = earlier or 4 * min(head + profile.block_largest_params, trainable)
-        at_first_block = earlier or max(at_last_block, 4 * (trainable - before))
+        at_last_block = earlier or item * min(head + profile.block_largest_params, trainable)
+        at_first_block = earlier or max(at_last_block, item * (trainable - before))
     transient = _transient_bytes(profile, sequences)
     loss = _loss_bytes(profile, sequences)
     of_head = 4 * min(head, trainable)
@@ -278,16 +280,17 @@ def _replicated_moments(
             _Moment("backward", all_casts, at_last_block, waiting, saved - outside, 0, transient),
             _Moment("backward", all_casts, grown, waiting, last_saved, 0, transient),
         ]
-    table = 4 * min(profile.largest_tensor_params, trainable)
+    table = item * min(profile.largest_tensor_params, trainable)
     batch = sequences * profile.input_bytes  # the loop's own, until the step ends
     if stage == 0:
         flat = 4 * min(trainable, _STAGE0_BUCKET + profile.largest_tensor_params)
         moments.append(_Moment("backward", 0, 4 * trainable, flat, batch, 0, 0))
     else:
-        moments.append(_Moment("start", 0, 0, 4 * trainable - 12 * share, 0, 0, 0))
-        gradients = 4 * trainable + partition if stage == 1 else earlier + partition + table
+        moments.append(_Moment("start", 0, 0, item * trainable - 12 * share, 0, 0, 0))
+        gradients = item * trainable + partition if stage == 1 else earlier + partition + table
         moments.append(_Moment("backward", 0, gradients, bucket, batch, 0, 0))
-        moments.append(_Moment("step", 0, partition, 0, batch, 0, 4 * share))
+        flattened = item * share if item < 4 else 0  # before it is widened; what is wide is a view
+        moments.append(_Moment("step", 0, partition, 0, batch, 0, 4 * share + flattened))
     if stage == 2:  # the head's gradient is reduced before the blocks' backward pass
         gradients = earlier + partition + of_head
         moments.append(_Moment("backward", casts - narrow * head, gradients, bucket, saved, 0, 0))
@@ -299,35 +302,36 @@ def _gradients_of_partition(profile: ModelProfile, strategy: Strategy, share: in
 
     Source: `copy_grads_in_partition` of stage_1_and_2.py sums whole tensors.
     """
+    item = strategy.weight_bytes
     if strategy.num_gpus == 1:
-        return 4 * share
+        return item * share
     if profile.states is not None and profile.states.groups:
-        return 4 * sum(group.reaching_into_a_share(strategy.num_gpus) for group in profile.states.groups)
+        return item * sum(group.reaching_into_a_share(strategy.num_gpus) for group in profile.states.groups)
     reaching = max(share + profile.block_largest_params, profile.largest_tensor_params)
-    return 4 * min(reaching, profile.num_params_trainable)
+    return item * min(reaching, profile.num_params_trainable)
 
 
 def _zero3_moments(profile: ModelProfile, strategy: Strategy, share: int, buckets: ZeroBuckets) -> list[_Moment]:
     """ZeRO-3: parameters are gathered for use, and gradients live in a buffer of this rank's share."""
-    sequences = strategy.micro_batch_size_per_gpu
+    sequences, item = strategy.micro_batch_size_per_gpu, strategy.weight_bytes
     saved, recomputed = _saved(profile, strategy, profile.block_saved_bytes_zero3)
     narrow = 2 if profile.num_params_cast else 0
-    whole_in_use = 4 * profile.num_params if strategy.num_gpus > 1 else 0  # one rank's share is used where it lies
+    whole_in_use = item * profile.num_params if strategy.num_gpus > 1 else 0  # one rank's share is used where it lies
     in_block = profile.block_params if strategy.activation_checkpointing else profile.block_largest_params
-    head, bucket = profile.head_params, 4 * buckets.reduce_bucket_size
-    gradients = 0 if strategy.offload == "optimizer" else 4 * share
+    head, bucket = profile.head_params, item * buckets.reduce_bucket_size
+    gradients = 0 if strategy.offload == "optimizer" else item * share
     # a gather ahead ends with the tensor that fills it; none begins while as much is there as may live
     ahead, largest = buckets.prefetch_bucket_size, profile.block_largest_params
     alive = buckets.max_live_parameters + largest
     beside_head = alive if head < buckets.max_live_parameters else 0
-    at_loss = min(whole_in_use, 4 * (beside_head + head * bool(beside_head)))
-    at_head = min(whole_in_use, 4 * (beside_head + head))
-    at_block = min(whole_in_use, 4 * max(in_block + ahead + largest * (ahead > largest), alive))
+    at_loss = min(whole_in_use, item * (beside_head + head * bool(beside_head)))
+    at_head = min(whole_in_use, item * (beside_head + head))
+    at_block = min(whole_in_use, item * max(in_block + ahead + largest * (ahead > largest), alive))
     if profile.num_tensors:  # the largest may be there twice, as it is copied out of what was gathered with it
-        at_block = min(whole_in_use, at_block + 4 * largest)
+        at_block = min(whole_in_use, at_block + item * largest)
     loss = _loss_bytes(profile, sequences)
     of_head = 4 * head
-    table = 4 * profile.largest_tensor_params
+    table = item * profile.largest_tensor_params
     group = 4 * min(share, _OPTIMIZER_GROUP)
     batch = sequences * profile.input_bytes  # the loop's own, until the step ends
     if loss.chunked:
@@ -342,7 +346,7 @@ def _zero3_moments(profile: ModelProfile, strategy: Strategy, share: int, bucket
         _Moment(
             "backward",
             at_block,
-            gradients + 4 * profile.block_largest_params,
+            gradients + item * profile.block_largest_params,
             bucket,
             saved + recomputed - sequences * profile.outside_saved_bytes,
             0,

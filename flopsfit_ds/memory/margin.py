@@ -67,9 +67,9 @@ def delayed_free_bytes(
         # a gather stops with the tensor that fills the bucket
         gathered = _IN_FLIGHT * (buckets.prefetch_bucket_size + block_largest_params)
         reduced = _IN_FLIGHT * max(buckets.reduce_bucket_size, block_largest_params) if buckets.overlap_comm else 0
-        return 4 * (min(gathered, num_params) + min(reduced, num_params_trainable))
+        return strategy.weight_bytes * (min(gathered, num_params) + min(reduced, num_params_trainable))
     if strategy.zero_stage == 2 and buckets.overlap_comm and largest_tensor_params > buckets.reduce_bucket_size:
-        return 4 * min(largest_tensor_params, num_params_trainable)
+        return strategy.weight_bytes * min(largest_tensor_params, num_params_trainable)
     return 0
 
 

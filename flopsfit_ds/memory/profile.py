@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
+from flopsfit_ds.base.presets import Precision
 from flopsfit_ds.memory.states import OptimizerMemory
 from flopsfit_ds.model.architecture import ModelShape
 from flopsfit_ds.model.head import CHUNK_BYTES, LOGITS_AT_ONCE
@@ -31,7 +31,7 @@ class ModelProfile:
             front, where nothing before them is trained.
         width: Typical inner dimension of the matrix products; decides their speed.
         sequence_length: Tokens of a sequence.
-        precision: `fp32`, or `bf16` autocast.
+        precision: `fp32`, `bf16` autocast, or `bf16-pure`.
         buffer_bytes: Of buffers.
         block_saved_bytes: Saved for the backward pass by one block, a sequence.
         block_saved_bytes_zero3: The same under ZeRO-3's linear layers, which save their input before it is cast.
@@ -71,7 +71,7 @@ class ModelProfile:
     num_blocks_saved: int
     width: int
     sequence_length: int
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
     buffer_bytes: int
     block_saved_bytes: int
     block_saved_bytes_zero3: int
@@ -103,7 +103,7 @@ class ModelProfile:
 
 def profile_decoder(
     shape: ModelShape,
-    precision: Literal["fp32", "bf16"],
+    precision: Precision,
     *,
     num_params_trainable: int | None = None,
     num_blocks_without_gradient: int = 0,
@@ -127,17 +127,18 @@ def profile_decoder(
     """
     counts, options = shape.parameters, shape.options
     tokens, hidden, kv, wide = shape.context_length, shape.hidden_size, shape.kv_size, shape.intermediate_size
-    item = 2 if precision == "bf16" else 4
+    item, kept_item = 4 if precision == "fp32" else 2, 2 if precision == "bf16-pure" else 4  # of products; beside them
     unfused = precision == "fp32" and shape.num_kv_heads != shape.num_heads
     scores = item * shape.num_heads * tokens if unfused else 0
     attention = scores + (item * 4 * hidden if unfused else item * (2 * hidden + 2 * kv) + 4 * shape.num_heads)
     masked = item * 4 * hidden + 4 * shape.num_heads
     attention += (masked - attention) * shape.masked_layers // shape.num_layers
-    norm_inputs, kept = 2 * (4 * hidden + 4), (4 if options.activation == "swiglu" else 2) * item * wide
+    norm_inputs, kept = 2 * (kept_item * hidden + 4), (4 if options.activation == "swiglu" else 2) * item * wide
     if options.qk_norm:
         norm_inputs += 4 * (hidden + kv + shape.num_heads + shape.num_kv_heads)
     readers = 2 + options.mlp_matrices  # projections that read a norm's output
-    outputs, casts = 2 * 4 * hidden, (readers * item * hidden if precision == "bf16" else 2 * 4 * hidden)
+    outputs = 2 * kept_item * hidden
+    casts = readers * item * hidden if precision == "bf16" else outputs
     # saved for the soft cap: its tanh; of the z-loss, a second gradient of the logits, before both are added
     beside_loss = 4 * bool(options.logit_softcap) + 4 * bool(options.z_loss_weight)
     of_sequences = not options.attention_across_documents  # masks, a set for each; else one for all
@@ -162,49 +163,51 @@ def profile_decoder(
         buffer_bytes=(0 if counts.positions else 2 * 4 * tokens * shape.head_dim) + (0 if of_sequences else masks),
         block_saved_bytes=tokens * (norm_inputs + casts + attention + kept),
         block_saved_bytes_zero3=tokens * (norm_inputs + outputs + attention + kept),
-        block_input_bytes=tokens * 4 * hidden,
-        block_transient_bytes=tokens * _backward_bytes(shape, item, scores),
-        outside_saved_bytes=tokens * (4 * hidden + 4 + item * hidden),
+        block_input_bytes=tokens * kept_item * hidden,
+        block_transient_bytes=tokens * _backward_bytes(shape, item, kept_item, scores),
+        outside_saved_bytes=tokens * (kept_item * hidden + 4 + item * hidden),
         loss_bytes=tokens * (12 + beside_loss) * shape.vocab_size,
         logits_bytes=tokens * item * shape.vocab_size,
         finds_loss_by_chunks=True,
         input_bytes=16 * tokens + (8 * tokens + masks if of_sequences else 0),
-        block_forward_bytes=tokens * _forward_bytes(shape, item, scores),
+        block_forward_bytes=tokens * _forward_bytes(shape, item, kept_item, scores),
         last_gradient_params=counts.positions + (0 if shape.tied_embeddings else table),
         chunk_bytes=CHUNK_BYTES + 4 * LOGITS_AT_ONCE * bool(options.logit_softcap),
     )
 
 
-def _backward_bytes(shape: ModelShape, item: int, scores: int) -> int:
+def _backward_bytes(shape: ModelShape, item: int, kept_item: int, scores: int) -> int:
     """Most that a block's backward pass holds above what the block saved, bytes a token.
 
     Args:
         shape: The decoder's.
         item: Bytes of an element of a matrix product.
+        kept_item: Of the residual, and of what norms give.
         scores: Bytes a token of the attention's softmax where it is a tensor of its own; else 0.
     """
     hidden, wide = shape.hidden_size, shape.intermediate_size
     gated = shape.options.activation == "swiglu"
     # the SwiGLU layer: gradients of the product, which is freed itself, of its two factors and of the residual;
     # that of two matrices: of GELU's output, which is freed itself, of its input and of the residual
-    feed_forward = (2 if gated else 1) * item * wide + 4 * hidden
+    residual = kept_item * hidden
+    feed_forward = (2 if gated else 1) * item * wide + residual
     casts = (2 if gated else 1) * 2 * hidden
-    freed = (4 if gated else 2) * item * wide + 4 * hidden + (casts if item == 2 else 4 * hidden)
+    freed = (4 if gated else 2) * item * wide + residual + (casts if item != kept_item else residual)
     # of attention with a mask: gradients in and out, of keys and values that are expanded; the residual's
-    masked = 4 * item * hidden + 4 * hidden if shape.masked_layers else 0
+    masked = 4 * item * hidden + residual if shape.masked_layers else 0
     if shape.masked_layers == shape.num_layers:
         return max(feed_forward, masked - freed)
     if scores:  # gradients of the softmax and of its input, of the residual and of the values, which are freed
         return max(feed_forward, max(masked, 2 * scores + 8 * hidden) - freed)
     # gradients in and out, the kernel's fp32 accumulator, the residual's
-    fused = 4 * hidden + item * (2 * hidden + 2 * shape.kv_size) + 4 * hidden
+    fused = 4 * hidden + item * (2 * hidden + 2 * shape.kv_size) + residual
     return max(feed_forward, max(masked, fused) - freed)
 
 
-def _forward_bytes(shape: ModelShape, item: int, scores: int) -> int:
+def _forward_bytes(shape: ModelShape, item: int, kept_item: int, scores: int) -> int:
     """Most that a checkpointed block's forward pass holds beside its input, bytes a token; arguments as above."""
     hidden, kv, wide = shape.hidden_size, shape.kv_size, shape.intermediate_size
-    norm_output, projections = 4 * hidden, item * (hidden + 2 * kv)
+    norm_output, projections = kept_item * hidden, item * (hidden + 2 * kv)
     # in fp32: the halves turned, two products, their sum; in bf16 a cast before, which may be to be normed, as in fp32
     rotation = 0 if shape.parameters.positions else (5 if item == 2 or shape.options.qk_norm else 4) * 4
     if not rotation and shape.options.qk_norm:
@@ -219,5 +222,5 @@ def _forward_bytes(shape: ModelShape, item: int, scores: int) -> int:
         else 0,
         # expanded keys and values beside them and the output
         norm_output + projections + item * (4 * hidden + kv) if shape.masked_layers and kv < hidden else 0,
-        8 * hidden + inner * item * wide,  # beside the residual and the norm's output
+        2 * norm_output + inner * item * wide,  # beside the residual and the norm's output
     )

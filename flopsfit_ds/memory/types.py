@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from flopsfit_ds.base.presets import Offload
+from flopsfit_ds.base.presets import Offload, Precision
 
 Phase = Literal["start", "forward", "backward", "step"]
 
@@ -20,7 +20,7 @@ class Strategy:
         micro_batch_size_per_gpu: Sequences a GPU takes at once.
         activation_checkpointing: Blocks are recomputed in the backward pass.
         offload: What lives in host memory.
-        precision: `bf16` is autocast over fp32 parameters.
+        precision: `bf16` is autocast over fp32 parameters; `bf16-pure` has parameters and gradients in bf16.
         communication: What crosses between GPUs of linear layers.
         deepspeed: Keys of DeepSpeed's over those that a plan writes, as JSON; empty for none.
     """
@@ -30,7 +30,7 @@ class Strategy:
     micro_batch_size_per_gpu: int
     activation_checkpointing: bool
     offload: Offload
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
     communication: Literal["fp32", "bf16"] = "fp32"
     deepspeed: str = ""
 
@@ -38,6 +38,11 @@ class Strategy:
         """What of it can change a loss by more than the order of sums; nothing of what was not asked for."""
         asked = {} if self.communication == "fp32" else {"communication": self.communication}
         return asked | ({"deepspeed": self.deepspeed} if self.deepspeed else {})
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of an element of a parameter, and of its gradient."""
+        return 2 if self.precision == "bf16-pure" else 4
 
     @property
     def label(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from flopsfit_ds.base.presets import Offload, deepspeed_preset, zero_section
+from flopsfit_ds.base.presets import Offload, Precision, deepspeed_preset, zero_section
 from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan
 from flopsfit_ds.plan.sweep_plan import RunPlan
 
@@ -54,7 +54,7 @@ def training_config(
     micro_batch_size_per_gpu: int,
     gradient_accumulation_steps: int,
     gradient_clipping: float,
-    precision: str,
+    precision: Precision,
     leaf_modules: tuple[str, ...] = (),
     optimizer: OptimizerPlan | None = None,
     communication: str = "fp32",
@@ -62,7 +62,8 @@ def training_config(
 ) -> dict[str, Any]:
     """The configuration of any training of this package; the memory simulation builds its engine from it too.
 
-    bf16 is `torch_autocast` over fp32 parameters, the only bf16 mode that trains alike at every stage; its list of
+    bf16 is `torch_autocast` over fp32 parameters, the only mode that trains alike at every stage (`bf16-pure` is
+    DeepSpeed's own, whose ZeRO-0 makes a step of zero gradients at the start); its list of
     modules that communicate in bf16 is empty, so that gradients are summed in fp32 at every stage, unless
     `communication` says otherwise. `deepspeed` holds keys of the user's own, as JSON. `leaf_modules` are
     gathered whole at ZeRO-3, which gives zeros to those of their parameters that a rank's batch passed by; there are no
@@ -79,6 +80,8 @@ def training_config(
     config["train_micro_batch_size_per_gpu"] = micro_batch_size_per_gpu
     config["gradient_accumulation_steps"] = gradient_accumulation_steps
     config["gradient_clipping"] = gradient_clipping
+    if precision == "bf16-pure":
+        config["bf16"] = {"enabled": True}
     if precision == "bf16":
         narrow = list(_NARROW_MODULES) if communication == "bf16" else []
         config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": narrow}

@@ -6,10 +6,9 @@ import functools
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
 
 from flopsfit_ds.base.hardware import Cluster
-from flopsfit_ds.base.presets import Offload
+from flopsfit_ds.base.presets import Offload, Precision
 from flopsfit_ds.base.units import GIB, MIB, format_bytes
 from flopsfit_ds.memory import ModelProfile, Strategy
 from flopsfit_ds.memory.closed_form import host_bytes, peak_components, profile_margin
@@ -96,7 +95,7 @@ class Search:
     profile: ModelProfile
     flops_per_sequence: float
     global_batch: int
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
     cluster: Cluster
     rules: PlacementRules
     micro_batch_size_per_gpu: int | None = None

@@ -9,11 +9,10 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.base.hardware import DEVICES, Cluster, resolve_cluster
-from flopsfit_ds.base.presets import Offload
+from flopsfit_ds.base.presets import Offload, Precision
 from flopsfit_ds.base.units import format_bytes, format_count
 from flopsfit_ds.memory import MemoryEstimate, ModelProfile, Strategy
 from flopsfit_ds.memory.closed_form import estimate_memory
@@ -122,7 +121,7 @@ def place_run(
     training_flops_per_sequence: float,
     num_steps: int,
     global_batch_sequences: int,
-    precision: Literal["fp32", "bf16"],
+    precision: Precision,
     cluster: Cluster,
     rules: PlacementRules,
     micro_batch_size_per_gpu: int | None = None,

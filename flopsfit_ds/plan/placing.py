@@ -15,6 +15,7 @@ from flopsfit_ds.plan.family import SizedModel
 from flopsfit_ds.plan.layouts import Search, divisors
 from flopsfit_ds.plan.placement import Placement, place_run
 from flopsfit_ds.plan.recipe.optimizers import optimizer_rules
+from flopsfit_ds.plan.recipe.switches import stages_of
 from flopsfit_ds.spec import PlacementRules, SweepSpec
 
 _INDIFFERENCE = 0.05
@@ -35,7 +36,7 @@ def placement_rules(spec: SweepSpec, shape: LanguageShape, profile: ModelProfile
         PlanError: Such a model, and neither ZeRO-0 nor a single GPU is allowed; or an optimiser that no allowed stage
             trains alike.
     """
-    rules = optimizer_rules(spec.placement, spec.training)
+    rules = stages_of(spec.training, optimizer_rules(spec.placement, spec.training))
     if not isinstance(shape, ModelShape) and not profile.recomputes_blocks:  # a user's class does so by itself
         rules = rules.model_copy(update={"activation_checkpointing": "never"})
     if not profile.uneven_gradients:

@@ -58,7 +58,8 @@ def _bandwidth(cluster: Cluster, num_gpus: int) -> float:
 def _bytes_sent(profile: ModelProfile, strategy: Strategy, accumulation: int) -> float:
     """Bytes that one GPU sends in a step (Rajbhandari et al., 2020, section 7).
 
-    It is in fp32, or what linear layers have of it in bf16; what ZeRO-1 and 2 gather after a step is fp32 anyway.
+    It is in fp32, or what linear layers have of it in bf16; what ZeRO-1 and 2 gather after a step is fp32 anyway. Of
+    weights in bf16 all is in bf16.
 
     ZeRO-3 gathers parameters for the forward and for the backward pass, and with checkpointing once more for the
     recomputation of a block, after which it lets them go.
@@ -68,13 +69,14 @@ def _bytes_sent(profile: ModelProfile, strategy: Strategy, accumulation: int) ->
     share = (strategy.num_gpus - 1) / strategy.num_gpus
     trainable, total = profile.num_params_trainable, profile.num_params
     narrow = profile.num_params_cast / total if strategy.communication == "bf16" else 0.0
-    item = 4 - 2 * narrow
+    weight = strategy.weight_bytes
+    item = weight - 2 * narrow
     if strategy.zero_stage == 0:
         return share * 2 * item * trainable
     if strategy.zero_stage == 1:
-        return share * (2 * item * trainable + 4 * trainable)
+        return share * (2 * item * trainable + weight * trainable)
     if strategy.zero_stage == 2:
-        return share * (accumulation * item * trainable + 4 * trainable)
+        return share * (accumulation * item * trainable + weight * trainable)
     gathers = 3 if strategy.activation_checkpointing else 2
     return share * accumulation * item * (gathers * total + trainable)
 
@@ -85,4 +87,4 @@ def _offload_seconds(profile: ModelProfile, strategy: Strategy, accumulation: in
         return 0.0
     share = profile.num_params_trainable / strategy.num_gpus
     on_node = min(strategy.num_gpus, cluster.gpus_per_node)
-    return 4 * share * (accumulation + 1) / 16e9 + share * on_node / 1e9
+    return strategy.weight_bytes * share * (accumulation + 1) / 16e9 + share * on_node / 1e9

@@ -177,7 +177,7 @@ class RunRecord:
         learning_rate: Peak.
         unique_tokens: Training tokens the data has; fewer than `planned.num_tokens` means repeats. None of a tokenised
             corpus where the run never came to its data.
-        precision: `fp32` or `bf16`.
+        precision: `fp32`, `bf16` or `bf16-pure`.
         model: Shape, or class and arguments, for people.
         planned: Before.
         observed: After; None where the run never got that far.

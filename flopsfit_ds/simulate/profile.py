@@ -5,13 +5,14 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils import _pytree
 
 from flopsfit_ds.base.errors import PlanError, SpecError
+from flopsfit_ds.base.presets import Precision
 from flopsfit_ds.memory import ModelProfile
 from flopsfit_ds.memory.profile import ALLOCATION_BYTES
 from flopsfit_ds.memory.states import optimizer_memory
@@ -104,7 +105,7 @@ def profile_class(
     *,
     samples: Any,
     loss: Callable[[nn.Module, Any], torch.Tensor],
-    precision: Literal["fp32", "bf16"],
+    precision: Precision,
     frozen_parameters: tuple[str, ...] = (),
     tokens_per_sample: int,
     optimizer: OptimizerPlan | None = None,
@@ -287,9 +288,7 @@ def _gap_bytes(parameter: nn.Parameter) -> int:
     return -4 * parameter.numel() % ALLOCATION_BYTES
 
 
-def _class_profile(
-    model: nn.Module, batch: Any, seen: Seen | None, precision: Literal["fp32", "bf16"], tokens: int
-) -> ModelProfile:
+def _class_profile(model: nn.Module, batch: Any, seen: Seen | None, precision: Precision, tokens: int) -> ModelProfile:
     """The profile of a module of which nothing is known but its parameters, its forward pass and what that saves."""
     parameters = list(model.parameters())
     num_params = sum(parameter.numel() for parameter in parameters)

@@ -27,6 +27,7 @@ from flopsfit_ds.simulate.tensors.patches import apply_patches
 from flopsfit_ds.simulate.tensors.tracker import LiveMemory
 from flopsfit_ds.train.data.outputs import to_device
 from flopsfit_ds.train.mends.collectives import without_shared_memory
+from flopsfit_ds.train.mends.narrow import in_fp32, narrow_parts
 from flopsfit_ds.train.mends.zero3 import share_master_weights
 from flopsfit_ds.train.model.casts import KeptCasts, kept_casts
 
@@ -97,11 +98,13 @@ def build_engine(job: SimulationJob, device: torch.device, tracker: LiveMemory |
     """The DeepSpeed engine of a job, on any device, and the sizes of its model."""
     stage = job.config["zero_optimization"]["stage"]
     partition = stage == 3 and job.case.draws_weights_in_constructors
-    context = deepspeed.zero.Init(config_dict_or_path=job.config) if partition else contextlib.nullcontext()
+    context = deepspeed.zero.Init(config_dict_or_path=in_fp32(job.config)) if partition else contextlib.nullcontext()
     with torch.device(device), context:
         model = job.case.build_model(job.activation_checkpointing)
     if not partition:
         _move_parameters(model, device)
+    if partition and "bf16" in job.config:
+        narrow_parts(model)
     sizes = _sizes(model)
     if tracker is not None:
         for parameter in model.parameters():

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from flopsfit_ds.base.presets import Precision
 from flopsfit_ds.spec.optimizers import UNREAD, Optimizer
 from flopsfit_ds.spec.quantities import Count, Fraction, NonNegative, OpenFraction, Quantity, Seconds, Seed
 from flopsfit_ds.spec.rules import RATES_BY_SIZE, Exponent, GlobalBatchRule, LearningRateRule, MupOption
 from flopsfit_ds.spec.section import Section
 
-Precision = Literal["fp32", "bf16"]
 Schedule = Literal["cosine", "linear-to-zero", "wsd", "wsd-s"]
 SeedsAt = Literal["smallest", "some", "all"]
 DecayShape = Literal["linear", "sqrt", "cosine"]
@@ -100,7 +100,9 @@ class Training(Section):
     gradient_clipping: NonNegative = 1.0
     """Largest norm of the gradient; 0 switches clipping off."""
     precision: Precision = "bf16"
-    """`bf16` is autocast over fp32 parameters, the same at every ZeRO stage; `fp32` is full precision."""
+    """`bf16` is autocast over fp32 parameters, the same at every ZeRO stage; `fp32` is full precision. `bf16-pure` is
+    DeepSpeed's own bf16, for points that must fit: weights and gradients of the built-in decoder in it, and fp32 master
+    weights parted over the GPUs, at ZeRO-1 to 3 under AdamW. Sums over micro-batches and GPUs are then in bf16."""
     tf32: bool = False
     """Whether products of `fp32` on a GPU are made from operands of 10 bits of mantissa; part of a run's identity."""
     compile: Switch = "auto"

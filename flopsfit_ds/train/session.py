@@ -20,10 +20,12 @@ from accelerate import Accelerator, DeepSpeedPlugin, InitProcessGroupKwargs, Par
 from torch import nn
 
 from flopsfit_ds.plan.ds_config import deepspeed_config
+from flopsfit_ds.plan.recipe.switches import NO_PURE_ZERO0
 from flopsfit_ds.plan.sweep_plan import RunPlan
 from flopsfit_ds.train.mends.alone import go_without_peers
 from flopsfit_ds.train.mends.collectives import without_shared_memory
 from flopsfit_ds.train.mends.construction import built_as_at_every_stage
+from flopsfit_ds.train.mends.narrow import in_fp32, narrow_parts
 from flopsfit_ds.train.mends.norms import keep_norm
 from flopsfit_ds.train.mends.zero3 import share_master_weights
 from flopsfit_ds.train.model.casts import KeptCasts, kept_casts
@@ -177,9 +179,12 @@ def _start_accelerate(order: WorkerOrder, config: dict[str, Any], timeout: timed
 def build_model(workload: Workload, order: WorkerOrder, config: dict[str, Any], device: torch.device) -> nn.Module:
     """The model on its device; at ZeRO-3 partitioned layer by layer where its constructors allow it."""
     partition = order.zero_stage == 3 and workload.draws_weights_in_constructors
-    context = deepspeed.zero.Init(config_dict_or_path=config) if partition else contextlib.nullcontext()
+    context = deepspeed.zero.Init(config_dict_or_path=in_fp32(config)) if partition else contextlib.nullcontext()
     with torch.device(device), context:
-        return workload.build_model(order.activation_checkpointing)
+        model = workload.build_model(order.activation_checkpointing)
+    if partition and "bf16" in config:
+        narrow_parts(model)
+    return model
 
 
 def freeze(model: nn.Module, patterns: tuple[str, ...]) -> None:
@@ -222,6 +227,7 @@ def _num_elements(parameter: nn.Parameter) -> int:
 def _check_engine(engine: Any, order: WorkerOrder) -> None:
     assert isinstance(engine, deepspeed.DeepSpeedEngine), f"the prepared model is {type(engine).__name__}, no DeepSpeed"
     assert engine.zero_optimization_stage() == order.zero_stage
+    assert not (engine.bfloat16_enabled() and order.zero_stage == 0), NO_PURE_ZERO0
     assert engine.train_micro_batch_size_per_gpu() == order.micro_batch_size_per_gpu
     assert engine.gradient_accumulation_steps() == order.gradient_accumulation_steps
     assert engine.dp_world_size == order.world_size

@@ -195,6 +195,20 @@ def test_a_loss_by_chunks_is_what_the_simulation_says(simulator):
     assert all(-0.02 <= error <= 0.01 for error in errors_of(simulator, CHUNKED))
 
 
+PURE: tuple[Case, ...] = (
+    (SHALLOW, Strategy(1, 1, 1, False, "none", "bf16-pure"), 1),  # the step: gradients flattened, then widened
+    (TABLE_HEAVY, Strategy(1, 8, 8, False, "none", "bf16-pure"), 2),
+    (SHALLOW, Strategy(2, 8, 8, True, "none", "bf16-pure"), 1),
+    (GROUPED, Strategy(3, 8, 1, False, "none", "bf16-pure"), 1),
+    (GROUPED, Strategy(3, 8, 4, True, "optimizer", "bf16-pure"), 2),
+)
+
+
+@pytest.mark.slow
+def test_weights_in_bf16_are_followed(simulator):
+    assert all(-0.01 <= error <= 0.07 for error in errors_of(simulator, PURE))
+
+
 def with_options(shape: ModelShape, **options: Any) -> ModelShape:
     return replace(shape, options=DecoderOptions(**options))
 

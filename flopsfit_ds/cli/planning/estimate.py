@@ -76,7 +76,7 @@ def register(app: typer.Typer) -> None:
                 "text, of which all is then looked at; may be given again.",
             ),
         ] = None,
-        precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "bf16",
+        precision: Annotated[str, typer.Option(help="fp32, bf16, or of the built-in decoder bf16-pure.")] = "bf16",
         device: Annotated[str, typer.Option(help="A GPU of the table.")] = "H100-SXM",
     ) -> None:
         """Show what each ZeRO stage and number of GPUs would take of a GPU's memory, and what is recommended.

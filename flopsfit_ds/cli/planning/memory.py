@@ -18,6 +18,7 @@ from flopsfit_ds.memory import ERROR_OF_DECODERS, MemoryEstimate, ModelProfile, 
 from flopsfit_ds.plan.family import SizedModel
 from flopsfit_ds.plan.layouts import Layout, Search
 from flopsfit_ds.plan.placement import choose_layout, shared_search
+from flopsfit_ds.plan.recipe.switches import NO_PURE_ZERO0
 from flopsfit_ds.simulate.cache import LIBRARIES
 from flopsfit_ds.spec import PlacementRules
 
@@ -99,7 +100,9 @@ def point_of_flags(
 
     if hidden % heads or heads % (kv_heads or heads):
         raise SpecError(f"--hidden {hidden} must be a multiple of --heads {heads}, and that of --kv-heads {kv_heads}")
-    _check_precision(flags.precision)
+    _check_precision(flags.precision, ("fp32", "bf16", "bf16-pure"))
+    if flags.precision == "bf16-pure" and flags.zero == 0:
+        raise SpecError(f"--precision bf16-pure beside --zero 0: {NO_PURE_ZERO0}; write --zero 1, 2 or 3")
     width = intermediate or -(-hidden * 8 // 24) * 8
     shape = ModelShape(layers, hidden, heads, kv_heads or heads, width, flags.vocab, flags.seq)
     frozen = all_but([name for name, _ in shape.tensors()], flags.trained)
@@ -154,9 +157,9 @@ def point_of_hf(config: str | None, like: str | None, flags: Flags) -> tuple[Poi
     return _point(label, sized, flags, frozen), family.warnings
 
 
-def _check_precision(precision: str) -> None:
-    if precision not in ("fp32", "bf16"):
-        raise SpecError(f"--precision: found {precision!r}; allowed: fp32, bf16")
+def _check_precision(precision: str, allowed: tuple[str, ...] = ("fp32", "bf16")) -> None:
+    if precision not in allowed:
+        raise SpecError(f"--precision: found {precision!r}; allowed: {', '.join(allowed)}")
 
 
 def _point(label: str, sized: SizedModel, flags: Flags, frozen: tuple[str, ...]) -> Point:
@@ -171,8 +174,9 @@ def _point(label: str, sized: SizedModel, flags: Flags, frozen: tuple[str, ...])
     cluster = resolve_cluster(
         flags.precision, device=flags.device, gpus_per_node=per_node, num_nodes=-(-(flags.gpus or 8) // per_node)
     )
+    stages = (1, 2, 3) if flags.precision == "bf16-pure" else (0, 1, 2, 3)
     rules = PlacementRules(
-        zero_stages=(0, 1, 2, 3) if flags.zero is None else (flags.zero,),  # pyright: ignore[reportArgumentType]
+        zero_stages=stages if flags.zero is None else (flags.zero,),  # pyright: ignore[reportArgumentType]
         num_gpus=None if flags.gpus is None else (flags.gpus,),
         activation_checkpointing="always" if flags.checkpointing else "never",
         max_micro_batch_size_per_gpu=flags.micro_batch,

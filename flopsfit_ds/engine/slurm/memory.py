@@ -4,8 +4,9 @@
 (runtime/checkpoint_engine/torch_checkpoint_engine.py:37), onto the CPU, whatever the device. Each rank reads two files:
 
 - the module's states (runtime/state_dict_factory.py:97, through runtime/engine.py:4591): 4 bytes a parameter, the
-  weights being fp32 at either precision; at stage 0 the two moments too, 8 bytes, for the optimiser is in the same file
-  (engine.py:4693); at stage 3 hardly anything, as its parameters are empty outside of the optimiser;
+  weights being fp32 (2 under `bf16-pure`, where 4 is on the safe side); at stage 0 the two moments too, 8 bytes, for
+  the optimiser is in the same file (engine.py:4693); at stage 3 hardly anything, as its parameters are
+  empty outside of the optimiser;
 - at stages 1 to 3 its own share of the optimiser's states (engine.py:4817): fp32 weights and two moments, 12 bytes.
 
 The first is freed before the second is read: `_load_checkpoint` returns neither the module nor the optimiser

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from flopsfit_ds.base.errors import PlanError
+from flopsfit_ds.base.presets import Precision
 from flopsfit_ds.base.units import format_count
 from flopsfit_ds.model.architecture import MupScales
 from flopsfit_ds.plan.recipe.mup import scaled_optimizer
@@ -29,7 +30,7 @@ class Recipe:
         beta2: AdamW.
         epsilon: AdamW.
         gradient_clipping: Largest norm; 0 for none.
-        precision: `fp32`, or `bf16` autocast over fp32 parameters.
+        precision: `fp32`, `bf16` autocast over fp32 parameters, or `bf16-pure`.
         frozen_parameters: Glob patterns of names that are not trained.
         schedule: What follows the warm-up.
         decays: First step of each decay and the step after its last; none for schedules without.
@@ -46,7 +47,7 @@ class Recipe:
     beta2: float
     epsilon: float
     gradient_clipping: float
-    precision: str
+    precision: Precision
     frozen_parameters: tuple[str, ...]
     schedule: Schedule = "cosine"
     decays: tuple[tuple[int, int], ...] = ()

@@ -6,10 +6,14 @@ from collections.abc import Sequence
 
 from flopsfit_ds.base.errors import PlanError
 from flopsfit_ds.base.presets import Offload
-from flopsfit_ds.spec import SweepSpec
+from flopsfit_ds.spec import PlacementRules, SweepSpec
 from flopsfit_ds.spec.sections import ClassModel, DecoderModel
 from flopsfit_ds.spec.training import Training
 
+NO_PURE_ZERO0 = (
+    "there DeepSpeed takes a step of zero gradients at the start, so that Adam's count runs one ahead and weights "
+    "decay once more than at the other stages"
+)
 NOTHING_TO_GAIN = "offloaded steps wait for the host, where compiled blocks gain nothing"
 
 
@@ -18,9 +22,10 @@ def check_switches(spec: SweepSpec, device_name: str) -> None:
 
     Raises:
         PlanError: What contradicts: a class of the user's or offloaded steps to be compiled, TF32 for bf16 or on a CPU,
-            communication in bf16 without autocast.
+            communication in bf16 without autocast, DeepSpeed's own bf16 where it is not known to train alike.
     """
     training = spec.training
+    _check_pure(spec)
     if training.tf32 and training.precision != "fp32":
         raise PlanError(
             f"training.tf32: true beside precision: {training.precision}, whose products are not in fp32; "
@@ -40,6 +45,34 @@ def check_switches(spec: SweepSpec, device_name: str) -> None:
             "training.compile: on compiles the blocks of the built-in decoder and of models of transformers, and "
             f"{spec.model.class_path} is a class of your own; compile inside it, and write training.compile: off"
         )
+
+
+def _check_pure(spec: SweepSpec) -> None:
+    training = spec.training
+    if training.precision != "bf16-pure":
+        return
+    asked = "training.precision: bf16-pure"
+    if set(spec.placement.zero_stages) == {0}:
+        raise PlanError(f"{asked} beside placement.zero_stages: [0]: {NO_PURE_ZERO0}; write zero_stages: [1, 2, 3]")
+    if not isinstance(spec.model, DecoderModel):
+        raise PlanError(
+            f"{asked} is for the built-in decoder alone, whose positions and losses are in fp32 at every precision; "
+            "write precision: bf16 for another model"
+        )
+    if training.optimizer is not None and training.optimizer.name != "adamw":
+        raise PlanError(
+            f"{asked} beside training.optimizer: {training.optimizer.name}: it is known to train alike under AdamW "
+            "alone; write name: adamw, or precision: bf16"
+        )
+    if spec.placement.communication == "bf16":
+        raise PlanError(f"{asked} beside placement.communication: bf16: all that crosses is in bf16; leave it out")
+
+
+def stages_of(training: Training, rules: PlacementRules) -> PlacementRules:
+    """Placement rules without the stage at which DeepSpeed's own bf16 trains otherwise."""
+    if training.precision != "bf16-pure":
+        return rules
+    return rules.model_copy(update={"zero_stages": tuple(stage for stage in rules.zero_stages if stage)})
 
 
 def arithmetic(training: Training) -> str:

@@ -23,6 +23,7 @@ def describe_session(order: Any, task: Any) -> int:
         "engine": type(engine).__name__,
         "optimizer": type(engine.optimizer).__name__,
         "parameter_types": sorted({str(parameter.dtype) for parameter in engine.module.parameters()}),
+        "buffer_types": sorted({str(buffer.dtype) for buffer in engine.module.buffers()}),
         "num_processes": opened.accelerator.num_processes,
         "accumulation": opened.accelerator.gradient_accumulation_steps,
         "numel": sum(parameter.numel() for parameter in engine.module.parameters()),

@@ -43,6 +43,9 @@ LONG_CHANGES = [
 ]
 
 
+PURE = {"training__precision": "bf16-pure", "training__learning_rates": [3e-3]}
+
+
 def go_on(
     server, stopped_run: Path, base: Path, layout: Layout, workload: type | None = None, **changes: Any
 ) -> Attempt:
@@ -83,6 +86,15 @@ def test_a_run_goes_on_in_another_layout(server, trained, stopped, tmp_path, bef
     assert_went_on(attempt, trained(ALONE, **CHANGES))
     assert attempt.outcome["observed"]["zero_stage"] == after.zero_stage
     assert attempt.outcome["observed"]["world_size"] == after.world_size
+
+
+def test_weights_in_bf16_go_on_in_another_layout(server, trained, stopped, tmp_path):
+    """From the master weights, which are in fp32."""
+    attempt = go_on(server, stopped(Layout(2, 2), **PURE), tmp_path, Layout(3, 1), **PURE)
+    undisturbed = trained(Layout(2, 2), **CHANGES, **PURE)
+    assert 10 <= attempt.outcome["start_step"] < STEPS - 15
+    assert attempt.outcome["restarted"] is None
+    assert np.abs(np.subtract(attempt.losses, undisturbed.losses)).max() <= 0.01
 
 
 def test_a_run_that_changed_its_layout_is_stopped_goes_on_and_changes_again(server, trained, stopped, tmp_path):
