@@ -144,7 +144,7 @@ def _excluded(exclusions: Sequence[Exclusion], records: Sequence[RunRecord]) -> 
     found: list[ExcludedRun] = []
     for exclusion in exclusions:
         record = _record_of(exclusion, records)
-        row = "a point" if exclusion.row is None else f"row {exclusion.row}"
+        row = "the source" if exclusion.row is None else f"row {exclusion.row}"
         found.append(ExcludedRun(exclusion.name or row, exclusion.reason, record))
     return tuple(found)
 

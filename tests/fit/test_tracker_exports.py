@@ -14,6 +14,7 @@ import pytest
 from flopsfit_ds.base.errors import DataError
 from flopsfit_ds.fit import Point, load_points
 from flopsfit_ds.fit.points.tracker_files import tracker_files
+from helpers.cli_in_process import invoke
 from helpers.fit.planted_sweeps import sweep
 
 
@@ -127,8 +128,12 @@ def test_an_export_holds_the_runs_it_was_made_of(way, points, tmp_path):
 
 @pytest.mark.parametrize("way", ["long", "steps", "trackio"])
 def test_a_history_that_became_runs_is_told(way, points, tmp_path):
-    (told,) = load_points(WAYS[way](tmp_path, points)).excluded
+    export = WAYS[way](tmp_path, points)
+    (told,) = load_points(export).excluded
     assert f"became {len(points)} runs" in told.reason
+    _, said = invoke("audit", export)
+    assert f"read: {told.reason}" in said
+    assert "0 left out" in said
 
 
 def test_a_table_of_runs_with_their_steps_is_no_history(points, tmp_path):

@@ -72,5 +72,5 @@ def _print_audit(report: AuditReport) -> None:
             if text is not None:
                 print(textwrap.fill(text, width, initial_indent=9 * " ", subsequent_indent=9 * " "))
     for gone in report.excluded:
-        where = f"row {gone.row}" if gone.row is not None else gone.name or "a point"
-        say(f"left out: {where}: {gone.reason}")
+        where = f"row {gone.row}" if gone.row is not None else gone.name
+        say(f"read: {gone.reason}" if gone.of_source else f"left out: {where}: {gone.reason}")

@@ -239,7 +239,8 @@ def _print_fit(fit: ScalingFit, serving: ServingOptimum | None) -> None:
     from flopsfit_ds.report.law_tables import law_table
 
     law = fit.law
-    say(f"{law.form}: {law.formula}   ({len(fit.points)} points, {len(fit.excluded)} left out)")
+    left_out = sum(not each.of_source for each in fit.excluded)
+    say(f"{law.form}: {law.formula}   ({len(fit.points)} points, {left_out} left out)")
     print_table(law_table(fit))
     c = fit.certificate
     say(
@@ -262,6 +263,9 @@ def _print_fit(fit: ScalingFit, serving: ServingOptimum | None) -> None:
     if fit.optima or fit.prediction.ray is not None:
         _print_prediction(fit.predict(fit.target_compute))
     for exclusion in fit.excluded:
+        if exclusion.of_source:
+            say(f"read: {exclusion.reason}")
+            continue
         where = f"row {exclusion.row}" if exclusion.row is not None else "a point"
         say(f"left out: {where}{' ' + exclusion.name if exclusion.name else ''}: {exclusion.reason}")
     say_warnings(fit.warnings)

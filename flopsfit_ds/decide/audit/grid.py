@@ -40,7 +40,9 @@ def _count(view: AuditView) -> Check:
     title = "Enough runs for a law"
     distinct = len({(round(math.log(p.num_params), 3), round(math.log(p.num_tokens), 3)) for p in view.points})
     wanted = 5 * POINTS_PER_PARAMETER
-    found = f"{len(view.points)} runs at {distinct} places, {len(view.excluded)} left out"
+    found = (
+        f"{len(view.points)} runs at {distinct} places, {sum(not gone.of_source for gone in view.excluded)} left out"
+    )
     if distinct >= wanted:
         return passed("points", title, found)
     return failed("points", title, found, f"train at least {wanted} places: three for each of 5 parameters")

@@ -77,6 +77,11 @@ class Exclusion:
     name: str | None
     reason: str
 
+    @property
+    def of_source(self) -> bool:
+        """Whether it says how the whole source was read, and leaves no run out."""
+        return self.row is None and self.name is None
+
 
 @dataclass(frozen=True)
 class Selection:
