@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from flopsfit_ds.plan.sweep_plan import RunPlan, SweepPlan
 from flopsfit_ds.records import SweepFolder
 from flopsfit_ds.study.tracking import Tracking, beside
 from flopsfit_ds.study.tracking.following import _STEPS_SENT, _thinned
+from flopsfit_ds.study.tracking.services import SERVICES
 from helpers.run_records import OBSERVED, PLANNED, RECORD
 from helpers.sweeps import MICRO, plan_of, with_values, write_bytes_corpus
 
@@ -68,6 +70,19 @@ def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "micro" / "trackers" / "trackio"))
     for name in ("MLFLOW_TRACKING_URI", "WANDB_DIR", "WANDB_PROJECT"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.slow
+def test_a_database_of_mlflow_whose_making_was_cut_short_is_made_again(tmp_path, monkeypatch):
+    """A sweep stopped in its first seconds left one that MLflow refuses: `duplicate column name`."""
+    pytest.importorskip("mlflow", reason="mlflow is not installed: pip install '.[trackers]'")
+    (tmp_path / "mlflow.db.unfinished").write_bytes(b"half of a database")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # to be put back as it was
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    SERVICES["mlflow"]("sweep", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        assert database.execute("SELECT COUNT(*) FROM alembic_version").fetchone() == (1,)
 
 
 @pytest.mark.slow

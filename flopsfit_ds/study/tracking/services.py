@@ -122,7 +122,11 @@ class MlFlow(Service):
 
     def __init__(self, sweep: str, folder: Path) -> None:
         super().__init__(sweep, folder)
-        os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        if "MLFLOW_TRACKING_URI" not in os.environ:
+            database = folder / "mlflow.db"
+            if not database.exists():
+                _make_database(database)
+            os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{database}"
         self._is_local = os.environ["MLFLOW_TRACKING_URI"].startswith("sqlite:///")
 
     def tracker(self, run_id: str, name: str, config: dict[str, Any], handle: str | None) -> GeneralTracker:
@@ -153,6 +157,16 @@ class MlFlow(Service):
 
         mlflow.set_tag("mlflow.note.content", answer)
         mlflow.log_artifact(str(page))
+
+
+def _make_database(path: Path) -> None:
+    """Make MLflow's database whole or not at all: one whose making was cut short is refused by MLflow ever after."""
+    import mlflow  # pyright: ignore[reportMissingImports]
+
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.unlink(missing_ok=True)
+    mlflow.MlflowClient(tracking_uri=f"sqlite:///{unfinished}").search_experiments()
+    unfinished.replace(path)
 
 
 class Trackio(Service):
