@@ -121,7 +121,7 @@ def compare(
     other = copy.deepcopy(one)
     if moved:
         with torch.no_grad():
-            weight = next(other.parameters())[1]
+            weight = next(other.parameters())[ord(" ")]  # of the embedding
             weight[0] = torch.nextafter(weight[0], torch.tensor(math.inf, dtype=dtype))
     pair = [(one, 1), (other, parts)]
     kinds = [
