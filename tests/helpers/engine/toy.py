@@ -20,7 +20,8 @@ from flopsfit_ds.records import RunFolder
 from flopsfit_ds.train.metrics import MetricsLog
 from helpers.engine.clock import follow_clock
 
-PROGRAM = Program("helpers.engine.toy:run_worker", ("torch.distributed", "torch._C._distributed_c10d"))
+MODULES = ("torch.distributed", "torch._C._distributed_c10d", "helpers.engine.toy")
+PROGRAM = Program("helpers.engine.toy:run_worker", MODULES)
 SPEC = """
 name: toy
 output_root: {root}

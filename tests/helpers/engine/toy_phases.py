@@ -15,7 +15,8 @@ from flopsfit_ds.plan.sweep_plan import RunPlan
 from flopsfit_ds.records import RunFolder
 from flopsfit_ds.train.order import EXIT_PREEMPTED
 
-PROGRAM = Program("helpers.engine.toy_phases:run_worker", ("torch.distributed", "torch._C._distributed_c10d"))
+MODULES = ("torch.distributed", "torch._C._distributed_c10d", "helpers.engine.toy_phases")
+PROGRAM = Program("helpers.engine.toy_phases:run_worker", MODULES)
 
 
 @dataclass(frozen=True)
