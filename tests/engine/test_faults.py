@@ -156,7 +156,7 @@ def test_a_taken_port_is_nobodys_concern(make_plan, run_toys, faults, monkeypatc
 
 
 def test_a_clock_that_jumps_back_in_the_middle_changes_nothing(make_plan, run_toys, faults, monkeypatch):
-    faults.inject("clock set back")
+    faults.inject("clock set forth and back")
     plan = make_plan(2)
     true_time, began = time.time, time.monotonic()
     monkeypatch.setattr(time, "time", lambda: true_time() - (86_400 if time.monotonic() - began > 0.5 else 0))
@@ -167,4 +167,4 @@ def test_a_clock_that_jumps_back_in_the_middle_changes_nothing(make_plan, run_to
     assert all(seconds < record.attempts[0].seconds < seconds + 60 for record in records)
     finish = SweepFolder(plan.folder).events.read()[-1]
     assert seconds < finish["makespan_seconds"] < seconds + 60
-    faults.cost("clock set back", steps_trained_twice(plan.folder), allowed=0)
+    faults.cost("clock set forth and back", steps_trained_twice(plan.folder), allowed=0)
