@@ -230,9 +230,8 @@ def test_executors_that_do_not_carry_it_out_are_refused(executor, launched):
 def test_the_command_trains_chooses_and_trains(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_bytes_corpus(tmp_path / "corpus.txt")
-    design = {**ADAPTIVE["design"], "compute_budgets": [3e9, 6e9], "sizes_per_budget": 3, "tokens_per_parameter": 5}
-    changes = {"fit__target_compute": 1e11, "training__global_batch_tokens": 256}
-    values = with_values(ADAPTIVE, design=design, design__batches=1, design__runs_per_batch=1, **changes)
+    design = {**ADAPTIVE["design"], "compute_budgets": [3e9, 6e9], "sizes_per_budget": 3, "tokens_per_parameter": 20}
+    values = with_values(ADAPTIVE, design=design, design__batches=1, design__runs_per_batch=1, fit__target_compute=1e11)
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(values))
     code, output = invoke("sweep", "spec.yaml")
     assert code == 0, output
