@@ -2,6 +2,7 @@
 
     python scripts/validate_gpu.py --output tests/gpu_measurements/<machine>.json      # on a machine with a CUDA GPU
     python scripts/validate_gpu.py --device cpu --limit 2                              # a dry run of the script itself
+    PYTHONPATH=. timeout 590 python scripts/validate_gpu.py --output F                 # in slices, from a plain copy
 
 Worlds larger than one are played by PyTorch's fake process group: collectives do nothing, allocations are those of a
 real rank. On a CPU nothing of CUDA is measured: the script then counts live CPU tensors, and says so in its output.
@@ -165,21 +166,27 @@ def measure(configuration: Configuration, device: str, device_memory_bytes: int)
 def _measure_on_gpu(job: Any, device: Any) -> dict[str, Any]:
     import torch
 
-    from flopsfit_ds.simulate.rank import build_engine
+    from flopsfit_ds.simulate.rank import build_engine, casts_of
     from flopsfit_ds.train.data.outputs import to_device
 
     torch.cuda.set_device(device)
     engine, _ = build_engine(job, device)
+    casts = casts_of(job, engine.module)
     seconds = []
     micro_batches = job.config["gradient_accumulation_steps"]
     for _ in range(WARM_STEPS + 2):
         torch.cuda.synchronize()
         began = time.monotonic()
+        if casts is not None:
+            casts.make()
         for number in range(micro_batches):
             last = number == micro_batches - 1
             engine.set_gradient_accumulation_boundary(last)
             batch = to_device(job.case.batch(job.config["train_micro_batch_size_per_gpu"]), device)
-            engine.backward(job.case.loss(engine, batch))
+            loss = job.case.loss(engine, batch)
+            if casts is not None and last:
+                casts.drop()
+            engine.backward(loss)
             if last:
                 engine.step()
         torch.cuda.synchronize()

@@ -65,13 +65,7 @@ def observe(job: SimulationJob, device: torch.device, tracker: LiveMemory, began
             watch_engine(engine, tracker)
             watch_loss(engine.module, tracker)
             label_state(engine, tracker)
-            casts = kept_casts(
-                engine.module,
-                "bf16" if "torch_autocast" in job.config else "fp32",
-                zero_stage=job.config["zero_optimization"]["stage"],
-                accumulation=job.config["gradient_accumulation_steps"],
-                activation_checkpointing=job.activation_checkpointing,
-            )
+            casts = casts_of(job, engine.module)
             for _ in range(job.num_steps):
                 _take_step(job, engine, device, tracker, casts)
     return _summary(job, tracker, sizes, began)
@@ -131,6 +125,17 @@ def _move_parameters(model: torch.nn.Module, device: torch.device) -> None:
             if parameter is not None and parameter.device.type != device.type:
                 there = torch.nn.Parameter(parameter.detach().to(device), requires_grad=parameter.requires_grad)
                 module._parameters[name] = moved.setdefault(id(parameter), there)
+
+
+def casts_of(job: SimulationJob, model: torch.nn.Module) -> KeptCasts | None:
+    """What casts a model's weights once a step in such a training."""
+    return kept_casts(
+        model,
+        "bf16" if "torch_autocast" in job.config else "fp32",
+        zero_stage=job.config["zero_optimization"]["stage"],
+        accumulation=job.config["gradient_accumulation_steps"],
+        activation_checkpointing=job.activation_checkpointing,
+    )
 
 
 def _sizes(model: torch.nn.Module) -> ModelSizes:
