@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import typer
-from rich.console import Console
 from typer.testing import CliRunner
 
 from flopsfit_ds.base.errors import DataError, FitError
@@ -20,6 +19,7 @@ from flopsfit_ds.cli.fitting.report import print_summary, register
 from flopsfit_ds.fit import ScalingFit, fit_scaling_law, points_from_records
 from flopsfit_ds.plan.sweep_plan import SweepPlan
 from flopsfit_ds.records import RunRecord, SweepFolder
+from flopsfit_ds.study.console import Console
 from helpers.cli_in_process import invoke
 from helpers.report.report_records import diverged, isoflop_sweep, of_plan, record
 from helpers.sweeps import MICRO, plan_of, with_values

@@ -123,7 +123,7 @@ def test_predict_says_what_the_fit_warns_of_and_how_far_it_goes(tmp_path: Path) 
     code, output = invoke("predict", str(tmp_path / "fit.json"), "--compute", "1e24")
     assert code == 0
     assert "form_refuted" in output
-    assert "1e+04 times the largest compute" in output
+    assert "10,000 times the largest compute" in output
     code, output = invoke("predict", str(tmp_path / "fit.json"), "--compute", "1e24", "--json")
     content = json.loads(output)
     assert "form_refuted" in {w["code"] for w in content["warnings"]}
