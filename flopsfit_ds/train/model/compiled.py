@@ -52,8 +52,10 @@ def compile_blocks(model: nn.Module) -> CompiledBlocks:
 
     A model of transformers whose blocks cannot be told is trained as it is, and says why.
     """
+    from torch._functorch import config  # loaded by nothing else before the first compilation
+
     # else a failure of the backward graph would come when the forward pass has long been done
-    torch._functorch.config.force_non_lazy_backward_lowering = True  # pyright: ignore[reportAttributeAccessIssue]
+    config.force_non_lazy_backward_lowering = True
     if isinstance(model, Decoder):
         model.train_block = blocks = CompiledBlocks(call_block)
         return blocks
