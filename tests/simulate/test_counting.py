@@ -84,6 +84,14 @@ def test_a_masks_window_is_what_attention_is_counted_over(window: int, keys: int
     assert measured(foreign).flops_per_sample == by_hand
 
 
+def test_a_matrix_times_single_vectors_costs_what_it_costs_times_all_of_them() -> None:
+    def singly(x: torch.Tensor, module: Any) -> torch.Tensor:
+        return torch.stack([module.layer.weight.mv(row) for row in x.flatten(0, 1)]).view_as(x)
+
+    together = measured(wrapped(lambda x, module: x @ module.layer.weight.T)).flops_per_sample
+    assert measured(wrapped(singly)).flops_per_sample == together == 3 * CONTEXT * 2 * (2 * WIDTH**2 + WIDTH * VOCAB)
+
+
 def test_a_mask_that_changes_between_layers_is_looked_at_again() -> None:
     """Three calls: all keys, two of them after a write into the same mask, and a view of it with all again."""
 

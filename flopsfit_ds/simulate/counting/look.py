@@ -20,6 +20,7 @@ from flopsfit_ds.simulate.counting.values import Values, forget_value, known_val
 _aten = torch.ops.aten
 _MULTIPLICATIONS = (_aten.mul.Tensor,)
 _SUMS = (_aten.sum.dim_IntList,)
+_BY_VECTOR = (_aten.mv.default, _aten.addmv.default)
 _MASKS_KEPT = 2
 """Of whose keys the number is remembered: layers share a mask, or two where some of them see a window."""
 
@@ -144,6 +145,8 @@ class Looker:
             self._count(product.flops)
             if not self._backward:
                 self._use(product.factors, product.flops, product.grouped)
+                if operation in _BY_VECTOR and product.factors[0].requires_grad:
+                    self._seen.backward_flops += product.flops  # an outer product, which is no operation of its own
         elif operation in _MULTIPLICATIONS:
             if _is_spread(args[0], out) and _is_spread(args[1], out):
                 vars(out)["_flopsfit_spread"] = args[:2]
