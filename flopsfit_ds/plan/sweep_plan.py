@@ -39,7 +39,7 @@ from flopsfit_ds.plan.placing import held_layout_warning, place_points, placemen
 from flopsfit_ds.plan.recipe.mup import check_mup
 from flopsfit_ds.plan.recipe.optimizers import OptimizerPlan, known_optimizer, optimizer_warnings
 from flopsfit_ds.plan.recipe.recipe import Recipe, batch_tokens, range_warnings, rule_point
-from flopsfit_ds.plan.recipe.switches import arithmetic, check_switches, offload_warnings
+from flopsfit_ds.plan.recipe.switches import arithmetic, check_switches, switch_warnings
 from flopsfit_ds.plan.recipe.trunks import Branch, share_trunks
 from flopsfit_ds.plan.recorded.begun import as_begun
 from flopsfit_ds.plan.recorded.chosen import Choices, read_choices
@@ -318,7 +318,7 @@ def build_plan(
     warnings += batch_warnings(batches, found, words)
     warnings += range_warnings(training, [(run.label, each.at) for run, each in zip(candidates, trials, strict=True)])
     warnings += optimizer_warnings(spec.placement, training, optimizer)
-    warnings += offload_warnings(spec, [(run.label, run.placement.strategy.offload) for run in runs.values()])
+    warnings += switch_warnings(spec, [(run.label, run.placement.strategy.offload) for run in runs.values()])
     if training.one_trunk:
         shared = share_trunks(tuple(runs.values()))
         warnings += shared.warnings

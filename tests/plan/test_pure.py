@@ -30,6 +30,9 @@ def test_no_point_is_placed_at_zero0_and_none_falls_back_to_it():
         assert {place.strategy.zero_stage, *(layout.strategy.zero_stage for layout in layouts)} <= {1, 2, 3}
     alone = plan_of(with_values(GPUS, placement={"num_gpus": [1]}, design__points=GPUS["design"]["points"][:1]))
     assert alone.runs[0].placement.strategy.zero_stage == 1
+    told = [plan_of(with_values(GPUS, placement={"zero_stages": list(stages)})).warnings for stages in ((0, 2), (2, 3))]
+    assert [sum("zero_stages: 0 is left out" in line for line in lines) for lines in told] == [1, 0]
+    assert not any("is left out" in line for line in plan.warnings)
     autocast = plan_of(with_values(GPUS, training__precision="bf16"))
     assert autocast.runs[0].placement.strategy.zero_stage == 0
     assert {run.run_id for run in plan.runs}.isdisjoint(run.run_id for run in autocast.runs)

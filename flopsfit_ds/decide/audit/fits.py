@@ -72,7 +72,7 @@ def _rounding(view: AuditView, fitted: Fitted, title: str) -> Check:
     coarse = coarse_rounding(view.points, fitted.noise)
     if coarse is None:
         return passed("rounding", title, f"rounding is little of the {fitted.noise:.2%} that runs scatter by")
-    remedy = "give losses to more digits: errors of rounding do not average out, and the interval of E hangs on them"
+    remedy = "give losses to more digits: errors of rounding need not average out, and the interval of E hangs on them"
     return failed("rounding", title, coarse.in_words, remedy)
 
 

@@ -76,8 +76,8 @@ def _rounding(view: FitView) -> Iterator[FitWarning]:
         interval = "" if floor is None else f", [{floor.low:.4g}, {floor.high:.4g}],"
         yield FitWarning(
             "coarse_losses",
-            f"{coarse.in_words}; the interval of E{interval} cannot be trusted: errors of rounding are alike where "
-            "losses are, and do not average out; give losses to more digits",
+            f"{coarse.in_words}; the interval of E{interval} may miss it: errors of rounding are alike where losses "
+            "are, and need not average out; give losses to more digits",
         )
 
 

@@ -90,14 +90,18 @@ def compiles(spec: SweepSpec, device_name: str) -> bool:
     return spec.training.compile == "on" and not isinstance(spec.model, ClassModel)
 
 
-def offload_warnings(spec: SweepSpec, placed: Sequence[tuple[str, Offload]]) -> list[str]:
-    """What to say where blocks are to be compiled, and some runs are placed with offload.
+def switch_warnings(spec: SweepSpec, placed: Sequence[tuple[str, Offload]]) -> list[str]:
+    """What to say where a switch and placement do not go together for some runs, or for a stage that a spec lists.
 
     Args:
         spec: Of the sweep.
         placed: Label of each run, and what it keeps in host memory.
     """
+    said = []
     eager = list(dict.fromkeys(label for label, offload in placed if offload != "none"))
-    if spec.training.compile != "on" or not eager:
-        return []
-    return [f"training.compile: on, but not for {', '.join(eager)}: {NOTHING_TO_GAIN}"]
+    if spec.training.compile == "on" and eager:
+        said.append(f"training.compile: on, but not for {', '.join(eager)}: {NOTHING_TO_GAIN}")
+    listed = "zero_stages" in spec.placement.model_fields_set and 0 in spec.placement.zero_stages
+    if spec.training.precision == "bf16-pure" and listed:
+        said.append(f"placement.zero_stages: 0 is left out under training.precision: bf16-pure: {NO_PURE_ZERO0}")
+    return said
