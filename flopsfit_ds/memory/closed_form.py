@@ -329,6 +329,9 @@ def _zero3_moments(profile: ModelProfile, strategy: Strategy, share: int, bucket
     at_block = min(whole_in_use, item * max(in_block + ahead + largest * (ahead > largest), alive))
     if profile.num_tensors:  # the largest may be there twice, as it is copied out of what was gathered with it
         at_block = min(whole_in_use, at_block + item * largest)
+    if strategy.num_gpus > 1 and not strategy.activation_checkpointing:  # beside what is gathered anew for the backward
+        held = item * profile.held_params
+        at_loss, at_head, at_block = at_loss + held, at_head + held, at_block + held
     loss = _loss_bytes(profile, sequences)
     of_head = 4 * head
     table = item * profile.largest_tensor_params

@@ -57,6 +57,8 @@ class ModelProfile:
         trained_gap_bytes: The part of these that are trained.
         pair_saved_bytes: Saved for each pair of a micro-batch's sequences, as for products of all with all.
         pair_transient_bytes: Most that the backward pass holds above these for each pair.
+        held_params: Weights of which the backward pass keeps views, so that ZeRO-3 lets go of none of them after the
+            forward pass: the packed projections of `nn.MultiheadAttention`.
     """
 
     name: str
@@ -94,6 +96,7 @@ class ModelProfile:
     trained_gap_bytes: int = 0
     pair_saved_bytes: int = 0
     pair_transient_bytes: int = 0
+    held_params: int = 0
 
     @property
     def knows_activations(self) -> bool:

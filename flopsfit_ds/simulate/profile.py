@@ -288,6 +288,12 @@ def _gap_bytes(parameter: nn.Parameter) -> int:
     return -4 * parameter.numel() % ALLOCATION_BYTES
 
 
+def _held_params(model: nn.Module) -> int:
+    """Of packed projections of attention: hooks of ZeRO-3 part one input into three, and the weight into views."""
+    attentions = [module for module in model.modules() if isinstance(module, nn.MultiheadAttention)]
+    return sum(each.in_proj_weight.numel() for each in attentions if each.in_proj_weight is not None)
+
+
 def _class_profile(model: nn.Module, batch: Any, seen: Seen | None, precision: Precision, tokens: int) -> ModelProfile:
     """The profile of a module of which nothing is known but its parameters, its forward pass and what that saves."""
     parameters = list(model.parameters())
@@ -324,6 +330,7 @@ def _class_profile(model: nn.Module, batch: Any, seen: Seen | None, precision: P
         num_tensors=sum(parameter.requires_grad for parameter in parameters),
         gap_bytes=sum(map(_gap_bytes, parameters)),
         trained_gap_bytes=sum(_gap_bytes(parameter) for parameter in parameters if parameter.requires_grad),
+        held_params=_held_params(model),
     )
     if seen is None or not seen.block_input_bytes:
         return profile

@@ -18,7 +18,7 @@ from flopsfit_ds.simulate.decide import learn_activations
 from flopsfit_ds.simulate.profile import profile_class
 from flopsfit_ds.train.data.dataset import call_model
 from helpers.study.drawn_models import draw
-from helpers.study.foreign_models import CONTEXT, FOREIGN
+from helpers.study.foreign_models import CONTEXT, FOREIGN, TOKENS, VOCAB, Foreign, token_loss
 from helpers.study.foreign_training import WIDTH, case_of, measured, simulated
 
 pytestmark = pytest.mark.usefixtures("one_simulation_process")
@@ -121,6 +121,41 @@ def test_a_simulation_that_learns_activations_learns_those_of_pairs():
         seen = simulated(simulator, foreign, WIDTH, strategy, CPU, found).peak_allocated_bytes
     closed = estimate_memory(learned, strategy, CPU, accumulation=1).peak_allocated_bytes
     assert 0.98 < closed / seen < 1.05
+
+
+class Encoder(nn.Module):
+    """Three of PyTorch's own layers."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(VOCAB, width), nn.Linear(width, VOCAB)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(width, 4, width, dropout=0.0, batch_first=True) for _ in range(3)
+        )
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(tokens)
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x)
+
+
+@pytest.mark.slow
+def test_projections_that_zero3_holds_until_the_backward_pass_are_counted():
+    """Hooks part the one input of attention into three, and its weight into views, which autograd keeps."""
+    foreign, strategy = (
+        Foreign(Encoder, TOKENS, token_loss, CONTEXT, lambda _: 0),
+        Strategy(3, 2, 1, False, "none", "fp32"),
+    )
+    found = measured(foreign, 1024)
+    assert found.profile.held_params == 3 * 3 * 1024**2
+    with Simulator() as simulator:
+        seen = simulated(simulator, foreign, 1024, strategy, GPU, found)
+    closed, without = (
+        estimate_memory(profile, strategy, GPU, accumulation=1).peak_allocated_bytes / seen.peak_allocated_bytes
+        for profile in (found.profile, replace(found.profile, held_params=0))
+    )
+    assert without < 0.98 < closed < 1.1
 
 
 @pytest.mark.parametrize("name", ["nanoGPT", "looped experts"])
