@@ -59,6 +59,7 @@ class ModelProfile:
         pair_transient_bytes: Most that the backward pass holds above these for each pair.
         held_params: Weights of which the backward pass keeps views, so that ZeRO-3 lets go of none of them after the
             forward pass: the packed projections of `nn.MultiheadAttention`.
+        tied_params: Of a table that is embedding and head, whose gradient as a head waits for that as an embedding.
     """
 
     name: str
@@ -97,6 +98,7 @@ class ModelProfile:
     pair_saved_bytes: int = 0
     pair_transient_bytes: int = 0
     held_params: int = 0
+    tied_params: int = 0
 
     @property
     def knows_activations(self) -> bool:
@@ -175,6 +177,7 @@ def profile_decoder(
         input_bytes=16 * tokens + (8 * tokens + masks if of_sequences else 0),
         block_forward_bytes=tokens * _forward_bytes(shape, item, kept_item, scores),
         last_gradient_params=counts.positions + (0 if shape.tied_embeddings else table),
+        tied_params=table if shape.tied_embeddings else 0,
         chunk_bytes=CHUNK_BYTES + 4 * LOGITS_AT_ONCE * bool(options.logit_softcap),
     )
 
